@@ -1,0 +1,1 @@
+"""Files: Parquet, JSON lines, CSV."""

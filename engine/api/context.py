@@ -1,0 +1,85 @@
+"""What an operator may see and do: its context and its output."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import pyarrow as pa
+
+from lakeward.engine.api.state import StateTable, TableSpec
+from lakeward.engine.core.clock import Clock
+from lakeward.engine.core.ids import JobId, OperatorId, SubtaskIndex
+from lakeward.engine.core.json_types import JsonObject
+
+
+class Output(Protocol):
+    """Where an operator sends its rows. A call returns after the rest of the chain has handled the batch."""
+
+    def emit(self, batch: pa.RecordBatch) -> None:
+        """Send rows downstream; empty batches are dropped here, so an operator need not check."""
+        ...
+
+    def emit_side(self, tag: str, batch: pa.RecordBatch) -> None:
+        """Send rows to the side stream `tag`; they vanish if the job does not use it."""
+        ...
+
+
+class Counter(Protocol):
+    """A number that only grows."""
+
+    def inc(self, amount: int = 1) -> None:
+        """Add to it."""
+        ...
+
+
+class OperatorContext(Protocol):
+    """One subtask's view of the job. Valid from `open` to `close`."""
+
+    @property
+    def uid(self) -> OperatorId:
+        """The operator's name in checkpoints."""
+        ...
+
+    @property
+    def job_id(self) -> JobId:
+        """The job's identity."""
+        ...
+
+    @property
+    def job_name(self) -> str:
+        """The name given to `execute`."""
+        ...
+
+    @property
+    def subtask(self) -> SubtaskIndex:
+        """Which of the parallel instances this is."""
+        ...
+
+    @property
+    def parallelism(self) -> int:
+        """How many instances there are."""
+        ...
+
+    @property
+    def attempt(self) -> str:
+        """A name that no other start of this subtask ever had; for naming files."""
+        ...
+
+    @property
+    def clock(self) -> Clock:
+        """Processing time."""
+        ...
+
+    @property
+    def restored(self) -> Sequence[JsonObject]:
+        """What `Operator.snapshot` returned in the restored checkpoint, for every old subtask; empty on a first run."""
+        ...
+
+    def table(self, spec: TableSpec) -> StateTable:
+        """Open a keyed state table; call it in `open`, once a name."""
+        ...
+
+    def counter(self, name: str) -> Counter:
+        """A metric of this operator; names carry units (`late_rows`, `read_bytes`)."""
+        ...

@@ -1,0 +1,68 @@
+"""The operator contract. Two members are required, the rest default to doing nothing."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from lakeward.engine.api.context import OperatorContext, Output
+from lakeward.engine.core.ids import CheckpointId
+from lakeward.engine.core.json_types import JsonObject
+
+
+class Operator(ABC):
+    """One subtask of one step of a job. Called by one thread at a time; must not block for long.
+
+    The order of calls: `open`, then any mix of `on_batch`, `on_watermark` and, for each checkpoint without anything
+    in between, `prepare` and `snapshot`; then `on_end` if the input is finite; `close` unless the process dies.
+    """
+
+    def open(self, context: OperatorContext) -> None:  # noqa: B027
+        """Called once, after a start or a restore; declare state tables and take back `context.restored` here."""
+
+    @abstractmethod
+    def on_batch(self, batch: pa.RecordBatch, out: Output) -> None:
+        """Handle rows. Never keep a reference into the batch's buffers longer than needed: it pins their memory."""
+
+    def on_watermark(self, timestamp_us: int, out: Output) -> None:  # noqa: B027
+        """Event time has reached `timestamp_us` on all inputs; the watermark travels on when this returns."""
+
+    def on_tick(self, now_us: int, out: Output) -> None:  # noqa: B027
+        """Processing time is now `now_us`; called a few times a second, never between `prepare` and `snapshot`."""
+
+    def prepare(self, checkpoint: CheckpointId, out: Output) -> Sequence[JsonObject]:
+        """The barrier of `checkpoint` is here: send what is buffered; return what is to be committed (sinks)."""
+        return ()
+
+    def snapshot(self, checkpoint: CheckpointId) -> JsonObject | None:
+        """This subtask's small state outside tables; comes back as one of `context.restored`. Tables are saved too."""
+        return None
+
+    def on_checkpoint_complete(self, checkpoint: CheckpointId) -> None:  # noqa: B027
+        """The checkpoint is durable and committed. May be skipped: a later one then stands for it as well."""
+
+    def on_end(self, out: Output) -> None:  # noqa: B027
+        """All inputs have ended, after the last watermark. At most once; not called when a job is stopped."""
+
+    def close(self) -> None:  # noqa: B027
+        """Release resources. Not called on a crash; called after an error too, so it must not commit anything."""
+
+
+class OperatorFactory(ABC):
+    """Frozen description of an operator, part of the logical graph; makes one `Operator` a subtask."""
+
+    @abstractmethod
+    def create(self) -> Operator:
+        """Make the operator of one subtask; every call makes a new one."""
+
+    @property
+    @abstractmethod
+    def description(self) -> str:
+        """What it does in a few words, for `explain()`: "filter price > 100"."""
+
+    @property
+    def vectorised(self) -> bool:
+        """Whether rows stay in Arrow columns (the fast road) or go through a Python function one by one."""
+        return True

@@ -1,0 +1,143 @@
+"""The source contract: splits, positions, and readers that never block."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from lakeward.engine.api.context import Counter
+from lakeward.engine.core.clock import Clock
+from lakeward.engine.core.ids import CheckpointId, JobId, SplitId, SubtaskIndex
+from lakeward.engine.core.json_types import JsonObject
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """A part of the input that is read in order, by one reader at a time.
+
+    Args:
+        id: Stable over restarts and unique in the source ("orders-3", a file's URI).
+        start: Where to begin when no position is restored; opaque to the engine, JSON.
+    """
+
+    id: SplitId
+    start: JsonObject
+
+
+@dataclass(frozen=True, slots=True)
+class SplitBatch:
+    """Rows of one split, with the position right after them: a reader opened there yields the next row.
+
+    `batch` may be empty (a position that moved over nothing but skipped records).
+    """
+
+    split: SplitId
+    batch: pa.RecordBatch
+    position: JsonObject
+
+
+@dataclass(frozen=True, slots=True)
+class SplitFinished:
+    """The split has no more rows, ever. The reader has forgotten it."""
+
+    split: SplitId
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderContext:
+    """What a reader may see.
+
+    Args:
+        uid: The source's uid.
+        job_id: The job's identity.
+        subtask: Which of the parallel readers this is.
+        parallelism: How many there are.
+        batch_rows: Rows a batch should have when the input is fast.
+        linger_ms: How long rows may wait for a batch to fill when the input is slow.
+        clock: Processing time.
+        counters: Gets a counter by name (`read_records`, `bad_records`).
+    """
+
+    uid: str
+    job_id: JobId
+    subtask: SubtaskIndex
+    parallelism: int
+    batch_rows: int
+    linger_ms: int
+    clock: Clock
+    counters: CounterRegistry
+
+
+class CounterRegistry(ABC):
+    """Gives out counters by name."""
+
+    @abstractmethod
+    def counter(self, name: str) -> Counter:
+        """The counter of this name, made at first use."""
+
+
+class Source(ABC):
+    """A description of an input; immutable once the graph is built."""
+
+    @property
+    @abstractmethod
+    def schema(self) -> pa.Schema:
+        """The schema of every batch; known without contacting anything, or contacted once when the graph is built."""
+
+    @property
+    @abstractmethod
+    def bounded(self) -> bool:
+        """Whether every split ends. Unbounded sources are asked for new splits while they run."""
+
+    @property
+    @abstractmethod
+    def description(self) -> str:
+        """What it reads in a few words, for `explain()`: "kafka orders"."""
+
+    @abstractmethod
+    def list_splits(self, known: Mapping[SplitId, JsonObject] | None) -> Sequence[Split]:
+        """All splits of the input now.
+
+        Args:
+            known: The splits of the restored checkpoint or of this run with their positions; None on a first run. A
+                split that is not among them appeared later: a source that may start at its newest end (Kafka's
+                "latest") must start such a split at its beginning, or rows would be skipped.
+
+        Returns:
+            Every split that exists, known or not, in a stable order. A known split that is missing is kept.
+
+        Raises:
+            SourceError: The input cannot be reached.
+        """
+
+    @abstractmethod
+    def open_reader(self, context: ReaderContext) -> SourceReader:
+        """Make the reader of one subtask."""
+
+    @property
+    def discovery_interval_ms(self) -> int | None:
+        """How often `list_splits` is asked again while the job runs; None: never."""
+        return None
+
+
+class SourceReader(ABC):
+    """Reads the splits given to one subtask. Never blocks: a call takes milliseconds."""
+
+    @abstractmethod
+    def add_split(self, split: Split, position: JsonObject | None) -> None:
+        """Read this split too, from `position`, or from its start when None."""
+
+    @abstractmethod
+    def poll(self) -> SplitBatch | SplitFinished | None:
+        """The next rows of some split, fairly; None when nothing is there right now."""
+
+    def on_checkpoint_complete(  # noqa: B027
+        self, checkpoint: CheckpointId, positions: Mapping[SplitId, JsonObject]
+    ) -> None:
+        """The checkpoint holding `positions` is durable and committed; tell lag tools. Best effort, may be skipped."""
+
+    def close(self) -> None:  # noqa: B027
+        """Release connections and files."""

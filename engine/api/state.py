@@ -1,0 +1,125 @@
+"""Keyed state as operators see it: columnar slot tables, one pane a namespace.
+
+A table maps keys to slots and holds one column a field; a batch of keys becomes an array of slot numbers, and the
+operator updates the columns by scatter (`np.add.at(pane.column("count"), slots, 1)`). Behind the table lies a key-value
+store (RocksDB): dirty slots are written at checkpoints, cold ones move there when memory runs short, and come back when
+their keys do. Operators notice none of this.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+SlotArray = npt.NDArray[np.int64]
+"""Slot numbers, one a row; valid until the pane's next `slots`, `insert` or `remove` call."""
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnSpec:
+    """One field of a state table.
+
+    Args:
+        name: Unique in the table.
+        type: Integers, floats, booleans, timestamps and dates are stored as numpy columns of the same width;
+            strings, bytes and everything else as Python objects (slower), None being null.
+        default: The value of a new slot.
+    """
+
+    name: str
+    type: pa.DataType
+    default: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class TableSpec:
+    """A state table: its name in checkpoints, its key's types and its fields.
+
+    Args:
+        name: Unique in the operator; part of the stored state.
+        key: Name and type of each key column: integers, booleans, dates, timestamps, floats, strings, bytes.
+        columns: The fields.
+    """
+
+    name: str
+    key: tuple[tuple[str, pa.DataType], ...]
+    columns: tuple[ColumnSpec, ...] = field(default=())
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Key columns, then fields: the schema of `Pane.scan`."""
+        fields = [pa.field(name, kind) for name, kind in self.key]
+        return pa.schema(fields + [pa.field(c.name, c.type) for c in self.columns])
+
+
+class Keys(Protocol):
+    """A batch's keys, hashed and encoded once, for use with any table of the same key types."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, rows: npt.NDArray[np.int64]) -> Keys:
+        """The keys of some rows."""
+        ...
+
+
+class Pane(ABC):
+    """The part of a table that belongs to one namespace (for windows: one pane; otherwise namespace 0)."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of keys, in memory or not."""
+
+    @abstractmethod
+    def slots(self, keys: Keys) -> SlotArray:
+        """The slot of each key, made with the defaults where new; marks them as changed."""
+
+    @abstractmethod
+    def insert(self, keys: Keys) -> tuple[SlotArray, npt.NDArray[np.bool_]]:
+        """As `slots`, and for each row whether it is the first row ever of its key (duplicates in the batch: False)."""
+
+    @abstractmethod
+    def find(self, keys: Keys) -> SlotArray:
+        """The slot of each key, -1 where there is none; changes nothing."""
+
+    @abstractmethod
+    def column(self, name: str) -> npt.NDArray[Any]:
+        """The writable column of a field, to be indexed by slot numbers; fetch it anew after `slots` or `insert`."""
+
+    @abstractmethod
+    def remove(self, keys: Keys) -> None:
+        """Forget these keys; unknown ones are ignored."""
+
+    @abstractmethod
+    def scan(self) -> Iterator[pa.RecordBatch]:
+        """All rows, in memory or not, in no order, as batches of `TableSpec.schema`; do not change the pane meanwhile."""
+
+
+class StateTable(ABC):
+    """A keyed state table of one operator subtask, holding the key groups that the subtask owns."""
+
+    @property
+    @abstractmethod
+    def spec(self) -> TableSpec:
+        """Its description."""
+
+    @abstractmethod
+    def keys(self, arrays: Sequence[pa.Array]) -> Keys:
+        """Hash and encode a batch's key columns, in the order of `TableSpec.key`."""
+
+    @abstractmethod
+    def pane(self, namespace: int = 0) -> Pane:
+        """The pane of a namespace (any int64), made when missing."""
+
+    @abstractmethod
+    def namespaces(self) -> list[int]:
+        """Namespaces that hold at least one key, sorted."""
+
+    @abstractmethod
+    def drop(self, namespace: int) -> None:
+        """Forget a pane as a whole; cheap."""

@@ -1,0 +1,56 @@
+"""Every limit and interval of the engine, with its unit in its name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lakeward.engine.core.keygroups import MAX_PARALLELISM_DEFAULT
+
+
+@dataclass(frozen=True, slots=True)
+class RestartConfig:
+    """Exponential backoff between attempts.
+
+    Args:
+        attempts_max: Failed attempts in a row before the job gives up; an attempt that completed a checkpoint
+            starts the count anew.
+        delay_min_ms: Wait after the first failure.
+        delay_max_ms: Longest wait.
+        multiplier: Each wait is this times the one before.
+    """
+
+    attempts_max: int = 10
+    delay_min_ms: int = 500
+    delay_max_ms: int = 30_000
+    multiplier: float = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """How a job is run.
+
+    Args:
+        parallelism: Subtasks of an operator that says nothing else.
+        max_parallelism: Key groups; fixed for the life of a job's state.
+        checkpoint_interval_ms: Time between checkpoint starts.
+        checkpoint_timeout_ms: A checkpoint that takes longer is given up.
+        checkpoint_failures_tolerated: Failed checkpoints in a row before the job is restarted.
+        checkpoints_retained: Newest completed checkpoints that are kept.
+        batch_rows: Rows a source batch should have.
+        linger_ms: How long a slow source may hold rows back to fill a batch.
+        channel_batches_max: Messages a channel between tasks holds before its sender waits.
+        state_memory_bytes: Memory for keyed state, of all operators of this process together.
+        restart: The restart policy.
+    """
+
+    parallelism: int = 1
+    max_parallelism: int = MAX_PARALLELISM_DEFAULT
+    checkpoint_interval_ms: int = 10_000
+    checkpoint_timeout_ms: int = 600_000
+    checkpoint_failures_tolerated: int = 0
+    checkpoints_retained: int = 3
+    batch_rows: int = 32_768
+    linger_ms: int = 50
+    channel_batches_max: int = 8
+    state_memory_bytes: int = 1 << 30
+    restart: RestartConfig = RestartConfig()

@@ -1,0 +1,1 @@
+"""Jobs as data: logical graph, validation, physical plan. Building and planning run nothing."""

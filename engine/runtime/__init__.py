@@ -1,0 +1,1 @@
+"""Everything that runs: tasks, chains, channels, drivers."""

@@ -1,0 +1,1 @@
+"""Keyed state: columnar slot tables over a key-value store."""

@@ -1,0 +1,1 @@
+"""The DSL: environment, streams, expressions, windows, aggregates."""

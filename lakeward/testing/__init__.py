@@ -1,0 +1,1 @@
+"""The public test kit: everything needed to test jobs, operators and connectors."""

@@ -1,0 +1,1 @@
+"""Windows: assigners (pure) and the window operator."""
