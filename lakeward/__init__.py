@@ -1,3 +1,122 @@
-"""Lakeward: stream processing in Python, from Kafka to your lakehouse, exactly once."""
+"""Lakeward: stream processing in Python, from Kafka to your lakehouse, exactly once.
+
+The whole public API is here; names are loaded when they are first used, so that the command line starts quickly.
+
+>>> import lakeward as lw
+>>> from lakeward import col
+>>> env = lw.StreamExecutionEnvironment()
+>>> orders = env.from_collection([{"shop": "a", "amount": 3}, {"shop": "b", "amount": -1}])
+>>> orders.filter(col("amount") > 0).execute_and_collect().to_pylist()
+[{'shop': 'a', 'amount': 3}]
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lakeward.connectors.blackhole import BlackholeSink
+    from lakeward.connectors.collection import CollectionSource
+    from lakeward.connectors.console import PrintSink
+    from lakeward.connectors.files import FilesSink, FilesSource
+    from lakeward.connectors.formats.json import Json
+    from lakeward.connectors.iceberg import IcebergSink, bucket, day, hour, month, truncate, year
+    from lakeward.connectors.kafka import KafkaSource
+    from lakeward.connectors.memory import MemorySink
+    from lakeward.connectors.nexmark import NexmarkSource
+    from lakeward.dsl.aggregates import count, count_distinct, first, last, max, mean, min, sum
+    from lakeward.dsl.environment import StreamExecutionEnvironment
+    from lakeward.dsl.expressions import Expr, coalesce, col, concat_str, greatest, least, lit, when
+    from lakeward.dsl.keyed import KeyedStream, WindowedStream
+    from lakeward.dsl.stream import DataStream, OutputTag
+    from lakeward.dsl.windows import Sliding, Tumbling
+    from lakeward.engine.api.time import WatermarkStrategy
+    from lakeward.engine.config import EngineConfig, RestartConfig
+    from lakeward.engine.core.errors import LakewardError
+    from lakeward.engine.execute import JobResult
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "connectors.blackhole": ("BlackholeSink",),
+    "connectors.collection": ("CollectionSource",),
+    "connectors.console": ("PrintSink",),
+    "connectors.files": ("FilesSink", "FilesSource"),
+    "connectors.formats.json": ("Json",),
+    "connectors.iceberg": ("IcebergSink", "bucket", "day", "hour", "month", "truncate", "year"),
+    "connectors.kafka": ("KafkaSource",),
+    "connectors.memory": ("MemorySink",),
+    "connectors.nexmark": ("NexmarkSource",),
+    "dsl.aggregates": ("count", "count_distinct", "first", "last", "max", "mean", "min", "sum"),
+    "dsl.environment": ("StreamExecutionEnvironment",),
+    "dsl.expressions": ("Expr", "coalesce", "col", "concat_str", "greatest", "least", "lit", "when"),
+    "dsl.keyed": ("KeyedStream", "WindowedStream"),
+    "dsl.stream": ("DataStream", "OutputTag"),
+    "dsl.windows": ("Sliding", "Tumbling"),
+    "engine.api.time": ("WatermarkStrategy",),
+    "engine.config": ("EngineConfig", "RestartConfig"),
+    "engine.core.errors": ("LakewardError",),
+    "engine.execute": ("JobResult",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "BlackholeSink",
+    "CollectionSource",
+    "DataStream",
+    "EngineConfig",
+    "Expr",
+    "FilesSink",
+    "FilesSource",
+    "IcebergSink",
+    "JobResult",
+    "Json",
+    "KafkaSource",
+    "KeyedStream",
+    "LakewardError",
+    "MemorySink",
+    "NexmarkSource",
+    "OutputTag",
+    "PrintSink",
+    "RestartConfig",
+    "Sliding",
+    "StreamExecutionEnvironment",
+    "Tumbling",
+    "WatermarkStrategy",
+    "WindowedStream",
+    "bucket",
+    "coalesce",
+    "col",
+    "concat_str",
+    "count",
+    "count_distinct",
+    "day",
+    "first",
+    "greatest",
+    "hour",
+    "last",
+    "least",
+    "lit",
+    "max",
+    "mean",
+    "min",
+    "month",
+    "sum",
+    "truncate",
+    "when",
+    "year",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module 'lakeward' has no attribute '{name}'")
+    value = getattr(import_module(f"lakeward.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

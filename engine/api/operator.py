@@ -66,3 +66,8 @@ class OperatorFactory(ABC):
     def vectorised(self) -> bool:
         """Whether rows stay in Arrow columns (the fast road) or go through a Python function one by one."""
         return True
+
+    @property
+    def stateful(self) -> bool:
+        """Whether it opens keyed state tables; the job's state memory is divided among those that do."""
+        return False

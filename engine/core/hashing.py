@@ -7,19 +7,23 @@ state on disk depends on them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 UInt64Array = npt.NDArray[np.uint64]
+Int64Array = npt.NDArray[np.int64]
 
-_NULL_HASH = np.uint64(0x9AE16A3B2F90404F)
+NULL_HASH = np.uint64(0x9AE16A3B2F90404F)
 _COMBINE = np.uint64(0x9E3779B97F4A7C15)
 _C1 = np.uint64(0xBF58476D1CE4E5B9)
 _C2 = np.uint64(0x94D049BB133111EB)
 _S30, _S27, _S31 = np.uint64(30), np.uint64(27), np.uint64(31)
+_TAIL_MASKS = np.array([(1 << (8 * n)) - 1 for n in range(9)], dtype=np.uint64)
+"""Mask that keeps the first n bytes of a little-endian word, n = 0 .. 8."""
 
 
 def splitmix64(values: UInt64Array) -> UInt64Array:
@@ -51,14 +55,18 @@ def hash_array(array: pa.Array) -> UInt64Array:
     """
     kind = array.type
     if pa.types.is_dictionary(kind):
-        return hash_array(array.dictionary)[array.indices.to_numpy(zero_copy_only=False)]
-    if is_binary_like(kind):
-        hashes = _hash_binary(array)
+        hashes = hash_array(array.dictionary).take(as_int64(array.indices)) if len(array.dictionary) else _zeros(array)
+    elif is_binary_like(kind):
+        hashes = hash_bytes(*binary_buffers(array))
     else:
         hashes = splitmix64(as_int64(array).view(np.uint64))
     if array.null_count:
-        hashes[array.is_null().to_numpy(zero_copy_only=False)] = _NULL_HASH
+        hashes[null_mask(array)] = NULL_HASH
     return hashes
+
+
+def _zeros(array: pa.Array) -> UInt64Array:
+    return np.zeros(len(array), dtype=np.uint64)
 
 
 def hash_columns(arrays: Sequence[pa.Array]) -> UInt64Array:
@@ -79,78 +87,127 @@ def is_binary_like(kind: pa.DataType) -> bool:
     )
 
 
-def as_int64(array: pa.Array) -> npt.NDArray[np.int64]:
+def as_int64(array: pa.Array) -> Int64Array:
     """The values of a fixed-width array as int64 bits, nulls as 0; floats by their canonical bit pattern.
+
+    >>> as_int64(pa.array([7, None, -1], pa.int16())).tolist()
+    [7, 0, -1]
 
     Raises:
         TypeError: The type is neither an integer, boolean, date, time, timestamp, duration nor float.
     """
-    kind = array.type
-    if array.null_count:
-        array = array.fill_null(pa.scalar(0, pa.int64()).cast(_zero_type(kind)).cast(kind))
-    if pa.types.is_floating(kind):
-        floats = array.to_numpy(zero_copy_only=False).astype(np.float64) + 0.0  # -0.0 becomes 0.0
+    values = _fixed_width_values(array)
+    if values.dtype.kind == "f":
+        floats = values.astype(np.float64) + 0.0  # -0.0 becomes 0.0
         floats[np.isnan(floats)] = np.nan
-        return floats.view(np.int64)
+        bits = floats.view(np.int64)
+    else:
+        bits = values.astype(np.int64, copy=False)
+    if array.null_count:  # what lies under a null is undefined
+        bits = np.where(null_mask(array), 0, bits)
+    return bits
+
+
+def null_mask(array: pa.Array) -> npt.NDArray[np.bool_]:
+    """True where the array is null."""
+    return array.is_null().to_numpy(zero_copy_only=False)
+
+
+def _fixed_width_values(array: pa.Array) -> npt.NDArray[np.generic]:
+    """The values as they lie in the Arrow buffer, whatever they are under a null."""
+    kind = array.type
     if pa.types.is_boolean(kind):
-        return array.to_numpy(zero_copy_only=False).astype(np.int64)
-    if pa.types.is_temporal(kind):
-        width = pa.int32() if kind.bit_width == 32 else pa.int64()
-        array = array.view(width)
-    elif not pa.types.is_integer(kind):
+        return array.fill_null(False).to_numpy(zero_copy_only=False)
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        dtype = np.dtype(kind.to_pandas_dtype())
+    elif pa.types.is_temporal(kind) and not pa.types.is_interval(kind):
+        dtype = np.dtype(np.int32 if kind.bit_width == 32 else np.int64)
+    else:
         raise TypeError(f"a key cannot have type {kind}")
-    return array.to_numpy(zero_copy_only=False).astype(np.int64, copy=False)
+    data = array.buffers()[1]
+    if data is None:
+        return np.zeros(len(array), dtype=dtype)
+    return np.frombuffer(data, dtype=dtype)[array.offset : array.offset + len(array)]
 
 
-def _zero_type(kind: pa.DataType) -> pa.DataType:
-    """The integer type a zero of `kind` is cast through."""
-    if pa.types.is_temporal(kind) and kind.bit_width == 32:
-        return pa.int32()
-    return pa.int64()
-
-
-def binary_buffers(array: pa.Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
+def binary_buffers(array: pa.Array) -> tuple[Int64Array, npt.NDArray[np.uint8]]:
     """Offsets (length + 1, int64) and bytes of a string or bytes array; right for slices too."""
     large = pa.types.is_large_string(array.type) or pa.types.is_large_binary(array.type)
     buffers = array.buffers()
-    if buffers[1] is None:
+    if buffers[1] is None or len(array) == 0:
         return np.zeros(len(array) + 1, dtype=np.int64), np.zeros(0, dtype=np.uint8)
     whole = np.frombuffer(buffers[1], dtype=np.int64 if large else np.int32)
-    offsets: npt.NDArray[np.int64] = whole[array.offset : array.offset + len(array) + 1].astype(np.int64)
+    offsets: Int64Array = whole[array.offset : array.offset + len(array) + 1].astype(np.int64)
     data = np.frombuffer(buffers[2], dtype=np.uint8) if buffers[2] is not None else np.zeros(0, np.uint8)
     return offsets, data
 
 
-def hash_bytes(offsets: npt.NDArray[np.int64], data: npt.NDArray[np.uint8]) -> UInt64Array:
+@dataclass(frozen=True, slots=True)
+class PackedBytes:
+    """Byte strings as zero-padded little-endian words, one string after the other, with their hashes.
+
+    Args:
+        lengths: Bytes of each string.
+        starts: Where each string's first word lies in `words`.
+        words: The words; a string has `(length + 7) // 8` of them.
+        hashes: As by `hash_bytes`.
+    """
+
+    lengths: Int64Array
+    starts: Int64Array
+    words: UInt64Array
+    hashes: UInt64Array
+
+
+def hash_bytes(offsets: Int64Array, data: npt.NDArray[np.uint8]) -> UInt64Array:
     """Hash each byte string `data[offsets[i]:offsets[i + 1]]`, eight bytes at a time."""
-    lengths = offsets[1:] - offsets[:-1]
-    hashes = splitmix64(lengths.astype(np.uint64))
-    if len(lengths) == 0 or int(lengths.max()) == 0:
-        return hashes
-    base = int(offsets[0])
-    padded = np.zeros(int(offsets[-1]) - base + 8, dtype=np.uint8)
-    padded[:-8] = data[base : int(offsets[-1])]
-    words = np.ndarray(len(padded) - 7, dtype="<u8", buffer=padded, strides=(1,))
-    starts = offsets[:-1] - base
-    rows: npt.NDArray[np.int64] | None = None  # None: every row has this word
-    for word in range((int(lengths.max()) + 7) // 8):
-        left = lengths - word * 8
-        if rows is not None or int(left.min()) <= 0:
-            rows = np.flatnonzero(left > 0)
-        chunk, rest = (starts, left) if rows is None else (starts[rows], left[rows])
-        value = words[chunk + word * 8]
-        cut = rest < 8
-        if cut.any():
-            shift = (8 * np.where(cut, rest, 0)).astype(np.uint64)
-            mask = (np.uint64(1) << shift) - np.uint64(1)
-            value = np.where(cut, value & mask, value)
-        if rows is None:
-            hashes = splitmix64(hashes ^ value)
-        else:
-            hashes[rows] = splitmix64(hashes[rows] ^ value)
+    hashes = splitmix64((offsets[1:] - offsets[:-1]).astype(np.uint64))
+    for rows, values in _words(offsets, data):
+        _fold(hashes, rows, values)
     return hashes
 
 
-def _hash_binary(array: pa.Array) -> UInt64Array:
-    offsets, data = binary_buffers(array)
-    return hash_bytes(offsets, data)
+def pack_bytes(offsets: Int64Array, data: npt.NDArray[np.uint8]) -> PackedBytes:
+    """Hash byte strings as `hash_bytes` does, and keep their words: what a hash table needs to compare them."""
+    lengths = offsets[1:] - offsets[:-1]
+    counts = (lengths + 7) >> 3
+    ends = np.cumsum(counts)
+    starts = ends - counts
+    words = np.empty(int(ends[-1]) if len(ends) else 0, dtype=np.uint64)
+    hashes = splitmix64(lengths.astype(np.uint64))
+    for number, (rows, values) in enumerate(_words(offsets, data)):
+        words[(starts if rows is None else starts[rows]) + number] = values
+        _fold(hashes, rows, values)
+    return PackedBytes(lengths, starts, words, hashes)
+
+
+def _fold(hashes: UInt64Array, rows: Int64Array | None, values: UInt64Array) -> None:
+    if rows is None:
+        hashes ^= values
+        hashes[:] = splitmix64(hashes)
+    else:
+        hashes[rows] = splitmix64(hashes[rows] ^ values)
+
+
+def _words(offsets: Int64Array, data: npt.NDArray[np.uint8]) -> Iterator[tuple[Int64Array | None, UInt64Array]]:
+    """For each word number: the rows that are long enough to have it (None: all), and their zero-padded words."""
+    lengths = offsets[1:] - offsets[:-1]
+    if len(lengths) == 0:
+        return
+    base, end = int(offsets[0]), int(offsets[-1])
+    padded = np.empty(end - base + 8, dtype=np.uint8)  # a load of the last word must not leave the buffer
+    padded[:-8] = data[base:end]
+    padded[-8:] = 0
+    loads = np.ndarray(end - base + 1, dtype="<u8", buffer=padded, strides=(1,))
+    starts = offsets[:-1] - base
+    shortest, longest = int(lengths.min()), int(lengths.max())
+    rows: Int64Array | None = None
+    for position in range(0, longest, 8):
+        if rows is None and position < shortest:
+            values, left = loads[starts + position], lengths - position
+        else:
+            rows = np.flatnonzero(lengths > position)
+            values, left = loads[starts[rows] + position], lengths[rows] - position
+        if position + 8 > shortest:
+            values &= _TAIL_MASKS.take(left, mode="clip")
+        yield rows, values

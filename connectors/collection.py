@@ -1,0 +1,225 @@
+"""A source over rows that are already in memory: for examples, tests and `env.from_collection`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from datetime import datetime
+from typing import Any
+
+import pyarrow as pa
+
+from lakeward.connectors.arrow_types import cast_column, inside_schema
+from lakeward.connectors.cursors import CursorReader, SplitCursor, Step
+from lakeward.engine.api.source import ReaderContext, Source, SourceReader, Split
+from lakeward.engine.core.errors import SchemaError, SourceError
+from lakeward.engine.core.ids import SplitId
+from lakeward.engine.core.json_types import JsonObject
+
+Rows = pa.Table | pa.RecordBatch | Iterable[Any]
+"""An Arrow table, record batches, or rows: dicts, dataclasses, named tuples, or tuples with a schema."""
+
+_SPLIT = SplitId("collection")
+
+
+class CollectionSource(Source):
+    """Rows in memory, bounded, replayable from any row.
+
+    >>> source = CollectionSource([{"shop": "a", "amount": 3}, {"shop": "b", "amount": 5}])
+    >>> source.schema.names, source.bounded
+    (['shop', 'amount'], True)
+
+    Args:
+        rows: An Arrow table, record batches, or rows: dicts (a missing key is null), dataclasses, named tuples, or plain
+            tuples together with `schema`. They are copied to Arrow at once: later changes to the rows are not seen.
+        schema: The columns' types; inferred when None. Timestamps become microseconds.
+
+    Guarantees: replayable, so exactly once with any exactly-once sink.
+
+    Raises:
+        SchemaError: Rows of different kinds, a column with values of different types, or no way to know a type.
+    """
+
+    def __init__(self, rows: Rows, schema: pa.Schema | None = None) -> None:
+        self._table = to_table(rows, schema).combine_chunks()
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The rows' schema."""
+        return self._table.schema
+
+    @property
+    def bounded(self) -> bool:
+        """Always."""
+        return True
+
+    @property
+    def description(self) -> str:
+        """For example "collection of 3 rows"."""
+        return f"collection of {self._table.num_rows} rows"
+
+    def list_splits(self, known: Mapping[SplitId, JsonObject] | None) -> Sequence[Split]:
+        """One split: the rows in their order."""
+        return [Split(_SPLIT, {"v": 1, "next": 0})]
+
+    def open_reader(self, context: ReaderContext) -> SourceReader:
+        """A reader of the rows."""
+
+        def open_cursor(split: Split, position: JsonObject | None) -> SplitCursor:
+            start = int(str((position or split.start)["next"]))
+            return _RowsCursor(self._table, start, context.batch_rows)
+
+        return CursorReader(open_cursor)
+
+
+class _RowsCursor(SplitCursor):
+    def __init__(self, table: pa.Table, start: int, batch_rows: int) -> None:
+        if start > table.num_rows:
+            raise SourceError(
+                f"the checkpoint stands at row {start} of a collection that has only {table.num_rows} rows",
+                hint="run with the rows the checkpoint was taken with, or start without it",
+            )
+        self._table = table
+        self._next = start
+        self._batch_rows = batch_rows
+
+    @property
+    def finished(self) -> bool:
+        return self._next >= self._table.num_rows
+
+    def read(self) -> Step | None:
+        if self.finished:
+            return None
+        part = self._table.slice(self._next, self._batch_rows)
+        self._next += part.num_rows
+        columns = [column.combine_chunks() for column in part.columns]
+        return Step(pa.record_batch(columns, schema=part.schema), {"v": 1, "next": self._next})
+
+
+def to_table(rows: Rows, schema: pa.Schema | None = None) -> pa.Table:
+    """Rows of any supported kind as an Arrow table with inside types.
+
+    >>> to_table([{"n": 1}, {"n": 2, "note": "x"}]).to_pylist()
+    [{'n': 1, 'note': None}, {'n': 2, 'note': 'x'}]
+
+    Raises:
+        SchemaError: As for `CollectionSource`.
+    """
+    table = _arrow_table(rows)
+    if table is None:
+        listed = list(rows)
+        if listed and all(isinstance(row, pa.RecordBatch) for row in listed):
+            table = pa.Table.from_batches(listed)
+        else:
+            table = _table_of_rows(listed, schema)
+    return _with_schema(table, inside_schema(schema or table.schema))
+
+
+def _arrow_table(rows: Rows) -> pa.Table | None:
+    if isinstance(rows, pa.RecordBatch):
+        return pa.Table.from_batches([rows])
+    return rows if isinstance(rows, pa.Table) else None
+
+
+def _with_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    missing = [name for name in schema.names if name not in table.schema.names]
+    if missing:
+        raise SchemaError(f"the rows have no column {missing[0]!r}; they have {', '.join(table.schema.names)}")
+    columns = []
+    for field in schema:
+        try:
+            columns.append(cast_column(table[field.name], field.type))
+        except pa.ArrowException as error:
+            raise SchemaError(
+                f"column {field.name!r} has type {table[field.name].type} and does not fit {field.type}: {error}"
+            ) from error
+        if not field.nullable and columns[-1].null_count:
+            raise SchemaError(f"column {field.name!r} has nulls, which its schema rules out")
+    return pa.table(columns, schema=schema)
+
+
+def _table_of_rows(rows: list[Any], schema: pa.Schema | None) -> pa.Table:
+    if not rows and schema is None:
+        raise SchemaError("an empty collection has no types", hint="pass schema=pa.schema(...)")
+    names = list(schema.names) if schema is not None else _names(rows)
+    kind = type(rows[0]) if rows else dict
+    for number, row in enumerate(rows):
+        if type(row) is not kind and not (isinstance(row, Mapping) and issubclass(kind, Mapping)):
+            raise SchemaError(f"row {number} is a {type(row).__name__}, row 0 a {kind.__name__}")
+    dicts = [_as_mapping(row, number, names) for number, row in enumerate(rows)]
+    _check_names(dicts, names, given=schema is not None)
+    columns = {
+        name: _column(name, [row.get(name) for row in dicts], schema.field(name).type if schema is not None else None)
+        for name in names
+    }
+    return pa.table(columns)
+
+
+def _names(rows: list[Any]) -> list[str]:
+    """Column names in the order they first appear."""
+    if isinstance(rows[0], Mapping):
+        return list(dict.fromkeys(name for row in rows if isinstance(row, Mapping) for name in row))
+    if is_dataclass(rows[0]):
+        return [field.name for field in fields(rows[0])]
+    if hasattr(rows[0], "_fields"):
+        return list(rows[0]._fields)
+    raise SchemaError(
+        f"a {type(rows[0]).__name__} row has no column names",
+        hint="pass schema=pa.schema(...), or give dicts, dataclasses or named tuples",
+    )
+
+
+def _as_mapping(row: Any, number: int, names: list[str]) -> Mapping[str, Any]:
+    if isinstance(row, Mapping):
+        return row
+    if is_dataclass(row):
+        return {field.name: getattr(row, field.name) for field in fields(row)}
+    values: tuple[Any, ...] = tuple(row) if isinstance(row, Sequence) and not isinstance(row, str | bytes) else (row,)
+    if len(values) != len(names):
+        raise SchemaError(f"row {number} has {len(values)} values, the schema {len(names)} columns")
+    return dict(zip(getattr(row, "_fields", names), values, strict=True))
+
+
+def _check_names(rows: list[Mapping[str, Any]], names: list[str], *, given: bool) -> None:
+    known = set(names)
+    for number, row in enumerate(rows) if given else ():
+        unknown = row.keys() - known
+        if unknown:
+            raise SchemaError(f"row {number} has a column {min(unknown)!r} that the schema does not have")
+
+
+def _column(name: str, values: list[Any], kind: pa.DataType | None) -> pa.Array:
+    if kind is None:
+        _check_one_type(name, values)
+    try:
+        column = pa.array(values, kind)
+    except (pa.ArrowException, TypeError, OverflowError) as error:
+        number = _first_bad_row(values, kind)
+        raise SchemaError(
+            f"column {name!r}, row {number}: {values[number]!r} ({type(values[number]).__name__}) does not fit "
+            f"{kind if kind is not None else 'the rows before it'}"
+        ) from error
+    if pa.types.is_null(column.type) and kind is None:
+        raise SchemaError(f"column {name!r} is null in every row", hint="pass schema= to say its type")
+    return column
+
+
+def _check_one_type(name: str, values: list[Any]) -> None:
+    """Refuse what Arrow would merge silently: zoned with naive datetimes."""
+    zoned = {value.tzinfo is not None for value in values if isinstance(value, datetime)}
+    if len(zoned) > 1:
+        raise SchemaError(f"column {name!r} mixes datetimes with and without a zone", hint="give all of them a zone")
+
+
+def _first_bad_row(values: list[Any], kind: pa.DataType | None) -> int:
+    """The first row that does not fit with those before it; found by halving."""
+    low, high = 0, len(values)
+    while high - low > 1:
+        middle = (low + high) // 2
+        try:
+            pa.array(values[:middle], kind)
+        except (pa.ArrowException, TypeError, OverflowError):
+            high = middle
+        else:
+            low = middle
+    return low

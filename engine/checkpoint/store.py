@@ -1,0 +1,168 @@
+"""Where checkpoints are kept: eight calls that a folder and an object store can both do.
+
+The one call that carries the protocol is `create_if_absent`: of any number of writers, on any number of machines,
+exactly one wins a name. Everything else may be as weak as an object store is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from lakeward.engine.core.errors import CheckpointError, ConfigError, CorruptionError
+
+
+class CheckpointStore(Protocol):
+    """Named bytes. Paths are relative, with `/` between their parts.
+
+    All calls raise `CheckpointError` when the storage fails; then a write may or may not have taken effect. None of
+    them ever shows a part of a write.
+    """
+
+    def read(self, path: str) -> bytes | None:
+        """The whole content; None if, and only if, there is no such file."""
+        ...
+
+    def put(self, path: str, data: bytes) -> None:
+        """Write, replacing what was there; durable on return."""
+        ...
+
+    def create_if_absent(self, path: str, data: bytes) -> bool:
+        """Write unless the name is taken; durable on return. Returns whether this call made the file."""
+        ...
+
+    def put_file(self, path: str, local_path: str) -> None:
+        """Copy a file of this machine into the store, replacing what was there; durable on return."""
+        ...
+
+    def get_file(self, path: str, local_path: str) -> None:
+        """Copy a stored file to this machine.
+
+        Raises:
+            CorruptionError: There is no such file.
+        """
+        ...
+
+    def size(self, path: str) -> int | None:
+        """Length in bytes; None if there is no such file."""
+        ...
+
+    def list(self, prefix: str) -> list[str]:
+        """All paths that begin with `prefix`, sorted."""
+        ...
+
+    def delete(self, path: str) -> None:
+        """Remove a file; nothing happens if there is none."""
+        ...
+
+
+def checked_path(path: str) -> str:
+    """The path itself, if it stays inside the store.
+
+    Raises:
+        CheckpointError: It is absolute, or has an empty part, `.` or `..`.
+    """
+    if any(part in ("", ".", "..") for part in path.split("/")) or "\0" in path:
+        raise CheckpointError(
+            f"{path!r} is not a path inside a checkpoint directory",
+            hint='paths are relative, with single slashes and without ".."',
+        )
+    return path
+
+
+def missing_file(path: str, place: str) -> CorruptionError:
+    """The error for a stored file that should be there and is not."""
+    return CorruptionError(
+        f"the checkpoint file {path} is missing from {place}",
+        hint="it was deleted from outside, or the directory was only partly copied; restore it or use another checkpoint",
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Content:
+    """Bytes with an identity, so that `setdefault` tells whose they are."""
+
+    data: bytes
+
+
+class MemoryStore:
+    """A store in this process's memory: for tests, and for jobs that run without a checkpoint directory.
+
+    >>> store = MemoryStore()
+    >>> store.create_if_absent("a/b", b"first"), store.create_if_absent("a/b", b"second"), store.read("a/b")
+    (True, False, b'first')
+    """
+
+    def __init__(self) -> None:
+        self._files: dict[str, _Content] = {}
+
+    def read(self, path: str) -> bytes | None:
+        """The whole content, or None."""
+        content = self._files.get(checked_path(path))
+        return None if content is None else content.data
+
+    def put(self, path: str, data: bytes) -> None:
+        """Write, replacing what was there."""
+        self._files[checked_path(path)] = _Content(bytes(data))
+
+    def create_if_absent(self, path: str, data: bytes) -> bool:
+        """Write unless the name is taken."""
+        mine = _Content(bytes(data))
+        return self._files.setdefault(checked_path(path), mine) is mine
+
+    def put_file(self, path: str, local_path: str) -> None:
+        """Copy a file of this machine into memory."""
+        try:
+            self.put(path, Path(local_path).read_bytes())
+        except OSError as error:
+            raise CheckpointError(f"cannot read {local_path} to store it as {path}: {error}") from error
+
+    def get_file(self, path: str, local_path: str) -> None:
+        """Write a stored file to this machine's disk."""
+        data = self.read(path)
+        if data is None:
+            raise missing_file(path, "memory")
+        try:
+            Path(local_path).write_bytes(data)
+        except OSError as error:
+            raise CheckpointError(f"cannot write {local_path}: {error}") from error
+
+    def size(self, path: str) -> int | None:
+        """Length in bytes, or None."""
+        data = self.read(path)
+        return None if data is None else len(data)
+
+    def list(self, prefix: str) -> list[str]:
+        """All paths that begin with `prefix`, sorted."""
+        return sorted(path for path in self._files.copy() if path.startswith(prefix))
+
+    def delete(self, path: str) -> None:
+        """Remove a file, if it is there."""
+        self._files.pop(checked_path(path), None)
+
+
+def open_store(location: str | None) -> CheckpointStore:
+    """Open the checkpoint directory at a path or URI; in memory when there is none.
+
+    >>> type(open_store(None)).__name__
+    'MemoryStore'
+
+    Args:
+        location: A folder ("state/revenue", "file:///var/lakeward/revenue") or a URI of an object store that can
+            create a file only if it is absent ("s3://bucket/prefix"). None keeps checkpoints in memory: they survive
+            a restart of the job inside this process, not the end of the process.
+
+    Returns:
+        The store. A folder is made if it does not exist.
+
+    Raises:
+        ConfigError: The location cannot be a checkpoint directory; says why.
+    """
+    if location is None:
+        return MemoryStore()
+    if not location.strip():
+        raise ConfigError("the checkpoint directory is empty text", hint="give a folder or a URI, or leave it out")
+    from lakeward.engine.checkpoint.store_fs import FileSystemStore
+
+    return FileSystemStore(location)

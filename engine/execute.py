@@ -1,0 +1,315 @@
+"""The one way into the engine: plan a graph, recover, run it, restart it when it fails."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import socket
+import tempfile
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lakeward.engine.api.sink import Sink
+from lakeward.engine.checkpoint.coordinator import CheckpointCoordinator, CoordinatorConfig
+from lakeward.engine.checkpoint.manifest import CheckpointManifest
+from lakeward.engine.checkpoint.store import CheckpointStore
+from lakeward.engine.checkpoint.workflow import CheckpointWorkflow, Recovery, Started
+from lakeward.engine.config import EngineConfig
+from lakeward.engine.core.clock import Clock, SystemClock
+from lakeward.engine.core.errors import ConfigError, InternalError, JobFailedError, LakewardError, Retry
+from lakeward.engine.core.ids import CheckpointId, JobId, OperatorId
+from lakeward.engine.graph.logical import LogicalGraph, SourceSpec
+from lakeward.engine.graph.plan import Plan, plan
+from lakeward.engine.graph.validate import validate
+from lakeward.engine.runtime.build import BuildContext, build_tasks
+from lakeward.engine.runtime.chain import errors_named
+from lakeward.engine.runtime.committers import JobCommitters
+from lakeward.engine.runtime.context import JobInfo
+from lakeward.engine.runtime.drivers import LocalDriver, StopSignal
+from lakeward.engine.runtime.io import IoExecutor, ThreadIo
+from lakeward.engine.runtime.job import IoResult, JobHeader, JobRunner, JobServices
+from lakeward.engine.runtime.metrics import Metrics
+from lakeward.engine.runtime.restart import RestartPolicy
+from lakeward.engine.runtime.restore import RestoredState
+from lakeward.engine.runtime.signals import stop_on_signals
+from lakeward.engine.runtime.source_task import SplitState, split_states
+from lakeward.engine.runtime.splits import merge_splits
+from lakeward.engine.state.kv import StoreFactory
+from lakeward.engine.state.rocksdb import open_rocksdb
+
+__all__ = ["Attempt", "JobDefinition", "JobResult", "Ports", "execute", "stop_on_signals"]
+
+log = logging.getLogger("lakeward")
+
+BACKOFF_SLICE_MS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class JobResult:
+    """How a job ended.
+
+    Args:
+        job_id: The job's identity.
+        checkpoint: The last completed checkpoint; None when there was none.
+        restored: The checkpoint it went on from at first; None when it began anew.
+        ended: True when all input was read to its end, False when the job was stopped.
+        restarts: Attempts that failed before.
+        metrics: Counters by operator uid, then by name.
+    """
+
+    job_id: JobId
+    checkpoint: CheckpointId | None
+    restored: CheckpointId | None
+    ended: bool
+    restarts: int
+    metrics: dict[str, dict[str, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Everything outside the engine that a job touches; tests and the simulator replace them.
+
+    Args:
+        clock: Time.
+        stop: Whether the user has asked the job to stop.
+        new_id: Makes a name that was never used before.
+        make_io: Makes the executor of an attempt's slow effects.
+        store_factory: Opens the key-value stores behind keyed state.
+        directory: Where local state lies; None: a temporary directory.
+    """
+
+    clock: Clock = field(default_factory=SystemClock)
+    stop: StopSignal = lambda: False
+    new_id: Callable[[], str] = lambda: uuid.uuid4().hex[:12]
+    make_io: Callable[[], IoExecutor[IoResult]] = ThreadIo
+    store_factory: StoreFactory = open_rocksdb
+    directory: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobDefinition:
+    """A job: what it does, its name, how it is run.
+
+    Args:
+        graph: The logical graph.
+        name: Given to `execute`; part of the default sink ids.
+        config: Limits and intervals.
+        store: The checkpoint directory.
+    """
+
+    graph: LogicalGraph
+    name: str
+    config: EngineConfig
+    store: CheckpointStore
+
+
+def execute(job: JobDefinition, ports: Ports | None = None) -> JobResult:
+    """Run a job until its input ends or it is stopped, restarting it from its newest good checkpoint when it fails.
+
+    Exactly once: kill -9 at any moment loses nothing and doubles nothing in sinks that have a committer; run the job
+    again with the same checkpoint directory.
+
+    Args:
+        job: The job.
+        ports: The outside world; by default the real one.
+
+    Returns:
+        How it ended.
+
+    Raises:
+        LakewardError: It cannot run as written, an error said that trying again is useless, or it failed too often.
+    """
+    ports = ports or Ports()
+    validate(job.graph, job.config.max_parallelism)
+    physical = plan(job.graph, job.config.parallelism, job.config.max_parallelism)
+    for node in job.graph:
+        if isinstance(node.work, Sink):
+            with errors_named(node):
+                node.work.check_schema(node.schema)
+    policy = RestartPolicy(job.config.restart)
+    metrics = Metrics()
+    first_restored: CheckpointId | None = None
+    while True:
+        attempt = Attempt(job, physical, ports, metrics)
+        try:
+            attempt.start()
+            first_restored = attempt.restored if policy.restarts == 0 else first_restored
+            attempt.run()
+        except LakewardError as error:
+            attempt.close()
+            _restart_or_raise(error, attempt, policy, ports)
+            continue
+        finally:
+            attempt.close()
+        return JobResult(
+            attempt.job_id, attempt.last_checkpoint, first_restored, attempt.ended, policy.restarts, metrics.values()
+        )
+
+
+def _restart_or_raise(error: LakewardError, attempt: Attempt, policy: RestartPolicy, ports: Ports) -> None:
+    if error.retry is Retry.NO or ports.stop():
+        raise error
+    delay_ms = policy.next_delay_ms(progressed=attempt.progressed)
+    if delay_ms is None:
+        raise JobFailedError(
+            f"the job failed {policy.restarts + 1} times in a row; the last time: {error}",
+            hint="look at the error above; run the job again to go on from its last checkpoint",
+        ) from error
+    log.warning("the job failed and is restarted in %.1f s: %s", delay_ms / 1000, error)
+    until_ms = ports.clock.monotonic_ms() + delay_ms
+    while not ports.stop() and (left_ms := until_ms - ports.clock.monotonic_ms()) > 0:
+        ports.clock.sleep_ms(min(left_ms, BACKOFF_SLICE_MS))
+
+
+class Attempt:
+    """One start of a job: recover, build, run, close. Each has a generation of its own in the checkpoint directory."""
+
+    def __init__(self, job: JobDefinition, physical: Plan, ports: Ports, metrics: Metrics) -> None:
+        self._job = job
+        self._plan = physical
+        self._ports = ports
+        self._metrics = metrics
+        self._workflow = CheckpointWorkflow(job.store)
+        self._directory = Path(tempfile.mkdtemp(prefix="lakeward-", dir=ports.directory))
+        self._runner: JobRunner | None = None
+        self._committers: JobCommitters | None = None
+        self.job_id = JobId("")
+        self.restored: CheckpointId | None = None
+        self._was_final = False
+        self._closed = False
+
+    @property
+    def progressed(self) -> bool:
+        """Whether this attempt completed a checkpoint."""
+        return self._runner is not None and bool(self._runner.completed)
+
+    @property
+    def last_checkpoint(self) -> CheckpointId | None:
+        """The newest completed checkpoint."""
+        if self._runner is not None and self._runner.completed:
+            return self._runner.completed[-1]
+        return self.restored
+
+    @property
+    def ended(self) -> bool:
+        """Whether all input was read."""
+        return self._was_final or (self._runner is not None and all(task.has_ended for task in self._runner.tasks))
+
+    def start(self) -> JobRunner | None:
+        """Recover and build; nothing of the input is read yet. None when the restored job had already ended."""
+        started, recovery = self._recover()
+        if recovery.manifest is not None and recovery.manifest.final:
+            self._was_final = True
+            return None
+        restored = RestoredState(
+            recovery.manifest,
+            self._workflow.download,
+            self._directory / "restored",
+            self._job.config.max_parallelism,
+        )
+        restored.check_covers(self._job.graph)
+        info = JobInfo(
+            self.job_id,
+            self._job.name,
+            f"{started.generation:06d}-{self._ports.new_id()}",
+            self._ports.clock,
+            self._job.config.max_parallelism,
+        )
+        context = BuildContext(
+            self._job.config,
+            info,
+            self._metrics,
+            restored,
+            self._list_splits(restored),
+            self._ports.store_factory,
+            self._directory,
+        )
+        self._runner = self._make_runner(started, context)
+        return self._runner
+
+    def run(self) -> None:
+        """Run until the job has finished."""
+        if self._runner is not None:
+            self._runner.open()
+            LocalDriver(self._ports.clock, self._ports.stop).run(self._runner)
+
+    def close(self) -> None:
+        """Release everything, also after an error; a second call does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if self._runner is not None:
+                self._runner.close()
+            elif self._committers is not None:
+                self._committers.close()
+        except LakewardError as error:
+            # The error that ended the attempt matters more than one while cleaning up after it.
+            log.warning("while closing: %s", error)
+        finally:
+            shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _recover(self) -> tuple[Started, Recovery]:
+        owner = f"{socket.gethostname()}:{os.getpid()}"
+        fresh = JobId(self._ports.new_id())
+        started = self._workflow.start_generation(self._job.name, fresh, owner, self._ports.clock.wall_us())
+        self.job_id = started.job_id
+        recovery = self._workflow.recover(started.generation)
+        for checkpoint, reason in recovery.skipped:
+            log.warning("checkpoint %d cannot be used: %s", checkpoint, reason)
+        manifest = recovery.manifest
+        if manifest is not None:
+            _check_max_parallelism(manifest, self._job.config.max_parallelism)
+            self.restored = manifest.checkpoint
+            log.info("going on from checkpoint %d", manifest.checkpoint)
+        self._committers = JobCommitters(self._job.graph, self.job_id, self._job.name, manifest)
+        pending = manifest.operators if manifest is not None and recovery.needs_commit else None
+        self._committers.recover(pending)
+        if manifest is not None and recovery.needs_commit:
+            self._workflow.mark_committed(self._workflow.claim(manifest), self._ports.clock.wall_us())
+        return started, recovery
+
+    def _list_splits(self, restored: RestoredState) -> dict[OperatorId, list[SplitState]]:
+        splits = {}
+        for node in self._job.graph:
+            if isinstance(node.work, SourceSpec):
+                with errors_named(node):
+                    old = split_states(restored.states(node.uid))
+                    known = {one.split.id: one.position or one.split.start for one in old}
+                    listed = node.work.source.list_splits(known if old else None)
+                splits[node.uid] = merge_splits(listed, old)
+        return splits
+
+    def _make_runner(self, started: Started, context: BuildContext) -> JobRunner:
+        tasks = build_tasks(self._plan, context)
+        config = self._job.config
+        coordinator = CheckpointCoordinator(
+            CoordinatorConfig(
+                interval_ms=config.checkpoint_interval_ms,
+                timeout_ms=config.checkpoint_timeout_ms,
+                failures_tolerated=config.checkpoint_failures_tolerated,
+                first_checkpoint=started.next_checkpoint,
+            ),
+            frozenset(task.id for task in tasks),
+        )
+        parallelism = {node.uid: vertex.parallelism for vertex in self._plan.vertices for node in vertex.nodes}
+        header = JobHeader(self.job_id, self._job.name, started.generation, parallelism)
+        if self._committers is None:
+            raise InternalError("committers are made before the tasks")
+        sources = {n.uid: n.work.source for n in self._job.graph if isinstance(n.work, SourceSpec)}
+        services = JobServices(
+            self._workflow, self._committers, self._ports.make_io(), self._ports.clock, config, sources
+        )
+        return JobRunner(tasks, coordinator, header, services)
+
+
+def _check_max_parallelism(manifest: CheckpointManifest, max_parallelism: int) -> None:
+    if manifest.max_parallelism != max_parallelism:
+        raise ConfigError(
+            f"checkpoint {manifest.checkpoint} was taken with max_parallelism {manifest.max_parallelism}, the job has "
+            f"{max_parallelism}",
+            hint=f"set max_parallelism={manifest.max_parallelism}: it is fixed for the life of a job's state",
+        )

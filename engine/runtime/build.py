@@ -1,0 +1,172 @@
+"""Physical plan to tasks: operators, chains, channels, and the state they are restored with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lakeward.engine.api.operator import Operator, OperatorFactory
+from lakeward.engine.api.sink import Sink
+from lakeward.engine.api.source import ReaderContext
+from lakeward.engine.config import EngineConfig
+from lakeward.engine.core.ids import OperatorId, SubtaskIndex
+from lakeward.engine.graph.logical import Exchange, Node, SourceSpec
+from lakeward.engine.graph.plan import Plan, PlanEdge, Vertex, VertexId
+from lakeward.engine.runtime.chain import Chain, ChainedOperator, errors_named
+from lakeward.engine.runtime.channel import Channel
+from lakeward.engine.runtime.context import JobInfo, StateConfig, SubtaskContext
+from lakeward.engine.runtime.metrics import Metrics, OperatorCounters
+from lakeward.engine.runtime.output import ChainOutput, EdgeWriter
+from lakeward.engine.runtime.partition import make_partitioner
+from lakeward.engine.runtime.restore import RestoredState
+from lakeward.engine.runtime.sink_operator import SinkOperator
+from lakeward.engine.runtime.source_task import SourceSetup, SourceTask, SplitState
+from lakeward.engine.runtime.splits import assign_splits
+from lakeward.engine.runtime.task import RunnableTask, Task, TaskCore, TaskId
+from lakeward.engine.state.kv import StoreFactory
+
+
+@dataclass(frozen=True, slots=True)
+class BuildContext:
+    """What tasks are built with.
+
+    Args:
+        config: Limits and intervals.
+        info: What all operators share.
+        metrics: The run's counters.
+        restored: The restored checkpoint.
+        splits: The splits of each source.
+        store_factory: Opens key-value stores.
+        directory: This attempt's local directory.
+    """
+
+    config: EngineConfig
+    info: JobInfo
+    metrics: Metrics
+    restored: RestoredState
+    splits: Mapping[OperatorId, Sequence[SplitState]]
+    store_factory: StoreFactory
+    directory: Path
+
+
+def build_tasks(plan: Plan, context: BuildContext) -> list[RunnableTask]:
+    """Make all tasks, sources first, in an order in which every task comes after those it reads from."""
+    return _Builder(plan, context).build()
+
+
+class _Builder:
+    def __init__(self, plan: Plan, context: BuildContext) -> None:
+        self._plan = plan
+        self._context = context
+        self._counts = {vertex.id: vertex.parallelism for vertex in plan.vertices}
+        self._channels = {edge: self._connect(edge) for edge in plan.edges}
+        self._dealt = {
+            uid: assign_splits(splits, self._counts[VertexId(uid)]) for uid, splits in context.splits.items()
+        }
+        operators = sum(len(vertex.nodes) * vertex.parallelism for vertex in plan.vertices)
+        self._memory_bytes = context.config.state_memory_bytes // max(1, min(operators, self._stateful(plan)))
+
+    @staticmethod
+    def _stateful(plan: Plan) -> int:
+        """Subtasks that can hold keyed state: those of operators, not of sources and sinks."""
+        works = [(node.work, vertex.parallelism) for vertex in plan.vertices for node in vertex.nodes]
+        return sum(count for work, count in works if isinstance(work, OperatorFactory) and work.stateful)
+
+    def build(self) -> list[RunnableTask]:
+        return [
+            self._task(vertex, SubtaskIndex(number))
+            for vertex in self._plan.vertices
+            for number in range(vertex.parallelism)
+        ]
+
+    def _connect(self, edge: PlanEdge) -> list[list[Channel | None]]:
+        """Channels of an edge by sender and receiver; a forward edge connects equal numbers only."""
+        limit = self._context.config.channel_batches_max
+        senders, receivers = self._counts[edge.source], self._counts[edge.target]
+        forward = edge.exchange is Exchange.FORWARD
+        return [
+            [Channel(limit) if not forward or sender == receiver else None for receiver in range(receivers)]
+            for sender in range(senders)
+        ]
+
+    def _task(self, vertex: Vertex, number: SubtaskIndex) -> RunnableTask:
+        outputs = {node.uid: ChainOutput() for node in vertex.nodes}
+        inner = vertex.nodes[1:] if isinstance(vertex.nodes[0].work, SourceSpec) else vertex.nodes
+        chained = [self._operator(node, vertex, number, outputs[node.uid]) for node in inner]
+        for one in chained:
+            edge = one.node.inputs[0]
+            if edge.upstream in outputs and one.node is not vertex.nodes[0]:
+                outputs[edge.upstream].connect(edge.tag, one.receive)
+        core = TaskCore(
+            TaskId(f"{vertex.id}-{number}"),
+            Chain(chained),
+            self._edges(vertex, number, outputs),
+            self._context.directory / "snapshots",
+        )
+        if isinstance(vertex.nodes[0].work, SourceSpec):
+            return SourceTask(core, self._source(vertex, number, outputs[vertex.nodes[0].uid]))
+        return Task(core, self._inputs(vertex, number))
+
+    def _edges(
+        self, vertex: Vertex, number: SubtaskIndex, outputs: Mapping[OperatorId, ChainOutput]
+    ) -> list[EdgeWriter]:
+        writers = []
+        for edge in self._plan.outputs(vertex.id):
+            partitioner = make_partitioner(
+                edge.exchange, edge.keys, number, self._counts[edge.target], self._plan.max_parallelism
+            )
+            writer = EdgeWriter(partitioner, self._channels[edge][number])
+            outputs[edge.operator].connect(edge.tag, writer.emit)
+            writers.append(writer)
+        return writers
+
+    def _inputs(self, vertex: Vertex, number: SubtaskIndex) -> list[Channel]:
+        rows = [row[number] for edge in self._plan.inputs(vertex.id) for row in self._channels[edge]]
+        return [channel for channel in rows if channel is not None]
+
+    def _operator(self, node: Node, vertex: Vertex, number: SubtaskIndex, out: ChainOutput) -> ChainedOperator:
+        counters = OperatorCounters(self._context.metrics, node.uid)
+        context = SubtaskContext(
+            self._context.info,
+            node.uid,
+            (number, vertex.parallelism),
+            counters,
+            self._state(node, vertex, number),
+            self._context.restored.states(node.uid),
+        )
+        return ChainedOperator(node, _make_operator(node, counters), context, out)
+
+    def _state(self, node: Node, vertex: Vertex, number: SubtaskIndex) -> StateConfig:
+        return StateConfig(
+            store_factory=self._context.store_factory,
+            directory=self._context.directory / "state" / f"{node.uid}-{number}",
+            memory_bytes=self._memory_bytes,
+            restore=self._context.restored.keyed(node.uid, number, vertex.parallelism),
+        )
+
+    def _source(self, vertex: Vertex, number: SubtaskIndex, out: ChainOutput) -> SourceSetup:
+        node = vertex.nodes[0]
+        assert isinstance(node.work, SourceSpec), "the head of a source task is a source"
+        counters = OperatorCounters(self._context.metrics, node.uid)
+        reader_context = ReaderContext(
+            uid=node.uid,
+            job_id=self._context.info.job_id,
+            subtask=number,
+            parallelism=vertex.parallelism,
+            batch_rows=self._context.config.batch_rows,
+            linger_ms=self._context.config.linger_ms,
+            clock=self._context.info.clock,
+            counters=counters,
+        )
+        with errors_named(node):
+            reader = node.work.source.open_reader(reader_context)
+        splits = self._dealt[node.uid][number]
+        return SourceSetup(node, number, reader, out, splits, counters, self._context.info.clock)
+
+
+def _make_operator(node: Node, counters: OperatorCounters) -> Operator:
+    if isinstance(node.work, Sink):
+        return SinkOperator(node.work, node.schema, counters)
+    assert isinstance(node.work, OperatorFactory), "sources head their tasks"
+    return node.work.create()

@@ -1,0 +1,180 @@
+"""Operators that run in one task and call each other directly with a batch."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from lakeward.engine.api.operator import Operator
+from lakeward.engine.core.errors import InternalError, LakewardError
+from lakeward.engine.core.ids import CheckpointId, OperatorId, SubtaskIndex
+from lakeward.engine.core.json_types import JsonObject
+from lakeward.engine.core.snapshots import LocalFile
+from lakeward.engine.graph.logical import Node
+from lakeward.engine.runtime.context import SubtaskContext
+from lakeward.engine.runtime.output import ChainOutput
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotPart:
+    """One operator's part of a task's snapshot, still on this machine.
+
+    Args:
+        uid: The operator.
+        subtask: Which instance.
+        state: Its small state.
+        committables: What its sink writer prepared.
+        tables: Its keyed tables' specs; None when it has none.
+        key_groups: The key groups in them.
+        files: The key-value store's files.
+        directory: Where these lie; deleted after the upload.
+    """
+
+    uid: OperatorId
+    subtask: SubtaskIndex
+    state: JsonObject | None
+    committables: Sequence[JsonObject] = ()
+    tables: JsonObject | None = None
+    key_groups: range = range(0)
+    files: tuple[LocalFile, ...] = ()
+    directory: str = ""
+
+    def discard_files(self) -> None:
+        """Delete the local files."""
+        if self.directory:
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+
+@contextmanager
+def errors_named(node: Node) -> Iterator[None]:
+    """Give every error that passes the node's uid and the user's file and line."""
+    try:
+        yield
+    except LakewardError as error:
+        raise error.at(node.uid, node.location) from error.__cause__
+    except Exception as error:
+        problem = InternalError(
+            f"{type(error).__name__}: {error}", hint="this looks like a bug in Lakeward: please report it"
+        )
+        raise problem.at(node.uid, node.location) from error
+
+
+class ChainedOperator:
+    """One operator of a chain with its context and output."""
+
+    def __init__(self, node: Node, operator: Operator, context: SubtaskContext, out: ChainOutput) -> None:
+        self.node = node
+        self.operator = operator
+        self.context = context
+        self.out = out
+        self._input_rows = context.counter("input_rows")
+
+    def receive(self, batch: pa.RecordBatch) -> None:
+        """Handle rows from the operator before."""
+        self._input_rows.inc(batch.num_rows)
+        with errors_named(self.node):
+            self.operator.on_batch(batch, self.out)
+
+    def snapshot(
+        self, checkpoint: CheckpointId, committables: Sequence[JsonObject], directory: Path
+    ) -> SnapshotPart:
+        """The synchronous part of a snapshot: small state, and hard links to the store's files."""
+        context = self.context
+        part = SnapshotPart(context.uid, context.subtask, self.operator.snapshot(checkpoint), committables)
+        if context.backend is None:
+            return part
+        target = directory / f"{context.uid}-{context.subtask}-{checkpoint}"
+        files = context.backend.snapshot(str(target))
+        return SnapshotPart(
+            uid=part.uid,
+            subtask=part.subtask,
+            state=part.state,
+            committables=committables,
+            tables=files.tables,
+            key_groups=context.key_groups,
+            files=tuple(files.files),
+            directory=str(target),
+        )
+
+    def close(self) -> None:
+        """Close the operator, then its state."""
+        try:
+            self.operator.close()
+        finally:
+            if self.context.backend is not None:
+                self.context.backend.close()
+
+
+class Chain:
+    """The operators of one task in order; each call goes through them from head to tail."""
+
+    def __init__(self, operators: Sequence[ChainedOperator]) -> None:
+        self._operators = operators
+
+    def open(self) -> None:
+        """Open the operators, last first, so that none sends to one that is not open."""
+        for chained in reversed(self._operators):
+            with errors_named(chained.node):
+                chained.operator.open(chained.context)
+
+    def process(self, batch: pa.RecordBatch) -> None:
+        """Rows for the head."""
+        self._operators[0].receive(batch)
+
+    def advance_watermark(self, timestamp_us: int) -> None:
+        """Event time has advanced; each operator sends its rows before the next one sees the watermark."""
+        for chained in self._operators:
+            with errors_named(chained.node):
+                chained.operator.on_watermark(timestamp_us, chained.out)
+
+    def tick(self, now_us: int) -> None:
+        """Processing time has advanced."""
+        for chained in self._operators:
+            with errors_named(chained.node):
+                chained.operator.on_tick(now_us, chained.out)
+
+    def prepare(self, checkpoint: CheckpointId) -> list[Sequence[JsonObject]]:
+        """Flush buffers; returns the committables of each operator."""
+        prepared: list[Sequence[JsonObject]] = []
+        for chained in self._operators:
+            with errors_named(chained.node):
+                prepared.append(chained.operator.prepare(checkpoint, chained.out))
+        return prepared
+
+    def snapshot(
+        self, checkpoint: CheckpointId, prepared: list[Sequence[JsonObject]], directory: Path
+    ) -> list[SnapshotPart]:
+        """The state of each operator."""
+        parts = []
+        for chained, committables in zip(self._operators, prepared, strict=True):
+            with errors_named(chained.node):
+                parts.append(chained.snapshot(checkpoint, committables, directory))
+        return parts
+
+    def complete(self, checkpoint: CheckpointId) -> None:
+        """A checkpoint is durable and committed."""
+        for chained in self._operators:
+            with errors_named(chained.node):
+                chained.operator.on_checkpoint_complete(checkpoint)
+
+    def end(self) -> None:
+        """The input has ended."""
+        for chained in self._operators:
+            with errors_named(chained.node):
+                chained.operator.on_end(chained.out)
+
+    def close(self) -> None:
+        """Close all operators; the first error is raised when all are closed."""
+        first: Exception | None = None
+        for chained in self._operators:
+            try:
+                chained.close()
+            except Exception as error:
+                first = first or error
+        if first is not None:
+            raise first

@@ -1,0 +1,132 @@
+"""What an operator subtask is given: identity, restored state, its state backend, counters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lakeward.engine.api.context import Counter
+from lakeward.engine.api.source import CounterRegistry
+from lakeward.engine.api.state import StateTable, TableSpec
+from lakeward.engine.core.clock import Clock
+from lakeward.engine.core.ids import JobId, OperatorId, SubtaskIndex
+from lakeward.engine.core.json_types import JsonObject
+from lakeward.engine.core.keygroups import key_group_range
+from lakeward.engine.state.backend import RestoreSource, StateBackend
+from lakeward.engine.state.kv import StoreFactory
+
+
+@dataclass(frozen=True, slots=True)
+class JobInfo:
+    """What all operators of a run share.
+
+    Args:
+        job_id: The job's identity.
+        job_name: The name given to `execute`.
+        attempt: A name that no other run of the job ever had.
+        clock: Processing time.
+        max_parallelism: Number of key groups.
+    """
+
+    job_id: JobId
+    job_name: str
+    attempt: str
+    clock: Clock
+    max_parallelism: int
+
+
+@dataclass(frozen=True, slots=True)
+class StateConfig:
+    """Where and how a subtask's keyed state is kept.
+
+    Args:
+        store_factory: Opens the key-value store.
+        directory: A directory of the subtask's own.
+        memory_bytes: Its memory budget.
+        restore: Keyed state of the restored checkpoint, on local disk.
+    """
+
+    store_factory: StoreFactory
+    directory: Path
+    memory_bytes: int
+    restore: Sequence[RestoreSource]
+
+
+class SubtaskContext:
+    """The `OperatorContext` of one operator subtask.
+
+    Args:
+        info: What all operators share.
+        uid: The operator.
+        subtask: Number and count of its instances.
+        counters: Its counters.
+        state: How its keyed state is kept.
+        restored: Its small state in the restored checkpoint, of all old subtasks.
+    """
+
+    def __init__(
+        self,
+        info: JobInfo,
+        uid: OperatorId,
+        subtask: tuple[SubtaskIndex, int],
+        counters: CounterRegistry,
+        state: StateConfig,
+        restored: Sequence[JsonObject],
+    ) -> None:
+        self._info = info
+        self.uid = uid
+        self.subtask, self.parallelism = subtask
+        self._counters = counters
+        self._state = state
+        self.restored = restored
+        self.backend: StateBackend | None = None
+
+    @property
+    def job_id(self) -> JobId:
+        """The job's identity."""
+        return self._info.job_id
+
+    @property
+    def job_name(self) -> str:
+        """The name given to `execute`."""
+        return self._info.job_name
+
+    @property
+    def attempt(self) -> str:
+        """A name that no other start of this subtask ever had."""
+        return f"{self._info.attempt}-{self.subtask}"
+
+    @property
+    def clock(self) -> Clock:
+        """Processing time."""
+        return self._info.clock
+
+    @property
+    def key_groups(self) -> range:
+        """The key groups that this subtask owns."""
+        return key_group_range(self.subtask, self.parallelism, self._info.max_parallelism)
+
+    def table(self, spec: TableSpec) -> StateTable:
+        """Open a keyed state table; the first one opens the backend and restores it."""
+        if self.backend is None:
+            self.backend = self._open_backend()
+        return self.backend.table(spec)
+
+    def counter(self, name: str) -> Counter:
+        """A metric of this operator."""
+        return self._counters.counter(name)
+
+    def _open_backend(self) -> StateBackend:
+        state = self._state
+        state.directory.mkdir(parents=True, exist_ok=True)
+        backend = StateBackend(
+            state.store_factory,
+            str(state.directory),
+            self.key_groups,
+            self._info.max_parallelism,
+            state.memory_bytes,
+        )
+        if state.restore:
+            backend.restore(state.restore)
+        return backend

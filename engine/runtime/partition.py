@@ -1,0 +1,87 @@
+"""Which rows of a batch go to which receiving subtask."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from lakeward.engine.core.hashing import hash_columns
+from lakeward.engine.core.keygroups import key_groups
+from lakeward.engine.graph.logical import Exchange
+
+
+class Partitioner(Protocol):
+    """Splits batches over the receivers."""
+
+    def split(self, batch: pa.RecordBatch) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """Receiver number and its rows; receivers without rows are left out."""
+        ...
+
+
+class ForwardPartitioner:
+    """Everything to one receiver."""
+
+    def __init__(self, receiver: int) -> None:
+        self._receiver = receiver
+
+    def split(self, batch: pa.RecordBatch) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """The whole batch."""
+        yield self._receiver, batch
+
+
+class RebalancePartitioner:
+    """Whole batches to the receivers in turn; senders start at different ones."""
+
+    def __init__(self, receivers: int, first: int) -> None:
+        self._receivers = receivers
+        self._next = first % receivers
+
+    def split(self, batch: pa.RecordBatch) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """The whole batch, to the next receiver."""
+        yield self._next, batch
+        self._next = (self._next + 1) % self._receivers
+
+
+class HashPartitioner:
+    """Each row to the subtask that owns its key group; the order of rows that stay together is kept.
+
+    Args:
+        keys: Key columns.
+        receivers: Parallelism of the receiver.
+        max_parallelism: Number of key groups.
+    """
+
+    def __init__(self, keys: tuple[str, ...], receivers: int, max_parallelism: int) -> None:
+        self._keys = keys
+        self._receivers = receivers
+        self._max_parallelism = max_parallelism
+
+    def split(self, batch: pa.RecordBatch) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """One stable sort, one take, then slices (measured fastest for 2 to 64 receivers)."""
+        if self._receivers == 1:
+            yield 0, batch
+            return
+        hashes = hash_columns([batch.column(key) for key in self._keys])
+        groups = key_groups(hashes, self._max_parallelism)
+        targets = groups * self._receivers // self._max_parallelism
+        order = np.argsort(targets.astype(np.uint16), kind="stable")
+        bounds = np.searchsorted(targets[order], np.arange(self._receivers + 1))
+        rows = batch.take(pa.array(order))
+        for receiver in range(self._receivers):
+            start, end = int(bounds[receiver]), int(bounds[receiver + 1])
+            if end > start:
+                yield receiver, rows.slice(start, end - start)
+
+
+def make_partitioner(
+    exchange: Exchange, keys: tuple[str, ...], sender: int, receivers: int, max_parallelism: int
+) -> Partitioner:
+    """The partitioner of an edge, for one sending subtask."""
+    if exchange is Exchange.HASH:
+        return HashPartitioner(keys, receivers, max_parallelism)
+    if exchange is Exchange.REBALANCE:
+        return RebalancePartitioner(receivers, sender)
+    return ForwardPartitioner(sender)

@@ -1,0 +1,83 @@
+"""The restored checkpoint, as tasks of any parallelism need it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from lakeward.engine.checkpoint.manifest import CheckpointManifest
+from lakeward.engine.core.errors import GraphError
+from lakeward.engine.core.ids import OperatorId, SubtaskIndex
+from lakeward.engine.core.json_types import JsonObject
+from lakeward.engine.core.keygroups import key_group_range
+from lakeward.engine.core.snapshots import OperatorSnapshot, StoredFile, TableSnapshot
+from lakeward.engine.graph.logical import LogicalGraph
+from lakeward.engine.state.backend import RestoreSource
+
+Download = Callable[[Sequence[StoredFile], str], None]
+"""Fetches files of the checkpoint store into a local directory, checking their checksums."""
+
+
+class RestoredState:
+    """Looks up what a restored checkpoint holds for an operator; empty when nothing was restored.
+
+    Args:
+        manifest: The restored checkpoint, or None.
+        download: Fetches its files.
+        directory: A local directory for them.
+        max_parallelism: Number of key groups.
+    """
+
+    def __init__(
+        self, manifest: CheckpointManifest | None, download: Download, directory: Path, max_parallelism: int
+    ) -> None:
+        self._manifest = manifest
+        self._download = download
+        self._directory = directory
+        self._max_parallelism = max_parallelism
+
+    def snapshots(self, uid: OperatorId) -> list[OperatorSnapshot]:
+        """What each old subtask of an operator left."""
+        if self._manifest is None:
+            return []
+        return [one for one in self._manifest.operators if one.uid == uid]
+
+    def states(self, uid: OperatorId) -> list[JsonObject]:
+        """The small state of each old subtask."""
+        return [one.state for one in self.snapshots(uid) if one.state is not None]
+
+    def keyed(self, uid: OperatorId, subtask: SubtaskIndex, parallelism: int) -> list[RestoreSource]:
+        """Keyed state that overlaps the key groups of a new subtask, fetched to local disk."""
+        groups = key_group_range(subtask, parallelism, self._max_parallelism)
+        parts = [one for one in self.snapshots(uid) if one.keyed is not None and _overlap(one.keyed, groups)]
+        return [self._fetch(one, subtask) for one in parts]
+
+    def check_covers(self, graph: LogicalGraph) -> None:
+        """Refuse a graph that has lost an operator whose state the checkpoint holds.
+
+        Raises:
+            GraphError: State of an operator that is gone would be dropped silently.
+        """
+        if self._manifest is None:
+            return
+        known = {node.uid for node in graph}
+        for one in self._manifest.operators:
+            if one.uid not in known and (one.keyed is not None or one.state is not None):
+                raise GraphError(
+                    f"checkpoint {self._manifest.checkpoint} holds state of operator '{one.uid}', which the job no "
+                    f"longer has (it has: {', '.join(sorted(known))})",
+                    hint="give the operator its old uid=..., or start with a new checkpoint_dir",
+                )
+
+    def _fetch(self, one: OperatorSnapshot, subtask: SubtaskIndex) -> RestoreSource:
+        assert one.keyed is not None, "only keyed snapshots are fetched"
+        target = self._directory / f"{one.uid}-{one.subtask}-for-{subtask}"
+        target.mkdir(parents=True, exist_ok=True)
+        self._download(one.keyed.files, str(target))
+        return RestoreSource(
+            one.keyed.tables, str(target), one.keyed.key_group_start, one.keyed.key_group_end
+        )
+
+
+def _overlap(keyed: TableSnapshot, groups: range) -> bool:
+    return keyed.key_group_start < groups.stop and groups.start < keyed.key_group_end

@@ -1,0 +1,221 @@
+"""A task: one subtask of a chain. `step()` handles one message and never waits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NewType, Protocol
+
+from lakeward.engine.checkpoint.alignment import Abort, BarrierAligner, Decision, Snapshot
+from lakeward.engine.core.ids import ChannelIndex, CheckpointId
+from lakeward.engine.core.messages import Barrier, Batch, EndOfInput, Message, Watermark
+from lakeward.engine.runtime.chain import Chain, SnapshotPart
+from lakeward.engine.runtime.channel import Channel
+from lakeward.engine.runtime.output import EdgeWriter
+from lakeward.engine.runtime.watermarks import END_OF_TIME, WatermarkMin
+
+TaskId = NewType("TaskId", str)
+"""Name of a task: vertex and subtask number."""
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotTaken:
+    """A task has taken the synchronous part of its snapshot."""
+
+    task: TaskId
+    checkpoint: CheckpointId
+    parts: tuple[SnapshotPart, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotDeclined:
+    """A task gave a checkpoint up (a newer barrier overtook it)."""
+
+    task: TaskId
+    checkpoint: CheckpointId
+    reason: str
+
+
+TaskReport = SnapshotTaken | SnapshotDeclined
+
+
+class RunnableTask(Protocol):
+    """What the worker loop needs of a task."""
+
+    id: TaskId
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether its input has ended and everything was passed on; it still takes part in checkpoints."""
+        ...
+
+    def open(self) -> None:
+        """Open operators and readers."""
+        ...
+
+    def step(self) -> bool:
+        """Do one piece of work; False when there was nothing to do or no room downstream."""
+        ...
+
+    def tick(self, now_us: int) -> None:
+        """Processing time has advanced."""
+        ...
+
+    def take_reports(self) -> list[TaskReport]:
+        """What happened since the last call."""
+        ...
+
+    def complete(self, checkpoint: CheckpointId) -> None:
+        """The checkpoint is durable and committed."""
+        ...
+
+    def abort(self, checkpoint: CheckpointId) -> None:
+        """The checkpoint was given up."""
+        ...
+
+    def close(self) -> None:
+        """Release everything."""
+        ...
+
+
+class TaskCore:
+    """What source tasks and inner tasks share: the chain, the edges out, and the order of a snapshot."""
+
+    def __init__(self, task: TaskId, chain: Chain, edges: Sequence[EdgeWriter], snapshot_directory: Path) -> None:
+        self.id = task
+        self.chain = chain
+        self._edges = edges
+        self._snapshot_directory = snapshot_directory
+        self._reports: list[TaskReport] = []
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether a receiver is behind."""
+        return any(edge.is_full for edge in self._edges)
+
+    def broadcast(self, message: Message) -> None:
+        """Send a watermark, barrier or end of input on all edges."""
+        for edge in self._edges:
+            edge.broadcast(message)
+
+    def advance_watermark(self, watermark: Watermark) -> None:
+        """Let the operators see event time advance, then pass it on."""
+        if not watermark.idle:
+            self.chain.advance_watermark(watermark.timestamp_us)
+        self.broadcast(watermark)
+
+    def end(self) -> None:
+        """End of all input: fire everything, flush, pass it on."""
+        self.advance_watermark(END_OF_TIME)
+        self.chain.end()
+        self.broadcast(EndOfInput())
+
+    def snapshot(self, checkpoint: CheckpointId, extra: Sequence[SnapshotPart] = ()) -> None:
+        """Take this task's snapshot. One atomic step, in Flink's order; no message comes in between."""
+        # 1. Operators flush what they buffer, sinks make their rows durable.
+        prepared = self.chain.prepare(checkpoint)
+        # 2. The barrier goes downstream as early as possible, so that alignment there is short.
+        self.broadcast(Barrier(checkpoint))
+        # 3. The synchronous part: small state, and hard links to the state store's files.
+        parts = self.chain.snapshot(checkpoint, prepared, self._snapshot_directory)
+        # 4. The upload and the acknowledgement are the runner's, outside this loop.
+        self._reports.append(SnapshotTaken(self.id, checkpoint, (*extra, *parts)))
+
+    def decline(self, checkpoint: CheckpointId, reason: str) -> None:
+        """Report that a checkpoint was given up here."""
+        self._reports.append(SnapshotDeclined(self.id, checkpoint, reason))
+
+    def take_reports(self) -> list[TaskReport]:
+        """What happened since the last call."""
+        reports, self._reports = self._reports, []
+        return reports
+
+
+class Task:
+    """A task with input channels. A channel that has ended still carries barriers.
+
+    Args:
+        core: Chain and edges out.
+        inputs: The input channels.
+    """
+
+    def __init__(self, core: TaskCore, inputs: Sequence[Channel]) -> None:
+        self.id = core.id
+        self._core = core
+        self._inputs = inputs
+        self._open_inputs = set(range(len(inputs)))
+        self._aligner = BarrierAligner(len(inputs))
+        self._watermarks = WatermarkMin(len(inputs))
+        self._next = 0
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether all inputs have ended and everything was passed on."""
+        return not self._open_inputs
+
+    def open(self) -> None:
+        """Open the operators."""
+        self._core.chain.open()
+
+    def step(self) -> bool:
+        """Handle the next message of some input that is not blocked, fairly."""
+        if self._core.is_blocked:
+            return False
+        channel = self._pick()
+        if channel is None:
+            return False
+        self._handle(channel, self._inputs[channel].take())
+        return True
+
+    def tick(self, now_us: int) -> None:
+        """Processing time has advanced."""
+        if not self.has_ended:
+            self._core.chain.tick(now_us)
+
+    def take_reports(self) -> list[TaskReport]:
+        """What happened since the last call."""
+        return self._core.take_reports()
+
+    def complete(self, checkpoint: CheckpointId) -> None:
+        """The checkpoint is durable and committed."""
+        self._core.chain.complete(checkpoint)
+
+    def abort(self, checkpoint: CheckpointId) -> None:
+        """The checkpoint was given up: stop aligning for it."""
+        self._aligner.on_abort(checkpoint)
+
+    def close(self) -> None:
+        """Close the operators."""
+        self._core.chain.close()
+
+    def _pick(self) -> int | None:
+        count = len(self._inputs)
+        for offset in range(count):
+            channel = (self._next + offset) % count
+            if len(self._inputs[channel]) and not self._aligner.is_blocked(ChannelIndex(channel)):
+                self._next = (channel + 1) % count
+                return channel
+        return None
+
+    def _handle(self, channel: int, message: Message) -> None:
+        match message:
+            case Batch(data):
+                self._core.chain.process(data)
+            case Watermark():
+                combined = self._watermarks.update(channel, message)
+                if combined is not None:
+                    self._core.advance_watermark(combined)
+            case Barrier():
+                self._carry_out(self._aligner.on_barrier(ChannelIndex(channel), message))
+            case EndOfInput():
+                self._open_inputs.discard(channel)
+                if not self._open_inputs:
+                    self._core.end()
+
+    def _carry_out(self, decision: Decision) -> None:
+        if isinstance(decision, Abort):
+            self._core.decline(decision.checkpoint, decision.reason.value)
+            self._carry_out(decision.then)
+        elif isinstance(decision, Snapshot):
+            self._core.snapshot(decision.checkpoint)

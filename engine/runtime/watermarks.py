@@ -1,0 +1,109 @@
+"""Watermarks of several inputs become one; watermarks of a source come from its splits. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lakeward.engine.api.time import WatermarkStrategy
+from lakeward.engine.core.ids import SplitId
+from lakeward.engine.core.messages import WATERMARK_MAX_US, WATERMARK_MIN_US, Watermark
+
+
+class WatermarkMin:
+    """The minimum over all inputs that are not idle; never goes back (Flink's StatusWatermarkValve).
+
+    >>> valve = WatermarkMin(2)
+    >>> valve.update(0, Watermark(100))
+    >>> valve.update(1, Watermark(70))
+    Watermark(timestamp_us=70, idle=False)
+    >>> valve.update(1, Watermark(70, idle=True))
+    Watermark(timestamp_us=100, idle=False)
+
+    Args:
+        inputs: Number of input channels.
+    """
+
+    def __init__(self, inputs: int) -> None:
+        self._inputs = [Watermark(WATERMARK_MIN_US)] * inputs
+        self._current = Watermark(WATERMARK_MIN_US)
+
+    def update(self, channel: int, watermark: Watermark) -> Watermark | None:
+        """Take a watermark of one input.
+
+        Returns:
+            The combined watermark if it changed, else None.
+        """
+        self._inputs[channel] = watermark
+        combined = combine(self._inputs, self._current.timestamp_us)
+        if combined == self._current:
+            return None
+        self._current = combined
+        return combined
+
+
+def combine(watermarks: list[Watermark], floor_us: int) -> Watermark:
+    """The minimum of those that are not idle, never below `floor_us`; idle only when all are."""
+    active = [mark.timestamp_us for mark in watermarks if not mark.idle]
+    if not active:
+        return Watermark(floor_us, idle=True)
+    return Watermark(max(min(active), floor_us))
+
+
+@dataclass(slots=True)
+class _SplitClock:
+    newest_us: int
+    active_ms: int
+
+
+class SplitWatermarks:
+    """The watermark of one source subtask: the minimum over its splits, each trailing its own newest event time.
+
+    A subtask without any split is idle. A finished split no longer counts.
+
+    Args:
+        strategy: How far a split's watermark trails, and when a silent split is idle.
+    """
+
+    def __init__(self, strategy: WatermarkStrategy) -> None:
+        self._strategy = strategy
+        self._splits: dict[SplitId, _SplitClock] = {}
+        self._sent = Watermark(WATERMARK_MIN_US)
+
+    def add(self, split: SplitId, newest_us: int | None, now_ms: int) -> None:
+        """Begin a split, at the newest event time that a restored checkpoint knows of it."""
+        self._splits[split] = _SplitClock(WATERMARK_MIN_US if newest_us is None else newest_us, now_ms)
+
+    def observe(self, split: SplitId, newest_us: int | None, now_ms: int) -> None:
+        """Rows of a split were read; `newest_us` is their largest event time (None: all null)."""
+        clock = self._splits[split]
+        clock.active_ms = now_ms
+        if newest_us is not None:
+            clock.newest_us = max(clock.newest_us, newest_us)
+
+    def finish(self, split: SplitId) -> None:
+        """The split has no more rows."""
+        del self._splits[split]
+
+    def newest_us(self, split: SplitId) -> int:
+        """The largest event time seen in a split, for the checkpoint."""
+        return self._splits[split].newest_us
+
+    def advance(self, now_ms: int) -> Watermark | None:
+        """The subtask's watermark if it changed since the last call, else None."""
+        marks = [self._mark(clock, now_ms) for clock in self._splits.values()]
+        combined = combine(marks, self._sent.timestamp_us)
+        if combined == self._sent:
+            return None
+        self._sent = combined
+        return combined
+
+    def _mark(self, clock: _SplitClock, now_ms: int) -> Watermark:
+        timeout_us = self._strategy.idle_timeout_us
+        idle = timeout_us is not None and (now_ms - clock.active_ms) * 1000 >= timeout_us
+        if clock.newest_us == WATERMARK_MIN_US:
+            return Watermark(WATERMARK_MIN_US, idle)
+        return Watermark(clock.newest_us - self._strategy.out_of_orderness_us - 1, idle)
+
+
+END_OF_TIME = Watermark(WATERMARK_MAX_US)
+"""Sent before the end of input, so that every window fires."""

@@ -1,0 +1,161 @@
+"""The key-value store of jobs: RocksDB, through rocksdict. The only file that imports it.
+
+The write-ahead log is off: between checkpoints the job's inputs can be read again, and a checkpoint flushes.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from rocksdict import (
+    BlockBasedOptions,
+    Cache,
+    Checkpoint,
+    DBCompressionType,
+    Options,
+    Rdict,
+    ReadOptions,
+    WriteBatch,
+    WriteOptions,
+)
+
+from lakeward.engine.core.errors import CheckpointError, CorruptionError
+from lakeward.engine.core.snapshots import LocalFile
+from lakeward.engine.state.kv import KeyValue
+
+_WRITE_ROWS_MAX = 65_536
+_REOPEN_PREFIXES = ("CURRENT", "MANIFEST-")
+
+
+@dataclass(frozen=True, slots=True)
+class RocksDbConfig:
+    """How a RocksDB is set up.
+
+    Args:
+        block_cache_bytes: Memory for blocks read from disk.
+        write_buffer_bytes: Size at which the memory table goes to disk.
+        bloom_bits_per_key: Size of the filter that makes looking up a missing key cheap.
+        background_jobs: Threads for flushes and compactions.
+    """
+
+    block_cache_bytes: int = 32 << 20
+    write_buffer_bytes: int = 64 << 20
+    bloom_bits_per_key: int = 10
+    background_jobs: int = 2
+
+
+class RocksDbStore:
+    """One RocksDB in one directory."""
+
+    def __init__(self, directory: str, config: RocksDbConfig | None = None) -> None:
+        self._directory = directory
+        config = config or RocksDbConfig()
+        self._write_options = WriteOptions()
+        self._write_options.disable_wal = True  # type: ignore[method-assign, assignment]  # a property, whatever the .pyi says
+        try:
+            self._db = Rdict(directory, _options(config))
+        except Exception as error:
+            raise CorruptionError(f"cannot open the state store {directory}: {error}") from error
+        self._db.set_write_options(self._write_options)
+
+    def write(self, puts: Sequence[KeyValue], deletes: Sequence[bytes] = ()) -> None:
+        """Delete `deletes`, then store `puts`; sorted input makes this several times faster."""
+        if deletes:
+            batch = WriteBatch(raw_mode=True)
+            for key in deletes:
+                batch.delete(key)
+            self._db.write(batch, self._write_options)
+        for start in range(0, len(puts), _WRITE_ROWS_MAX):
+            batch = WriteBatch(raw_mode=True)
+            put = batch.put
+            for key, value in puts[start : start + _WRITE_ROWS_MAX]:
+                put(key, value)
+            self._db.write(batch, self._write_options)
+
+    def delete_range(self, start: bytes, end: bytes) -> None:
+        """Forget every key with `start <= key < end`."""
+        self._db.delete_range(start, end, write_opt=self._write_options)
+
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The value of each key, None where there is none."""
+        if not keys:
+            return []
+        try:
+            return self._db.get(list(keys))  # type: ignore[no-any-return]
+        except Exception as error:
+            raise CorruptionError(f"cannot read the state store {self._directory}: {error}") from error
+
+    def scan(self, start: bytes, end: bytes) -> Iterator[KeyValue]:
+        """Keys with `start <= key < end` and their values, in key order."""
+        options = ReadOptions()
+        options.set_iterate_upper_bound(end)
+        try:
+            yield from self._db.items(from_key=start, read_opt=options)  # type: ignore[misc]
+        except Exception as error:
+            raise CorruptionError(f"cannot read the state store {self._directory}: {error}") from error
+
+    def checkpoint(self, target_dir: str) -> list[LocalFile]:
+        """Hard-link the tables (after a flush) into a new directory; milliseconds, whatever the size."""
+        try:
+            os.makedirs(os.path.dirname(target_dir) or ".", exist_ok=True)
+            Checkpoint(self._db).create_checkpoint(target_dir)
+            return _keep_needed_files(target_dir)
+        except Exception as error:
+            raise CheckpointError(f"cannot write the state snapshot {target_dir}: {error}") from error
+
+    def close(self) -> None:
+        """Close the database and release its lock."""
+        self._db.close()
+
+
+class RocksDbStoreFactory:
+    """Opens `RocksDbStore`s."""
+
+    def __init__(self, config: RocksDbConfig | None = None) -> None:
+        self._config = config or RocksDbConfig()
+
+    def open(self, directory: str) -> RocksDbStore:
+        """A store in `directory`: empty, or with the checkpoint files that lie there.
+
+        Raises:
+            CorruptionError: The files are damaged, incomplete, or of another kind of store.
+        """
+        names = os.listdir(directory) if os.path.isdir(directory) else []
+        if names and "CURRENT" not in names:
+            raise CorruptionError(
+                f"no RocksDB in {directory}: it holds {sorted(names)[:3]} but no file CURRENT",
+                hint="the state may have been written by another kind of store, or a file was lost",
+            )
+        os.makedirs(directory, exist_ok=True)
+        return RocksDbStore(directory, self._config)
+
+
+def _options(config: RocksDbConfig) -> Options:
+    blocks = BlockBasedOptions()
+    blocks.set_bloom_filter(config.bloom_bits_per_key, False)
+    blocks.set_block_cache(Cache(config.block_cache_bytes))
+    options = Options(raw_mode=True)  # anything else overwrites rocksdict's own config file in the directory
+    options.create_if_missing(True)
+    options.set_block_based_table_factory(blocks)
+    options.set_compression_type(DBCompressionType.lz4())
+    options.set_write_buffer_size(config.write_buffer_bytes)
+    options.set_max_background_jobs(config.background_jobs)
+    options.set_keep_log_file_num(1)
+    options.set_paranoid_checks(True)
+    return options
+
+
+def _keep_needed_files(directory: str) -> list[LocalFile]:
+    files = []
+    for name in sorted(os.listdir(directory)):
+        path = os.path.join(directory, name)
+        if name.endswith(".sst") or name.startswith(_REOPEN_PREFIXES):
+            files.append(LocalFile(name, path))
+        elif os.path.isdir(path):
+            shutil.rmtree(path)
+        else:
+            os.unlink(path)  # an empty log and options that are always given anew
+    return files

@@ -1,0 +1,1 @@
+"""Examples, one runnable file an idea."""

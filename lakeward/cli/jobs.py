@@ -1,0 +1,89 @@
+"""`lakeward run` and `lakeward explain`: load a job file or function and start it."""
+
+from __future__ import annotations
+
+import importlib
+import runpy
+import sys
+import traceback
+from pathlib import Path
+
+import click
+
+from lakeward.dsl.launch import LaunchOptions, launched_with
+from lakeward.engine.core.errors import ConfigError, LakewardError, UserCodeError
+from lakeward.engine.core.names import did_you_mean
+
+
+def run_job(
+    job: str, parallelism: int | None, checkpoint_dir: str | None, checkpoint_interval: str | None
+) -> None:
+    """Run the jobs that a file or function executes."""
+    options = LaunchOptions(
+        parallelism=parallelism, checkpoint_dir=checkpoint_dir, checkpoint_interval=checkpoint_interval
+    )
+    with launched_with(options):
+        load_and_call(job)
+
+
+def explain_job(
+    job: str, parallelism: int | None, checkpoint_dir: str | None, checkpoint_interval: str | None
+) -> None:
+    """Print the plans of the jobs that a file or function would execute.
+
+    Raises:
+        ConfigError: It executes none.
+    """
+    options = LaunchOptions(True, parallelism, checkpoint_dir, checkpoint_interval)
+    with launched_with(options):
+        load_and_call(job)
+    if not options.plans:
+        raise ConfigError(f"{job} executes no job", hint='it should call env.execute("name")')
+    for name, plan in options.plans.items():
+        click.echo(f"job {name}\n{plan}")
+
+
+def load_and_call(job: str) -> None:
+    """Run a file as a script, or call a function of a module.
+
+    Raises:
+        ConfigError: There is no such file, module or function.
+        UserCodeError: The file or function raised; names the user's own line.
+    """
+    module, _, function = job.partition(":")
+    if job.endswith(".py") and not Path(job).is_file():
+        raise ConfigError(f"there is no file {job}", hint=f"looked in {Path.cwd()}")
+    if not job.endswith(".py") and not function:
+        raise ConfigError(f"'{job}' names no job", hint="give a file (job.py) or a function (package.module:function)")
+    try:
+        if job.endswith(".py"):
+            sys.path.insert(0, str(Path(job).resolve().parent))
+            runpy.run_path(job, run_name="__main__")
+        else:
+            sys.path.insert(0, str(Path.cwd()))
+            _find(module, function)()
+    except (LakewardError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        raise UserCodeError(f"{type(error).__name__}: {error}", location=_users_line(error)) from error
+
+
+def _find(module: str, function: str) -> object:
+    try:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"there is no module '{error.name}'", hint=f"looked in {Path.cwd()} and on sys.path") from error
+    if not callable(getattr(found, function, None)):
+        names = [name for name, value in vars(found).items() if callable(value) and not name.startswith("_")]
+        raise ConfigError(f"module '{module}' has no function '{function}'", hint=did_you_mean(function, names))
+    return getattr(found, function)
+
+
+def _users_line(error: Exception) -> str:
+    """The innermost line that is neither the standard library's nor Lakeward's; a syntax error's own line."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}"
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if "runpy" not in f.filename and "importlib" not in f.filename]
+    users = [f for f in own if "/lakeward/" not in f.filename and "site-packages" not in f.filename] or own or frames
+    return f"{users[-1].filename}:{users[-1].lineno}"

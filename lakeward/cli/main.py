@@ -1,0 +1,123 @@
+"""`lakeward`: the command line. Imports nothing heavy, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from lakeward import __version__
+
+
+class _Commands(click.Group):
+    """Turns Lakeward's errors into a few readable lines and exit status 1 (0 lines of traceback)."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        from lakeward.engine.core.errors import LakewardError
+
+        try:
+            return super().invoke(ctx)
+        except LakewardError as error:
+            if ctx.params.get("traceback"):
+                raise
+            from lakeward.cli.errors import show_error
+
+            show_error(error)
+            sys.exit(1)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="lakeward")
+@click.option("--traceback", is_flag=True, help="Show the whole Python traceback of an error.")
+@click.option("-v", "--verbose", is_flag=True, help="Say more of what goes on.")
+def main(traceback: bool, verbose: bool) -> None:
+    """Stream processing in Python: Kafka to your lakehouse, exactly once."""
+    from lakeward.cli.logs import configure_logging
+
+    configure_logging(verbose=verbose)
+
+
+_JOB = click.argument("job", metavar="FILE.py|MODULE:FUNCTION")
+_OPTIONS = [
+    click.option("--parallelism", type=click.IntRange(min=1), help="Subtasks of each operator."),
+    click.option("--checkpoint-dir", help="Directory or URI of the job's checkpoints."),
+    click.option("--checkpoint-interval", help='Time between checkpoints, for example "10s".'),
+]
+
+
+def _with_options(command: Any) -> Any:
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+@main.command()
+@_JOB
+@_with_options
+def run(job: str, parallelism: int | None, checkpoint_dir: str | None, checkpoint_interval: str | None) -> None:
+    """Run the job that a file or function defines.
+
+    Ctrl-C stops it with a last checkpoint; run it again to go on from there.
+    """
+    from lakeward.cli.jobs import run_job
+
+    run_job(job, parallelism, checkpoint_dir, checkpoint_interval)
+
+
+@main.command()
+@_JOB
+@_with_options
+def explain(job: str, parallelism: int | None, checkpoint_dir: str | None, checkpoint_interval: str | None) -> None:
+    """Show the plan of a job without running it."""
+    from lakeward.cli.jobs import explain_job
+
+    explain_job(job, parallelism, checkpoint_dir, checkpoint_interval)
+
+
+@main.command()
+@click.option("--directory", default="demo-output", show_default=True, help="Where everything is put.")
+@click.option("--events", default=300_000, show_default=True, type=click.IntRange(min=1000), help="Nexmark events.")
+@click.option("--partitions", default=4, show_default=True, type=click.IntRange(min=1), help="Kafka partitions.")
+def demo(directory: str, events: int, partitions: int) -> None:
+    """Kafka to Iceberg on this machine, killed twice with -9 on the way; counts what was lost or doubled."""
+    from lakeward.cli.demo import run_demo
+
+    sys.exit(run_demo(directory, events, partitions))
+
+
+@main.group()
+def checkpoints() -> None:
+    """Look at the checkpoints of a job."""
+
+
+@checkpoints.command("list")
+@click.argument("directory")
+def list_command(directory: str) -> None:
+    """List the checkpoints in DIRECTORY, newest first."""
+    from lakeward.cli.checkpoints import list_checkpoints
+
+    list_checkpoints(directory)
+
+
+@checkpoints.command("show")
+@click.argument("directory")
+@click.argument("checkpoint", type=int, required=False)
+def show_command(directory: str, checkpoint: int | None) -> None:
+    """Show what CHECKPOINT (by default the newest) in DIRECTORY holds: positions, state, committables."""
+    from lakeward.cli.checkpoints import show_checkpoint
+
+    show_checkpoint(directory, checkpoint)
+
+
+@checkpoints.command("verify")
+@click.argument("directory")
+def verify_command(directory: str) -> None:
+    """Check every file of every checkpoint in DIRECTORY; exit status 1 when one is damaged."""
+    from lakeward.cli.checkpoints import verify_checkpoints
+
+    sys.exit(verify_checkpoints(directory))
+
+
+if __name__ == "__main__":
+    main()

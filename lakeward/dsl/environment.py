@@ -1,0 +1,166 @@
+"""Where a job begins: the environment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pyarrow as pa
+
+from lakeward.connectors.collection import CollectionSource
+from lakeward.connectors.memory import MemorySink
+from lakeward.dsl.graph_builder import GraphBuilder
+from lakeward.dsl.launch import current_launch
+from lakeward.dsl.stream import DataStream, EventTime, StreamContext
+from lakeward.engine.api.source import Source
+from lakeward.engine.api.time import WatermarkStrategy
+from lakeward.engine.checkpoint.store import CheckpointStore, MemoryStore
+from lakeward.engine.checkpoint.store_fs import open_store
+from lakeward.engine.config import EngineConfig
+from lakeward.engine.core.durations import Duration, parse_duration_us
+from lakeward.engine.core.errors import ConfigError
+from lakeward.engine.execute import JobDefinition, JobResult, Ports, execute, stop_on_signals
+from lakeward.engine.graph.logical import LogicalGraph, SourceSpec
+from lakeward.engine.graph.plan import plan
+from lakeward.engine.graph.render import render
+from lakeward.engine.graph.validate import check_event_time, validate
+
+
+class StreamExecutionEnvironment:
+    """A job in the making: add sources, transform their streams, end them in sinks, then `execute`.
+
+    >>> env = StreamExecutionEnvironment()
+    >>> numbers = env.from_collection([{"n": 1}, {"n": 2}, {"n": 3}])
+    >>> from lakeward.dsl.expressions import col
+    >>> numbers.filter(col("n") > 1).execute_and_collect().to_pydict()
+    {'n': [2, 3]}
+
+    Args:
+        parallelism: Subtasks of each operator that says nothing else.
+        checkpoint_interval: Time between checkpoints, and so between commits of a lakehouse table. ("10s")
+        checkpoint_dir: Directory or URI (`file://`, `s3://`) of this job's checkpoints, one a job. A job that is run
+            again with it goes on where its newest good checkpoint left off. None: checkpoints are kept in memory, so
+            that only failures inside this process are survived.
+        config: Every other limit and interval; the three arguments above win over it.
+
+    Raises:
+        ConfigError: A value cannot work.
+    """
+
+    def __init__(
+        self,
+        *,
+        parallelism: int | None = None,
+        checkpoint_interval: Duration | None = None,
+        checkpoint_dir: str | None = None,
+        config: EngineConfig | None = None,
+    ) -> None:
+        launch = current_launch()
+        base = config or EngineConfig()
+        interval = launch.checkpoint_interval or checkpoint_interval
+        if interval is not None:
+            interval_ms = parse_duration_us(interval, "checkpoint_interval") // 1000
+            if interval_ms < 1:
+                raise ConfigError("checkpoint_interval is shorter than 1 ms", hint='write for example "10s"')
+            base = replace(base, checkpoint_interval_ms=interval_ms)
+        base = replace(base, parallelism=launch.parallelism or parallelism or base.parallelism)
+        if not 1 <= base.parallelism <= base.max_parallelism:
+            raise ConfigError(f"parallelism {base.parallelism} is outside 1 .. {base.max_parallelism}")
+        self.config = base
+        self._checkpoint_dir = launch.checkpoint_dir or checkpoint_dir
+        self._builder = GraphBuilder()
+
+    def from_source(
+        self,
+        source: Source,
+        *,
+        watermark: WatermarkStrategy | None = None,
+        uid: str | None = None,
+        parallelism: int | None = None,
+    ) -> DataStream:
+        """Read a source.
+
+        Args:
+            source: For example a `KafkaSource`.
+            watermark: Which column is event time and how late rows may come; needed for windows.
+            uid: Name of its state (positions) in checkpoints; give one to every source.
+            parallelism: Number of readers.
+
+        Returns:
+            The stream of its rows.
+
+        Raises:
+            SchemaError: The watermark's column is missing or not a timestamp.
+        """
+        work = SourceSpec(source, watermark)
+        node = self._builder.add("source", work, (), source.schema, uid, parallelism)
+        check_event_time(node)
+        event_time = EventTime(watermark.column) if watermark is not None else None
+        return DataStream(StreamContext(self, self._builder), node, event_time)
+
+    def from_collection(
+        self,
+        rows: Sequence[Any] | pa.Table | pa.RecordBatch,
+        *,
+        schema: pa.Schema | None = None,
+        watermark: WatermarkStrategy | None = None,
+        uid: str | None = None,
+    ) -> DataStream:
+        """Read rows given here: dicts, dataclass instances, tuples (with a schema), or an Arrow table.
+
+        >>> env = StreamExecutionEnvironment()
+        >>> env.from_collection([{"a": 1, "b": "x"}]).schema.names
+        ['a', 'b']
+
+        Returns:
+            A bounded stream.
+
+        Raises:
+            SchemaError: The rows do not have one schema.
+        """
+        return self.from_source(CollectionSource(rows, schema=schema), watermark=watermark, uid=uid, parallelism=1)
+
+    def explain(self) -> str:
+        """The plan as text: tasks, their operators, what they do, which go row by row through Python, schemas."""
+        graph = self._builder.graph()
+        validate(graph, self.config.max_parallelism)
+        return render(plan(graph, self.config.parallelism, self.config.max_parallelism))
+
+    def execute(self, name: str = "job") -> JobResult | None:
+        """Run the job until its input ends or it is stopped.
+
+        SIGINT and SIGTERM stop it with a last checkpoint; a second SIGINT stops it at once (nothing is lost: it goes
+        on from the checkpoint before).
+
+        Args:
+            name: The job's name; with a sink's uid it makes the default sink id, so keep it.
+
+        Returns:
+            How it ended; None under `lakeward explain`, which runs nothing.
+
+        Raises:
+            LakewardError: It cannot work as written, or it failed for good.
+        """
+        launch = current_launch()
+        if launch.explain_only:
+            launch.plans[name] = self.explain()
+            return None
+        return self._run(self._builder.graph(), name, self._store())
+
+    def collect(self, stream: DataStream) -> pa.Table:
+        """Run only what a stream needs and return its rows; see `DataStream.execute_and_collect`."""
+        sink = MemorySink()
+        uid = stream.sink_to(sink)
+        try:
+            self._run(self._builder.graph([uid]), "collect", MemoryStore())
+        finally:
+            self._builder.remove(uid)
+        return sink.table()
+
+    def _store(self) -> CheckpointStore:
+        return MemoryStore() if self._checkpoint_dir is None else open_store(self._checkpoint_dir)
+
+    def _run(self, graph: LogicalGraph, name: str, store: CheckpointStore) -> JobResult:
+        with stop_on_signals() as stop:
+            return execute(JobDefinition(graph, name, self.config, store), Ports(stop=stop))

@@ -1,0 +1,242 @@
+"""The expression tree: plain frozen data, with its text. It knows neither schemas nor kernels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from lakeward.engine.core.errors import GraphError
+
+if TYPE_CHECKING:
+    from lakeward.dsl.expressions.compiled import Compiled
+
+
+class Style(Enum):
+    """How a call is written."""
+
+    INFIX = "infix"
+    PREFIX = "prefix"
+    METHOD = "method"
+    FUNCTION = "function"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Function:
+    """An operation that expressions call; one object each, compared by identity.
+
+    Args:
+        name: As written: "+", "str.upper", "coalesce".
+        style: Where the name stands.
+        compile: Checks the arguments' types and makes the column computation.
+    """
+
+    name: str
+    style: Style
+    compile: Callable[[Call, Sequence[Compiled]], Compiled]
+
+
+class Node:
+    """A part of an expression. Equality is structural."""
+
+    __slots__ = ()
+
+    @property
+    def children(self) -> tuple[Node, ...]:
+        """The parts it is made of."""
+        return ()
+
+
+@dataclass(frozen=True, slots=True)
+class Column(Node):
+    """A column of the input."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"col({quoted(self.name)})"
+
+
+@dataclass(frozen=True, slots=True)
+class Literal(Node):
+    """A constant. Without a type of its own (`typed` False) it takes the type of what it meets, if that can hold it."""
+
+    type: pa.DataType
+    text: str
+    typed: bool
+    value: pa.Scalar = field(compare=False)
+
+    def __str__(self) -> str:
+        return f"lit({self.text}, {self.type})" if self.typed else f"lit({self.text})"
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Node):
+    """A function applied to parts; `params` are fixed when the expression is written."""
+
+    function: Function
+    args: tuple[Node, ...]
+    params: tuple[Any, ...] = ()
+
+    @property
+    def children(self) -> tuple[Node, ...]:
+        """The arguments."""
+        return self.args
+
+    def __str__(self) -> str:
+        name, style = self.function.name, self.function.style
+        if style is Style.INFIX:
+            left, right = self.args
+            head = str(left) if isinstance(left, Literal) and isinstance(right, Literal) else operand(left)
+            return f"{head} {name} {operand(right)}"
+        if style is Style.PREFIX:
+            return f"{name}{operand(self.args[0])}"
+        inside = [inner(arg) for arg in (self.args[1:] if style is Style.METHOD else self.args)]
+        listed = ", ".join(inside + [parameter(value) for value in self.params])
+        return f"{receiver(self.args[0])}.{name}({listed})" if style is Style.METHOD else f"{name}({listed})"
+
+
+@dataclass(frozen=True, slots=True)
+class Case(Node):
+    """The value of the first branch whose condition is true."""
+
+    branches: tuple[tuple[Node, Node], ...]
+    otherwise: Node | None
+
+    @property
+    def children(self) -> tuple[Node, ...]:
+        """Conditions and values, in the order written."""
+        parts = [part for branch in self.branches for part in branch]
+        return (*parts, self.otherwise) if self.otherwise is not None else tuple(parts)
+
+    def __str__(self) -> str:
+        text = ".".join(f"when({inner(cond)}).then({inner(value)})" for cond, value in self.branches)
+        return text if self.otherwise is None else f"{text}.otherwise({inner(self.otherwise)})"
+
+
+@dataclass(frozen=True, slots=True)
+class IsIn(Node):
+    """Whether a value is one of a list of constants."""
+
+    operand: Node
+    values: tuple[Literal, ...]
+
+    @property
+    def children(self) -> tuple[Node, ...]:
+        """The tested value."""
+        return (self.operand,)
+
+    def __str__(self) -> str:
+        return f"{receiver(self.operand)}.is_in([{', '.join(inner(value) for value in self.values)}])"
+
+
+@dataclass(frozen=True, slots=True)
+class Alias(Node):
+    """A value with the name of the column it becomes."""
+
+    operand: Node
+    name: str
+
+    @property
+    def children(self) -> tuple[Node, ...]:
+        """The value."""
+        return (self.operand,)
+
+    def __str__(self) -> str:
+        return f"{receiver(self.operand)}.alias({quoted(self.name)})"
+
+
+def literal(value: Any, kind: pa.DataType | None = None) -> Literal:
+    """The node of a constant.
+
+    Raises:
+        GraphError: No Arrow type holds the value.
+    """
+    if isinstance(value, pa.Scalar):
+        scalar = value if kind is None else value.cast(kind)
+        return Literal(scalar.type, literal_text(scalar.as_py()), True, scalar)
+    plain = value.item() if hasattr(value, "item") and not isinstance(value, pa.Scalar) else value
+    try:
+        scalar = pa.scalar(plain, type=kind or _natural_type(plain))
+    except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
+        wanted = f" of type {kind}" if kind is not None else ""
+        raise GraphError(f"{value!r} cannot be a literal{wanted}: {error}") from error
+    return Literal(scalar.type, literal_text(plain), kind is not None, scalar)
+
+
+def _natural_type(value: Any) -> pa.DataType | None:
+    """The type of an instant is always microseconds UTC; the rest is left to Arrow."""
+    if isinstance(value, datetime):
+        return pa.timestamp("us", tz="UTC" if value.tzinfo is not None else None)
+    return None
+
+
+def quoted(text: str) -> str:
+    """Text in double quotes."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def literal_text(value: Any) -> str:
+    """A constant as one writes it in Python."""
+    if isinstance(value, str):
+        return quoted(value)
+    if isinstance(value, datetime | date | time | timedelta):
+        return repr(value).removeprefix("datetime.").replace("datetime.timezone.utc", "UTC")
+    return repr(value)
+
+
+def parameter(value: Any) -> str:
+    """A fixed parameter as one writes it."""
+    if isinstance(value, pa.DataType):
+        return quoted(str(value))
+    return literal_text(value)
+
+
+def inner(node: Node) -> str:
+    """A part between brackets: plain constants stand bare."""
+    return node.text if isinstance(node, Literal) and not node.typed else str(node)
+
+
+def operand(node: Node) -> str:
+    """A part beside an operator."""
+    if isinstance(node, Call) and node.function.style in (Style.INFIX, Style.PREFIX):
+        return f"({node})"
+    return inner(node) if _bare(node) else str(node)
+
+
+def _bare(node: Node) -> bool:
+    """Whether a constant may stand without lit(): what it is next to turns it into one."""
+    if not isinstance(node, Literal):
+        return False
+    return isinstance(node.value.as_py(), bool | int | float | str | bytes | Decimal | None)
+
+
+def receiver(node: Node) -> str:
+    """A part before a dot."""
+    return f"({node})" if isinstance(node, Call) and node.function.style in (Style.INFIX, Style.PREFIX) else str(node)
+
+
+def walk(node: Node) -> Iterator[Node]:
+    """The node and everything below it, first to last."""
+    yield node
+    for child in node.children:
+        yield from walk(child)
+
+
+def columns_of(node: Node) -> frozenset[str]:
+    """The input columns that an expression reads."""
+    return frozenset(part.name for part in walk(node) if isinstance(part, Column))
+
+
+def output_name(node: Node) -> str:
+    """The name of the column that an expression becomes: its alias, else its first column's name, else "literal"."""
+    for part in walk(node):
+        if isinstance(part, Alias | Column):
+            return part.name
+    return "literal"

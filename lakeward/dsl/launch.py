@@ -1,0 +1,45 @@
+"""How `env.execute` behaves when a job file is started by the command line: run with other options, or only explain."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchOptions:
+    """What the command line says about the jobs of a file.
+
+    Args:
+        explain_only: `execute` adds the plan to `plans` and runs nothing.
+        parallelism: Wins over the job's own.
+        checkpoint_dir: Wins over the job's own.
+        checkpoint_interval: Wins over the job's own.
+        plans: The plans of the jobs that were only explained, by name.
+    """
+
+    explain_only: bool = False
+    parallelism: int | None = None
+    checkpoint_dir: str | None = None
+    checkpoint_interval: str | None = None
+    plans: dict[str, str] = field(default_factory=dict)
+
+
+_current: ContextVar[LaunchOptions] = ContextVar("lakeward_launch", default=LaunchOptions())
+
+
+def current_launch() -> LaunchOptions:
+    """The options in force; by default they change nothing."""
+    return _current.get()
+
+
+@contextmanager
+def launched_with(options: LaunchOptions) -> Iterator[LaunchOptions]:
+    """Put options in force."""
+    token = _current.set(options)
+    try:
+        yield options
+    finally:
+        _current.reset(token)

@@ -1,0 +1,424 @@
+"""Streams: immutable handles on the graph; each verb adds one node and returns a new handle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pyarrow as pa
+
+from lakeward.dsl.expressions import Expr, as_column, col
+from lakeward.dsl.graph_builder import GraphBuilder
+from lakeward.engine.api.expression import BoundExpression
+from lakeward.engine.api.operator import OperatorFactory
+from lakeward.engine.api.sink import Sink
+from lakeward.engine.core.errors import GraphError, LakewardError, SchemaError
+from lakeward.engine.core.ids import OperatorId
+from lakeward.engine.core.names import did_you_mean
+from lakeward.engine.graph.logical import Edge, Exchange, Node
+from lakeward.operators.stateless import Filter, Identity, Project
+from lakeward.operators.udf import FilterRows, FlatMapRows, MapBatches, MapRows, output_schema_of
+
+if TYPE_CHECKING:
+    from lakeward.dsl.environment import StreamExecutionEnvironment
+    from lakeward.dsl.keyed import KeyedStream, WindowedStream
+    from lakeward.dsl.windows import WindowSpec
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class EventTime:
+    """Which column is a stream's event time.
+
+    Args:
+        column: Its name.
+        offset_us: What to add to get the time (windows' results: their end, less one microsecond).
+    """
+
+    column: str
+    offset_us: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class OutputTag:
+    """Names a side stream.
+
+    >>> OutputTag("late").name
+    'late'
+    """
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class StreamContext:
+    """What all streams of a job share."""
+
+    environment: StreamExecutionEnvironment
+    builder: GraphBuilder
+
+
+class DataStream:
+    """Rows of one schema, unbounded or bounded. Made by an environment, not by hand."""
+
+    def __init__(
+        self, context: StreamContext, node: Node, event_time: EventTime | None, *, tag: str | None = None
+    ) -> None:
+        self._context = context
+        self._node = node
+        self._tag = tag
+        self.event_time = event_time
+
+    @property
+    def uid(self) -> str:
+        """The uid of the operator that sends these rows."""
+        return self._node.uid
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The schema of the rows; known without running anything.
+
+        >>> from lakeward import StreamExecutionEnvironment
+        >>> StreamExecutionEnvironment().from_collection([{"a": 1}]).schema.field("a").type
+        DataType(int64)
+        """
+        return self._node.schema
+
+    # -- columns and expressions: the fast road
+
+    def filter(
+        self, predicate: Expr | Callable[[Any], bool], *, uid: str | None = None, parallelism: int | None = None
+    ) -> DataStream:
+        """Keep the rows for which a condition is true (null is not).
+
+        >>> from lakeward import StreamExecutionEnvironment, col
+        >>> stream = StreamExecutionEnvironment().from_collection([{"a": 1}, {"a": 5}])
+        >>> stream.filter(col("a") > 2).execute_and_collect().to_pylist()
+        [{'a': 5}]
+
+        Args:
+            predicate: A boolean expression, or (slower) a function of one row.
+            uid: The operator's name in checkpoints.
+            parallelism: Its subtasks.
+
+        Returns:
+            A stream of the same schema.
+
+        Raises:
+            SchemaError: The expression does not fit the schema, or is not boolean.
+        """
+        if not isinstance(predicate, Expr):
+            return self._then("filter", FilterRows(predicate, self.schema), self.schema, uid, parallelism)
+        bound = self._bind(predicate)
+        if not pa.types.is_boolean(bound.type):
+            raise self._error(SchemaError(f"filter needs a boolean, but {bound.description} is {bound.type}"))
+        return self._then("filter", Filter(bound), self.schema, uid, parallelism)
+
+    def select(self, *columns: str | Expr, uid: str | None = None, **named: Expr) -> DataStream:
+        """Rows of these columns only.
+
+        >>> from lakeward import StreamExecutionEnvironment, col
+        >>> stream = StreamExecutionEnvironment().from_collection([{"a": 1, "b": 2}])
+        >>> stream.select("b", double=col("a") * 2).execute_and_collect().to_pylist()
+        [{'b': 2, 'double': 2}]
+
+        Args:
+            columns: Names, or expressions (a computed one needs `.alias(name)`).
+            uid: The operator's name in checkpoints.
+            named: Expressions by new name.
+
+        Returns:
+            A stream of just these columns, in this order.
+
+        Raises:
+            SchemaError: A column is unknown, a name is used twice, or an expression does not fit.
+        """
+        return self._project("select", self._named(columns, named), uid)
+
+    def with_columns(self, *columns: Expr, uid: str | None = None, **named: Expr) -> DataStream:
+        """Add columns, or replace those of the same name.
+
+        >>> from lakeward import StreamExecutionEnvironment, col
+        >>> stream = StreamExecutionEnvironment().from_collection([{"a": 1}])
+        >>> stream.with_columns(b=col("a") + 1).execute_and_collect().to_pylist()
+        [{'a': 1, 'b': 2}]
+
+        Raises:
+            SchemaError: An expression does not fit the schema.
+        """
+        added = dict(self._named(columns, named))
+        kept = [(name, added.pop(name, col(name))) for name in self.schema.names]
+        return self._project("with_columns", [*kept, *added.items()], uid)
+
+    def drop(self, *columns: str, uid: str | None = None) -> DataStream:
+        """Rows without these columns.
+
+        >>> from lakeward import StreamExecutionEnvironment
+        >>> StreamExecutionEnvironment().from_collection([{"a": 1, "b": 2}]).drop("a").schema.names
+        ['b']
+
+        Raises:
+            SchemaError: A column is unknown.
+        """
+        for name in columns:
+            self._check_column(name)
+        return self._project("drop", [(n, col(n)) for n in self.schema.names if n not in columns], uid)
+
+    def rename(self, names: dict[str, str], *, uid: str | None = None) -> DataStream:
+        """Rows with other column names.
+
+        >>> from lakeward import StreamExecutionEnvironment
+        >>> StreamExecutionEnvironment().from_collection([{"a": 1, "b": 2}]).rename({"a": "x"}).schema.names
+        ['x', 'b']
+
+        Args:
+            names: New name by old name.
+            uid: The operator's name in checkpoints.
+
+        Raises:
+            SchemaError: A column is unknown, or two columns get the same name.
+        """
+        for name in names:
+            self._check_column(name)
+        return self._project("rename", [(names.get(n, n), col(n)) for n in self.schema.names], uid)
+
+    # -- Python functions: the slow road
+
+    def map(
+        self, function: Callable[[Any], Any], *, returns: Any = None, uid: str | None = None, parallelism: int | None = None
+    ) -> DataStream:
+        """One row in, one row out, by a Python function.
+
+        The function gets a dict, or an instance of the dataclass or NamedTuple that its parameter is annotated with.
+
+        >>> from lakeward import StreamExecutionEnvironment
+        >>> stream = StreamExecutionEnvironment().from_collection([{"a": 1}])
+        >>> stream.map(lambda row: {"b": row["a"] + 1}, returns={"b": int}).execute_and_collect().to_pylist()
+        [{'b': 2}]
+
+        Args:
+            function: Called once a row.
+            returns: The rows' type: a schema, dataclass, TypedDict, or {name: type}; not needed when the function's
+                return annotation says it.
+            uid: The operator's name in checkpoints.
+            parallelism: Its subtasks.
+
+        Raises:
+            GraphError: The type of the rows it returns is not known.
+        """
+        schema = output_schema_of(function, returns)
+        return self._then("map", MapRows(function, self.schema, schema), schema, uid, parallelism)
+
+    def flat_map(
+        self,
+        function: Callable[[Any], Iterable[Any]],
+        *,
+        returns: Any = None,
+        uid: str | None = None,
+        parallelism: int | None = None,
+    ) -> DataStream:
+        """One row in, any number of rows out, by a Python function.
+
+        >>> from lakeward import StreamExecutionEnvironment
+        >>> stream = StreamExecutionEnvironment().from_collection([{"text": "a b"}])
+        >>> words = stream.flat_map(lambda r: [{"w": w} for w in r["text"].split()], returns={"w": str})
+        >>> words.execute_and_collect().to_pylist()
+        [{'w': 'a'}, {'w': 'b'}]
+
+        Args:
+            function: Called once a row; returns or yields rows.
+            returns: As for `map`: the type of one row.
+            uid: The operator's name in checkpoints.
+            parallelism: Its subtasks.
+
+        Raises:
+            GraphError: The type of the rows it returns is not known.
+        """
+        schema = output_schema_of(function, returns)
+        return self._then("flat_map", FlatMapRows(function, self.schema, schema), schema, uid, parallelism)
+
+    def map_batches(
+        self,
+        function: Callable[[pa.RecordBatch], pa.RecordBatch | pa.Table],
+        *,
+        returns: Any = None,
+        uid: str | None = None,
+        parallelism: int | None = None,
+    ) -> DataStream:
+        """One Arrow batch in, one out: for what expressions cannot say, at nearly their speed.
+
+        >>> from lakeward import StreamExecutionEnvironment
+        >>> stream = StreamExecutionEnvironment().from_collection([{"a": 2}, {"a": 1}])
+        >>> stream.map_batches(lambda batch: batch.sort_by("a")).execute_and_collect().to_pydict()
+        {'a': [1, 2]}
+
+        Args:
+            function: Gets a `pyarrow.RecordBatch`; batch boundaries mean nothing.
+            returns: The schema it returns; by default the one it gets.
+            uid: The operator's name in checkpoints.
+            parallelism: Its subtasks.
+        """
+        schema = self.schema if returns is None else output_schema_of(function, returns)
+        return self._then("map_batches", MapBatches(function, schema), schema, uid, parallelism)
+
+    # -- shape
+
+    def union(self, *others: DataStream, uid: str | None = None) -> DataStream:
+        """The rows of several streams of one schema.
+
+        >>> from lakeward import StreamExecutionEnvironment
+        >>> env = StreamExecutionEnvironment()
+        >>> both = env.from_collection([{"a": 1}]).union(env.from_collection([{"a": 2}]))
+        >>> sorted(both.execute_and_collect()["a"].to_pylist())
+        [1, 2]
+
+        Raises:
+            SchemaError: The schemas differ; names the first column that does.
+        """
+        for other in others:
+            self._check_same_schema(other)
+        inputs = [stream._edge() for stream in (self, *others)]
+        node = self._context.builder.add("union", Identity(), inputs, self.schema, uid, None)
+        same_time = all(other.event_time == self.event_time for other in others)
+        return DataStream(self._context, node, self.event_time if same_time else None)
+
+    def key_by(self, *keys: str | Expr) -> KeyedStream:
+        """Rows of equal keys go to the same subtask, where windows and state are kept for each key.
+
+        Args:
+            keys: Column names, or expressions with an alias (they become columns).
+
+        Raises:
+            SchemaError: A column is unknown or has a type that cannot be a key.
+        """
+        from lakeward.dsl.keyed import KeyedStream
+
+        if not keys:
+            raise self._error(GraphError("key_by needs at least one column"))
+        computed = [key for key in keys if not isinstance(key, str)]
+        stream = self.with_columns(*computed) if computed else self
+        return KeyedStream(stream, tuple(key if isinstance(key, str) else key.name for key in keys))
+
+    def window_all(self, window: WindowSpec) -> WindowedStream:
+        """Windows over all rows, without a key; runs in one subtask.
+
+        >>> from lakeward import StreamExecutionEnvironment, Tumbling, WatermarkStrategy, count
+        >>> import datetime as dt
+        >>> row = {"at": dt.datetime(2026, 1, 1, tzinfo=dt.timezone.utc)}
+        >>> stream = StreamExecutionEnvironment().from_collection([row], watermark=WatermarkStrategy.monotonous("at"))
+        >>> stream.window_all(Tumbling("1m")).aggregate(n=count()).execute_and_collect()["n"].to_pylist()
+        [1]
+        """
+        from lakeward.dsl.keyed import WindowedStream
+
+        return WindowedStream(self, (), window)
+
+    def side_output(self, tag: OutputTag) -> DataStream:
+        """A side stream of the operator that made this stream (late rows of a window).
+
+        Raises:
+            GraphError: The operator has no such side stream.
+        """
+        raise self._error(
+            GraphError(
+                f"'{self.uid}' has no side stream '{tag.name}'",
+                hint="ask the stream that .window(...).side_output_late_data(tag).aggregate(...) returned",
+            )
+        )
+
+    # -- the end of a stream
+
+    def sink_to(self, sink: Sink, *, uid: str | None = None, parallelism: int | None = None) -> OperatorId:
+        """Write the rows to a sink.
+
+        Args:
+            sink: For example an `IcebergSink`.
+            uid: The sink's name; part of its default sink id, so give one to every sink of a real table.
+            parallelism: Number of writers.
+
+        Returns:
+            The sink's uid.
+        """
+        node = self._context.builder.add("sink", sink, [self._edge()], self.schema, uid, parallelism)
+        return node.uid
+
+    def execute_and_collect(self) -> pa.Table:
+        """Run what this stream needs, to the end of its input, and return its rows.
+
+        For tests and notebooks: all rows are held in memory, and checkpoints are too.
+
+        Returns:
+            The rows, of this stream's schema.
+
+        Raises:
+            LakewardError: As by `StreamExecutionEnvironment.execute`.
+        """
+        return self._context.environment.collect(self)
+
+    # -- for the other modules of the DSL
+
+    def _edge(self, exchange: Exchange = Exchange.FORWARD, keys: tuple[str, ...] = ()) -> Edge:
+        return Edge(self._node.uid, exchange, keys, self._tag)
+
+    def _then(
+        self, kind: str, factory: OperatorFactory, schema: pa.Schema, uid: str | None, parallelism: int | None
+    ) -> DataStream:
+        node = self._context.builder.add(kind, factory, [self._edge()], schema, uid, parallelism)
+        return DataStream(self._context, node, self._event_time_in(schema))
+
+    def _event_time_in(self, schema: pa.Schema) -> EventTime | None:
+        """The event time survives a step that keeps the column, with its type."""
+        column = self.event_time.column if self.event_time else None
+        if column is None or column not in schema.names or schema.field(column).type != self.schema.field(column).type:
+            return None
+        return self.event_time
+
+    def _bind(self, expression: Expr) -> BoundExpression:
+        try:
+            return expression.bind(self.schema)
+        except LakewardError as error:
+            raise self._error(error) from None
+
+    def _error(self, error: LakewardError) -> LakewardError:
+        from lakeward.dsl.graph_builder import user_location
+
+        return error.at("", user_location())
+
+    def _named(self, columns: Iterable[str | Expr], named: dict[str, Expr]) -> list[tuple[str, Expr]]:
+        listed = [(expr.name, expr) for expr in map(as_column, columns)]
+        return [*listed, *((name, as_column(expr)) for name, expr in named.items())]
+
+    def _project(self, kind: str, columns: list[tuple[str, Expr]], uid: str | None) -> DataStream:
+        names = [name for name, _ in columns]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise self._error(SchemaError(f"{kind} makes two columns named '{twice}'"))
+        bound = tuple((name, self._bind(expr)) for name, expr in columns)
+        schema = pa.schema([pa.field(name, expr.type) for name, expr in bound])
+        stream = self._then(kind, Project(bound, schema), schema, uid, None)
+        # The event time survives only as the unchanged column, maybe under another name.
+        renamed = {expr.source: name for name, expr in columns if expr.source is not None}
+        before = self.event_time
+        kept = before is not None and before.column in renamed
+        stream.event_time = EventTime(renamed[before.column], before.offset_us) if before and kept else None
+        return stream
+
+    def _check_column(self, name: str) -> None:
+        if name not in self.schema.names:
+            hint = did_you_mean(name, self.schema.names)
+            raise self._error(SchemaError(f"there is no column '{name}'", hint=hint))
+
+    def _check_same_schema(self, other: DataStream) -> None:
+        ours, theirs = self.schema.remove_metadata(), other.schema.remove_metadata()
+        if ours.equals(theirs):
+            return
+        pairs = zip(ours, theirs, strict=False)
+        first = next((f"'{a.name}: {a.type}' and '{b.name}: {b.type}'" for a, b in pairs if not a.equals(b)), "lengths")
+        raise self._error(
+            SchemaError(
+                f"union needs streams of one schema; '{self.uid}' and '{other.uid}' differ in {first}",
+                hint="bring them to one schema with .select(...) and .cast(...)",
+            )
+        )
