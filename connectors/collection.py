@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 
@@ -16,7 +16,7 @@ from lakeward.engine.core.errors import SchemaError, SourceError
 from lakeward.engine.core.ids import SplitId
 from lakeward.engine.core.json_types import JsonObject
 
-Rows = pa.Table | pa.RecordBatch | Iterable[Any]
+Rows: TypeAlias = pa.Table | pa.RecordBatch | Iterable[Any]
 """An Arrow table, record batches, or rows: dicts, dataclasses, named tuples, or tuples with a schema."""
 
 _SPLIT = SplitId("collection")
@@ -30,7 +30,7 @@ class CollectionSource(Source):
     (['shop', 'amount'], True)
 
     Args:
-        rows: An Arrow table, record batches, or rows: dicts (a missing key is null), dataclasses, named tuples, or plain
+        rows: An Arrow table, record batches, or rows: dicts (a missing key is null), dataclasses, named tuples, or
             tuples together with `schema`. They are copied to Arrow at once: later changes to the rows are not seen.
         schema: The columns' types; inferred when None. Timestamps become microseconds.
 
@@ -107,7 +107,7 @@ def to_table(rows: Rows, schema: pa.Schema | None = None) -> pa.Table:
     """
     table = _arrow_table(rows)
     if table is None:
-        listed = list(rows)
+        listed: list[Any] = list(rows)
         if listed and all(isinstance(row, pa.RecordBatch) for row in listed):
             table = pa.Table.from_batches(listed)
         else:

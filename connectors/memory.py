@@ -1,0 +1,138 @@
+"""A sink into this process's memory: for tests, notebooks and `execute_and_collect`."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from lakeward.connectors.commit_log import (
+    CommitLog,
+    EntryKind,
+    LogCommitter,
+    LogEntry,
+    LogPolicy,
+    OnExisting,
+    OnRewind,
+    sink_id_of,
+)
+from lakeward.engine.api.sink import Committer, CommitterContext, Sink, SinkWriter, WriterContext
+from lakeward.engine.core.errors import SinkError
+from lakeward.engine.core.ids import CheckpointId
+from lakeward.engine.core.json_types import JsonObject
+
+
+class MemorySink(Sink):
+    """Collects rows in this process; a row is there once its checkpoint is committed.
+
+    Rows travel from writers to the committer inside the committables, so writers may be in other processes; the rows of
+    a checkpoint that never completed are never seen. Meant for results that fit in memory.
+
+    >>> sink = MemorySink()
+    >>> sink.table().num_rows
+    0
+
+    Args:
+        on_rewind: When a job goes back behind rows that are here: "refuse", "rollback" (drop them) or "append".
+        on_existing: When a job without a checkpoint finds rows of its own here: "refuse" or "append".
+
+    Guarantees: exactly once, as long as this process lives.
+    """
+
+    def __init__(self, *, on_rewind: OnRewind = "refuse", on_existing: OnExisting = "refuse") -> None:
+        self._policy = LogPolicy(None, on_rewind, on_existing)
+        self._logs: dict[str, _MemoryLog] = {}
+        self._schema: pa.Schema | None = None
+
+    @property
+    def description(self) -> str:
+        """Always "memory"."""
+        return "memory"
+
+    def check_schema(self, schema: pa.Schema) -> None:
+        """Any schema will do; it is that of `table()`."""
+        self._schema = schema
+
+    def open_writer(self, context: WriterContext) -> SinkWriter:
+        """A writer that keeps rows until the next checkpoint."""
+        return _MemoryWriter(context.schema)
+
+    def open_committer(self, context: CommitterContext) -> Committer:
+        """The committer that makes rows visible here."""
+        self._schema = context.schema
+        sink_id = sink_id_of(self._policy, context)
+        log = self._logs.setdefault(sink_id, _MemoryLog())
+        return LogCommitter("the memory sink", sink_id, log, self._policy, context)
+
+    def batches(self) -> list[pa.RecordBatch]:
+        """The committed batches, in the order of their commits."""
+        return [batch for log in self._logs.values() for batch in log.batches()]
+
+    def table(self) -> pa.Table:
+        """The committed rows, in the order of their commits."""
+        batches = self.batches()
+        schema = batches[0].schema if batches else self._schema
+        return pa.Table.from_batches(batches, schema=schema if schema is not None else pa.schema([]))
+
+    def clear(self) -> None:
+        """Forget all rows, and that anything was ever committed."""
+        self._logs.clear()
+
+
+class _MemoryWriter(SinkWriter):
+    def __init__(self, schema: pa.Schema) -> None:
+        self._schema = schema
+        self._batches: list[pa.RecordBatch] = []
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        if batch.num_rows:
+            self._batches.append(batch)
+
+    def prepare_commit(self, checkpoint: CheckpointId) -> Sequence[JsonObject]:
+        batches, self._batches = self._batches, []
+        return [_encode(batch) for batch in batches]
+
+    def close(self) -> None:
+        self._batches = []
+
+
+class _MemoryLog(CommitLog):
+    """The log is the store: rows are the commits in it less the rollbacks."""
+
+    def __init__(self) -> None:
+        self._entries: list[LogEntry] = []
+
+    def entries(self) -> Sequence[LogEntry]:
+        return list(self._entries)
+
+    def append(self, entry: LogEntry) -> LogEntry | None:
+        if entry.version <= len(self._entries):
+            return self._entries[entry.version - 1]
+        self._entries.append(entry)
+        return None
+
+    def carry_out(self, entry: LogEntry) -> None:
+        pass  # what is in the log is visible
+
+    def batches(self) -> list[pa.RecordBatch]:
+        visible: list[LogEntry] = []
+        for entry in self._entries:
+            if entry.kind is EntryKind.ROLLBACK:
+                visible = [e for e in visible if e.checkpoint <= entry.checkpoint]
+            elif entry.kind is EntryKind.COMMIT:
+                visible.append(entry)
+        return [_decode(committable) for entry in visible for committable in entry.committables]
+
+
+def _encode(batch: pa.RecordBatch) -> JsonObject:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as stream:
+        stream.write_batch(batch)
+    return {"v": 1, "rows": batch.num_rows, "arrow": base64.b64encode(sink.getvalue()).decode("ascii")}
+
+
+def _decode(committable: JsonObject) -> pa.RecordBatch:
+    if committable.get("v") != 1:
+        raise SinkError(f"a memory committable of version {committable.get('v')} is not known")
+    return pa.ipc.open_stream(base64.b64decode(str(committable["arrow"]))).read_next_batch()

@@ -67,6 +67,7 @@ class BoundAggregate:
         column: The input column; None for `count()` of rows.
         input_type: Its type; None for `count()` of rows.
         output_type: Type of the output column, from `aggregate_type`.
+        label: How the user wrote the input, where it is not a column's name.
     """
 
     name: str
@@ -74,6 +75,12 @@ class BoundAggregate:
     column: str | None
     input_type: pa.DataType | None
     output_type: pa.DataType
+    label: str = ""
+
+    @property
+    def input_name(self) -> str:
+        """The input for a reader: the expression or the column."""
+        return self.label or self.column or ""
 
     @property
     def field(self) -> pa.Field:
@@ -83,7 +90,7 @@ class BoundAggregate:
     @property
     def description(self) -> str:
         """For `explain()`: "revenue=sum(amount)"."""
-        return f"{self.name}={self.kind}({self.column or ''})"
+        return f"{self.name}={self.kind}({self.input_name})"
 
 
 def aggregate_type(kind: str, input_type: pa.DataType | None, column: str = "") -> pa.DataType:
@@ -305,10 +312,10 @@ class SumIntegers(_OneColumn):
         totals = {slot: int(sums[slot]) for slot in np.unique(slots).tolist()}
         for slot, value in zip(slots.tolist(), values.tolist(), strict=True):
             totals[slot] += value
-        if any(not -_INT64_MAX <= total <= _INT64_MAX for total in totals.values()):
+        if any(not -_INT64_MAX - 1 <= total <= _INT64_MAX for total in totals.values()):
             raise RecordError(
-                f"the sum '{self.bound.name}' of column '{self.bound.column}' does not fit int64",
-                hint=f'sum it as a decimal or float: lw.sum(col("{self.bound.column}").cast("float64"))',
+                f"the sum '{self.bound.name}' of {self.bound.input_name} does not fit int64",
+                hint="sum it as a float: cast the input to float64",
             )
 
 
@@ -375,15 +382,17 @@ class SumDecimals(AggregateFunction):
         """The limbs with their carries resolved, as 128-bit decimals."""
         if len(counts) and int(counts.max()) > _ROWS_MAX:
             raise self._overflow(f"has more than {_ROWS_MAX} rows for one key")
-        limbs = [fetch(name) for name in self._limbs] + [np.int64(0)] * (4 - len(self._limbs))
-        carry: Any = np.int64(0)
+        limbs = [fetch(name) for name in self._limbs] + [np.zeros(len(counts), np.int64)] * (4 - len(self._limbs))
+        carry: Values = np.zeros(len(counts), np.int64)
         for i in range(3):
             limbs[i] = limbs[i] + carry
             carry = limbs[i] >> 32
         top = limbs[3] + carry
-        if len(counts) and int(np.abs(top).max()) > _LIMB_DIGITS_CHECK:
-            raise self._overflow("does not fit 38 digits")
         low = (limbs[0] & _MASK32) | (limbs[1] & _MASK32) << 32
+        for row in np.flatnonzero(np.abs(top) >= _LIMB_DIGITS_CHECK).tolist():
+            exact = (int(top[row]) << 96) + (int(limbs[2][row] & _MASK32) << 64) + (int(low[row]) % 2**64)
+            if abs(exact) >= 10**38:
+                raise self._overflow("does not fit 38 digits")
         high = (limbs[2] & _MASK32) | top << 32
         kind = pa.decimal128(38, self.bound.output_type.scale if self.bound.kind == "sum" else self._scale)
         return decimal_array(np.stack([low, high], axis=1), kind, valid)
@@ -394,10 +403,10 @@ class SumDecimals(AggregateFunction):
         return int(self.bound.input_type.scale)
 
     def _overflow(self, what: str) -> RecordError:
-        name, column = self.bound.name, self.bound.column
+        bound = self.bound
         return RecordError(
-            f"the {self.bound.kind} '{name}' of column '{column}' {what}",
-            hint=f'aggregate it as a float: lw.{self.bound.kind}(col("{column}").cast("float64"))',
+            f"the {bound.kind} '{bound.name}' of {bound.input_name} {what}",
+            hint="aggregate it as a float: cast the input to float64",
         )
 
 
@@ -569,7 +578,7 @@ class CountDistinct(_OneColumn):
     @property
     def value_type(self) -> pa.DataType:
         """The type of the values' key column in their table."""
-        kind = self.bound.input_type
+        kind: Any = self.bound.input_type
         if pa.types.is_dictionary(kind):
             kind = kind.value_type
         return pa.string() if pa.types.is_decimal(kind) else kind

@@ -130,7 +130,7 @@ class NexmarkSource(Source):
         own = self._split(index).start
         if start["stream"] != own["stream"]:
             raise SourceError(
-                f"nexmark split '{split.id}' was checkpointed as the stream {start['stream']}, now it is {own['stream']}",
+                f"nexmark split '{split.id}' was checkpointed as {start['stream']}, but now it is {own['stream']}",
                 hint="restore with the arguments the checkpoint was taken with, or start without it",
             )
         pace = _Pace(context.clock, self._law.rate / self._splits) if self._paced else None

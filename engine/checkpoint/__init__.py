@@ -1,1 +1,1 @@
-"""Checkpoints: pure decisions (alignment, coordinator, protocol, manifest, paths) and one I/O edge (store, workflow)."""
+"""Checkpoints: pure decisions (alignment, coordinator, protocol, manifest) and one I/O edge (store, workflow)."""

@@ -4,9 +4,9 @@ A plain state machine, one a job attempt: it hears events, it says instructions,
 event does what in which phase stands in one table, `_TRANSITIONS`.
 
 ```
-IDLE --interval elapsed / last one due--> COLLECTING --all acked--> PUBLISHING --Published--> COMMITTING --Committed--> IDLE
-  ^                                           |                         |                         |
-  '--------- timed out, declined -------------'---- PublishFailed ------'                         '--CommitFailed--> FAILED
+IDLE --due--> COLLECTING --all acked--> PUBLISHING --Published--> COMMITTING --Committed--> IDLE or FINISHED
+ ^                |                          |                         |
+ '-- timed out, declined, PublishFailed -----'                         '--CommitFailed--> FAILED
 ```
 """
 
@@ -62,9 +62,7 @@ class CoordinatorConfig:
     def __post_init__(self) -> None:
         for name, least in (("interval_ms", 1), ("timeout_ms", 1), ("failures_tolerated", 0), ("first_checkpoint", 0)):
             if getattr(self, name) < least:
-                raise ConfigError(
-                    f"checkpoint {name} is {getattr(self, name)}", hint=f"it has to be at least {least}"
-                )
+                raise ConfigError(f"checkpoint {name} is {getattr(self, name)}", hint=f"it has to be at least {least}")
 
 
 class Phase(Enum):
@@ -92,7 +90,7 @@ class _Pending:
 class CheckpointCoordinator:
     """The checkpoints of one attempt of a job, one in flight at a time.
 
-    >>> config = CoordinatorConfig(interval_ms=100, timeout_ms=1000, failures_tolerated=0, first_checkpoint=CheckpointId(7))
+    >>> config = CoordinatorConfig(100, timeout_ms=1000, failures_tolerated=0, first_checkpoint=CheckpointId(7))
     >>> coordinator = CheckpointCoordinator(config, frozenset({"source-0"}))
     >>> coordinator.handle(Tick(), 0), coordinator.handle(Tick(), 100)
     ([], [InjectBarriers(checkpoint=7)])
@@ -104,8 +102,7 @@ class CheckpointCoordinator:
     The first event sets the time from which the first interval counts.
 
     Guarantees: checkpoint ids rise by one; `Publish` only after every task has acknowledged; `Commit` only after
-    `Published`; for each checkpoint exactly one of `NotifyComplete`, `NotifyAborted` and `FailJob`, except that a failure
-    which ends the job says both of the latter.
+    `Published`; for each checkpoint one of `NotifyComplete`, `NotifyAborted` and a failed commit's `FailJob`.
 
     Args:
         config: Intervals and limits.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from enum import Enum
 
@@ -99,17 +100,7 @@ class StopRequested:
     """Somebody wants the job to take a last checkpoint and stop."""
 
 
-Event = (
-    Tick
-    | Acked
-    | Declined
-    | Published
-    | PublishFailed
-    | Committed
-    | CommitFailed
-    | AllTasksEnded
-    | StopRequested
-)
+Event = Tick | Acked | Declined | Published | PublishFailed | Committed | CommitFailed | AllTasksEnded | StopRequested
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +220,8 @@ def from_json(data: JsonObject) -> Event | Instruction:
             f"not a checkpoint event or instruction: {dict(data)!r}",
             hint="the log was written by another version of Lakeward, or is damaged",
         )
-    return kind(**{name: _value_from_json(kind, name, data[name]) for name in names})
+    make: Callable[..., Event | Instruction] = kind
+    return make(**{name: _value_from_json(kind, name, data[name]) for name in names})
 
 
 def _value_to_json(value: object) -> Json:

@@ -15,7 +15,7 @@ from itertools import chain
 import orjson
 
 from lakeward.engine.checkpoint import paths
-from lakeward.engine.core.errors import CheckpointError, CorruptionError
+from lakeward.engine.core.errors import CheckpointError, CorruptionError, InternalError
 from lakeward.engine.core.ids import CheckpointId, Generation, JobId, OperatorId
 from lakeward.engine.core.json_types import Json, JsonObject
 from lakeward.engine.core.snapshots import (
@@ -80,7 +80,10 @@ class CheckpointManifest:
         Raises:
             CheckpointError: An operator's state holds something that JSON cannot (a NaN, an integer of more than
                 64 bits, a key that is no text).
+            InternalError: A subtask is in it twice.
         """
+        if len({(snapshot.uid, snapshot.subtask) for snapshot in self.operators}) < len(self.operators):
+            raise InternalError(f"checkpoint {self.checkpoint} holds two snapshots of one subtask")
         return _encode(
             "checkpoint manifest",
             {

@@ -2,13 +2,13 @@
 
 The state of a checkpoint is never stored; it is derived from which files exist:
 
-| state      | seen                                       | meaning                                   | on recovery |
-|------------|--------------------------------------------|-------------------------------------------|-------------|
-| Invisible  | no manifest                                | it was never completed                    | pass over   |
-| Unclaimed  | a manifest, no claim                       | complete; nobody began to commit it       | claim it, commit, restore |
-| Orphaned   | the claim names another manifest           | the writer lost against another generation | pass over  |
-| Committing | the claim names it, no commit marker       | the commit may or may not have happened   | repeat the commit, restore |
-| Ready      | the commit marker                          | complete and committed                    | restore     |
+| state      | seen                                | meaning                                 | on recovery           |
+|------------|-------------------------------------|-----------------------------------------|-----------------------|
+| Invisible  | no manifest                         | it was never completed                  | pass over             |
+| Unclaimed  | a manifest, no claim                | complete; nobody began to commit it     | claim, commit, restore |
+| Orphaned   | the claim names another manifest    | its writer lost to another generation   | pass over             |
+| Committing | the claim names it, no marker       | the commit may or may not have happened | commit again, restore |
+| Ready      | the commit marker names it          | complete and committed                  | restore               |
 
 Why a zombie can do no harm: a generation first writes its claim and then looks for newer generations, and only
 then commits; a newer generation first writes its record and then looks for claims. So either the old one sees the new
@@ -180,9 +180,7 @@ def resolve(candidates: Sequence[Candidate], generation: Generation) -> Resoluti
     for candidate, reason in _judge(candidates):
         if not reason and candidate.generation is not None and candidate.state in _RULES:
             claim_first, repeat_commit = _RULES[candidate.state]
-            return Restore(
-                candidate.checkpoint, candidate.generation, claim_first, repeat_commit, tuple(skipped)
-            )
+            return Restore(candidate.checkpoint, candidate.generation, claim_first, repeat_commit, tuple(skipped))
         if reason:
             skipped.append((candidate.checkpoint, reason))
         damaged = damaged or bool(candidate.damage)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from lakeward.engine.core.errors import CheckpointError, ConfigError, CorruptionError
+from lakeward.engine.core.errors import CheckpointError, CorruptionError
 
 
 class CheckpointStore(Protocol):
@@ -75,7 +75,7 @@ def missing_file(path: str, place: str) -> CorruptionError:
     """The error for a stored file that should be there and is not."""
     return CorruptionError(
         f"the checkpoint file {path} is missing from {place}",
-        hint="it was deleted from outside, or the directory was only partly copied; restore it or use another checkpoint",
+        hint="it was deleted from outside, or the directory was only partly copied; put it back or use another one",
     )
 
 
@@ -140,29 +140,3 @@ class MemoryStore:
     def delete(self, path: str) -> None:
         """Remove a file, if it is there."""
         self._files.pop(checked_path(path), None)
-
-
-def open_store(location: str | None) -> CheckpointStore:
-    """Open the checkpoint directory at a path or URI; in memory when there is none.
-
-    >>> type(open_store(None)).__name__
-    'MemoryStore'
-
-    Args:
-        location: A folder ("state/revenue", "file:///var/lakeward/revenue") or a URI of an object store that can
-            create a file only if it is absent ("s3://bucket/prefix"). None keeps checkpoints in memory: they survive
-            a restart of the job inside this process, not the end of the process.
-
-    Returns:
-        The store. A folder is made if it does not exist.
-
-    Raises:
-        ConfigError: The location cannot be a checkpoint directory; says why.
-    """
-    if location is None:
-        return MemoryStore()
-    if not location.strip():
-        raise ConfigError("the checkpoint directory is empty text", hint="give a folder or a URI, or leave it out")
-    from lakeward.engine.checkpoint.store_fs import FileSystemStore
-
-    return FileSystemStore(location)

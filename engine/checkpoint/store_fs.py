@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from lakeward.engine.checkpoint.store import checked_path, missing_file
+from lakeward.engine.checkpoint.store import CheckpointStore, MemoryStore, checked_path, missing_file
 from lakeward.engine.core.errors import CheckpointError, ConfigError
 
 _TEMPORARY = ".tmp"
@@ -209,6 +209,29 @@ class FileSystemStore:
             with suppress(FileNotFoundError):
                 if now_s - entry.stat().st_mtime > _ABANDONED_S:
                     os.unlink(entry.path)
+
+
+def open_store(location: str | None) -> CheckpointStore:
+    """Open the checkpoint directory at a path or URI; in memory when there is none.
+
+    >>> type(open_store(None)).__name__
+    'MemoryStore'
+
+    Args:
+        location: A folder: "state/revenue", "file:///var/lakeward/revenue". None keeps checkpoints in memory: they
+            survive a restart of the job inside this process, not the end of the process.
+
+    Returns:
+        The store. A folder is made if it does not exist.
+
+    Raises:
+        ConfigError: The location cannot be a checkpoint directory; says why.
+    """
+    if location is None:
+        return MemoryStore()
+    if not location.strip():
+        raise ConfigError("the checkpoint directory is empty text", hint="give a folder or a URI, or leave it out")
+    return FileSystemStore(location)
 
 
 def _local_root(location: str) -> Path:

@@ -6,40 +6,54 @@ or has a recovery rule (see `protocol`).
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from lakeward.engine.checkpoint import paths
-from lakeward.engine.checkpoint.inventory import CheckpointView, Inventory
+from lakeward.engine.checkpoint.inventory import CheckpointView, take_inventory
 from lakeward.engine.checkpoint.manifest import (
     CheckpointClaim,
     CheckpointManifest,
     CommitMarker,
     GenerationRecord,
     JobRecord,
-    check_stored_file,
     sha256_hex,
 )
 from lakeward.engine.checkpoint.protocol import (
-    Candidate,
-    CheckpointState,
     ManifestId,
     RefuseDamaged,
     Restore,
     Skipped,
+    StartFresh,
     StopStale,
     resolve,
 )
-from lakeward.engine.checkpoint.store import CheckpointStore
+from lakeward.engine.checkpoint.report import (
+    CheckpointInfo,
+    CheckpointProblems,
+    ViewKey,
+    all_problems,
+    checkpoint_info,
+    file_problems,
+    foreign_checkpoints,
+    view_key,
+)
+from lakeward.engine.checkpoint.retention import (
+    Retention,
+    delete_checkpoints,
+    delete_files,
+    delete_generations,
+    plan_retention,
+    stray_files,
+)
+from lakeward.engine.checkpoint.store import CheckpointStore, missing_file
+from lakeward.engine.checkpoint.transfer import FileTransfer
 from lakeward.engine.core.errors import CheckpointError, ConfigError, CorruptionError, StaleWriterError
 from lakeward.engine.core.ids import CheckpointId, Generation, JobId
 from lakeward.engine.core.snapshots import LocalFile, StoredFile
 
+_STARTS_AT_ONCE_MAX = 1000
 _GENERATIONS_KEPT = 100
-_BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +79,7 @@ class Recovery:
         manifest: The checkpoint to restore; None for a first run.
         needs_commit: Its commit may not have happened: `claim` it, commit the sinks, `mark_committed`, and only then
             process rows.
-        skipped: Newer checkpoints that could not be used, and why; worth a warning.
+        skipped: Newer checkpoints that were passed over, and why; worth a warning.
     """
 
     manifest: CheckpointManifest | None
@@ -88,59 +102,6 @@ class CommitPermit:
     holder: Generation
 
 
-@dataclass(frozen=True, slots=True)
-class Retention:
-    """What `retain` deleted.
-
-    Args:
-        checkpoints: Checkpoints that are gone.
-        files: Number of state files that are gone.
-        refused: Why nothing was deleted; empty if it was.
-    """
-
-    checkpoints: tuple[CheckpointId, ...] = ()
-    files: int = 0
-    refused: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class CheckpointInfo:
-    """One checkpoint, for people.
-
-    Args:
-        checkpoint: Its number.
-        generation: The run of the job that took it.
-        state: What its files amount to.
-        created_us: When it was taken, in microseconds since 1970 UTC; 0 if its manifest cannot be read.
-        size_bytes: Length of its state files together (many are shared with its neighbours).
-        operators: The uids in it.
-        final: Whether the input had ended.
-        damage: Why its manifest cannot be read; empty if it can.
-    """
-
-    checkpoint: CheckpointId
-    generation: Generation
-    state: CheckpointState
-    created_us: int
-    size_bytes: int
-    operators: tuple[str, ...]
-    final: bool
-    damage: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class CheckpointProblems:
-    """What is wrong with one checkpoint.
-
-    Args:
-        checkpoint: Its number.
-        problems: One sentence each.
-    """
-
-    checkpoint: CheckpointId
-    problems: tuple[str, ...]
-
-
 class CheckpointWorkflow:
     """All that is done to a checkpoint directory.
 
@@ -158,10 +119,12 @@ class CheckpointWorkflow:
 
     def __init__(self, store: CheckpointStore) -> None:
         self._store = store
+        self._transfer = FileTransfer(store)
         self._generation: Generation | None = None
-        self._hashes: dict[tuple[str, int, int, int], str] = {}
-        self._uploaded: set[str] = set()  # by this object, and not yet in a manifest
+        self._manifests: dict[tuple[CheckpointId, Generation], str] = {}  # checksums of what was published or restored
         self._strays: frozenset[str] = frozenset()  # in no manifest when `retain` last looked
+
+    # Starting
 
     def start_generation(self, job_name: str, job_id: JobId, owner: str, now_us: int) -> Started:
         """Become the newest generation; every older one is stale from now on.
@@ -180,17 +143,17 @@ class CheckpointWorkflow:
             CorruptionError: Its `job.json` is damaged.
             CheckpointError: The store failed, or a newer version of Lakeward made the directory.
         """
-        record = self._job_record(JobRecord(job_id, job_name, now_us))
-        generation = Generation(max(self._generations(), default=0))
-        created = False
-        while not created:  # each failure means that somebody else started in between
-            generation = Generation(generation + 1)
-            entry = GenerationRecord(generation, record.job_id, job_name, now_us, owner)
-            created = self._store.create_if_absent(paths.generation(generation), entry.to_bytes())
-        self._generation = generation
-        seen = (paths.parse_checkpoint_file(path) for path in self._store.list(paths.CHECKPOINTS))
-        newest = max((file.checkpoint for file in seen if file), default=0)
-        return Started(generation, record.job_id, CheckpointId(newest + 1))
+        record = self._join_job(JobRecord(job_id, job_name, now_us))
+        newest = max(self._generations(), default=Generation(0))
+        for number in range(newest + 1, newest + 1 + _STARTS_AT_ONCE_MAX):
+            entry = GenerationRecord(Generation(number), record.job_id, job_name, now_us, owner)
+            if self._store.create_if_absent(paths.generation(entry.generation), entry.to_bytes()):
+                self._generation = entry.generation
+                return Started(entry.generation, record.job_id, self._next_checkpoint())
+        raise CheckpointError(
+            f"could not become a new generation of job '{job_name}': {_STARTS_AT_ONCE_MAX} others were faster",
+            hint="the job is being started over and over somewhere: stop that first",
+        )
 
     def recover(self, generation: Generation) -> Recovery:
         """Find the newest checkpoint that is whole, and claim it if nobody has.
@@ -207,27 +170,283 @@ class CheckpointWorkflow:
         Raises:
             CorruptionError: There are checkpoints, but not one of them is whole.
             StaleWriterError: A newer generation has started.
-            CheckpointError: The store failed.
+            CheckpointError: The store failed, or a newer version of Lakeward wrote a checkpoint.
         """
         self._generation = generation
         self._check_current(generation)
-        inventory = Inventory(self._store)
-        job_id = self._existing_job_id()
-        known_damage: dict[CheckpointId, str] = {}
+        views = take_inventory(self._store)
+        damage = self._foreign(views)
         while True:
-            views = [self._judged(view, job_id, known_damage) for view in inventory.views]
-            resolution = resolve([candidate for view, candidate in views], generation)
-            if isinstance(resolution, StopStale):
-                raise _stale(generation, resolution.newer)
-            if isinstance(resolution, RefuseDamaged):
-                raise _nothing_usable(resolution.skipped)
-            if not isinstance(resolution, Restore):
+            resolution = resolve([view.candidate(damage.get(view_key(view), "")) for view in views], generation)
+            if isinstance(resolution, StartFresh):
                 return Recovery(None, False, resolution.skipped)
-            manifest = inventory.view(resolution.checkpoint, resolution.generation).whole_manifest()
-            problem = next(self._file_problems(manifest), "")
-            if not problem:
-                break
-            known_damage[resolution.checkpoint] = problem
+            if not isinstance(resolution, Restore):
+                raise _cannot_recover(resolution, generation)
+            chosen = (resolution.checkpoint, resolution.generation)
+            view = next(view for view in views if view_key(view) == chosen)
+            problem = next(file_problems(view, self._transfer), "")
+            if view.manifest is not None and not problem:
+                return self._restored(view, view.manifest, resolution)
+            damage[chosen] = problem
+
+    # State files
+
+    def upload(self, files: Sequence[LocalFile]) -> tuple[StoredFile, ...]:
+        """Put state files into the store, named by their content; what is there already is not sent again.
+
+        Args:
+            files: Finished files of this machine.
+
+        Returns:
+            One entry for each, in order.
+
+        Raises:
+            CheckpointError: A file cannot be read, changed meanwhile, or the store failed.
+        """
+        return self._transfer.upload(files)
+
+    def download(self, files: Iterable[StoredFile], directory: str) -> None:
+        """Fetch state files into a folder, under their names.
+
+        Args:
+            files: From a manifest.
+            directory: The folder; made if it does not exist.
+
+        Raises:
+            CorruptionError: A file is missing or differs from its checksum.
+            CheckpointError: The store or the disk failed.
+        """
+        self._transfer.download(files, directory)
+
+    # Completing
+
+    def publish(self, manifest: CheckpointManifest) -> None:
+        """Make a checkpoint complete: from now on it can be restored. Harmless if repeated.
+
+        Args:
+            manifest: The whole checkpoint; all its files are uploaded.
+
+        Raises:
+            StaleWriterError: A newer generation has started.
+            CheckpointError: The store failed (the manifest may or may not be there), or the id was used before.
+        """
+        self._check_current(manifest.generation)
+        path = paths.manifest(manifest.checkpoint, manifest.generation)
+        data = manifest.to_bytes()
+        if not self._store.create_if_absent(path, data) and self._store.read(path) != data:
+            raise CheckpointError(
+                f"{path} exists already, with another content",
+                hint="two processes believe to be this generation of the job: was the directory copied while in use?",
+            )
+        self._manifests[manifest.checkpoint, manifest.generation] = sha256_hex(data)
+        self._transfer.in_flight.clear()  # now named by the manifest, or left over from checkpoints that were given up
+
+    def claim(self, manifest: CheckpointManifest) -> CommitPermit:
+        """Become the one who commits a published checkpoint. Harmless if repeated, also by a later generation.
+
+        The order is what fences off zombies: first the claim is written, then newer generations are looked for.
+
+        Args:
+            manifest: The checkpoint, published by this generation or restored.
+
+        Returns:
+            The right to commit.
+
+        Raises:
+            StaleWriterError: A newer generation has started, or has claimed this checkpoint for itself.
+            CheckpointError: The store failed; or an older generation's late claim has taken the id, which a restart
+                resolves.
+        """
+        holder = self._generation if self._generation is not None else manifest.generation
+        self._check_current(holder)
+        mine = ManifestId(manifest.generation, self._manifest_sha256(manifest))
+        claim = CheckpointClaim(manifest.checkpoint, mine.generation, mine.sha256, claimed_by=holder)
+        if not self._store.create_if_absent(paths.claim(manifest.checkpoint), claim.to_bytes()):
+            self._check_claim_is(mine, manifest.checkpoint, holder)
+        self._check_current(holder)
+        return CommitPermit(manifest.checkpoint, mine, holder)
+
+    def mark_committed(self, permit: CommitPermit, now_us: int) -> None:
+        """Write down that all sinks have committed. Harmless if repeated.
+
+        Args:
+            permit: From `claim`.
+            now_us: Microseconds since 1970 UTC.
+
+        Raises:
+            StaleWriterError: A newer generation has started; it repeats the commit by itself.
+            CheckpointError: The store failed, or the marker names another manifest.
+        """
+        self._check_current(permit.holder)
+        path = paths.committed(permit.checkpoint)
+        marker = CommitMarker(permit.checkpoint, permit.manifest.generation, permit.manifest.sha256, now_us)
+        if not self._store.create_if_absent(path, marker.to_bytes()):
+            self._check_marker(path, marker)
+
+    # Keeping house
+
+    def retain(self, count: int, generation: Generation) -> Retention:
+        """Delete checkpoints older than the newest `count` committed ones, and state files that nothing refers to.
+
+        Oldest first, and each manifest before its files, so that a crash leaves no checkpoint with a hole. A file that
+        was never in a manifest (of an upload that was given up) goes only when two calls in a row find it so: it may
+        be on its way into one. If any manifest cannot be read, nothing is deleted.
+
+        Args:
+            count: Committed checkpoints to keep, at least one.
+            generation: Who asks.
+
+        Returns:
+            What was deleted, or why nothing was.
+
+        Raises:
+            StaleWriterError: A newer generation has started.
+            CheckpointError: The store failed.
+        """
+        if count < 1:
+            raise ConfigError(f"cannot keep {count} checkpoints", hint="keep at least one; three is the default")
+        self._check_current(generation)
+        plan = plan_retention(take_inventory(self._store), count)
+        if plan.refused:
+            return Retention(refused=plan.refused)
+        delete_checkpoints(self._store, plan)
+        strays = stray_files(self._store, plan)
+        self._check_current(generation)
+        files = delete_files(self._store, plan.freed | (strays & self._strays), self._transfer.in_flight)
+        self._strays = strays
+        delete_generations(self._store, generation, _GENERATIONS_KEPT)
+        return Retention(tuple(checkpoint for checkpoint, _ in plan.checkpoints), files)
+
+    def list(self) -> tuple[CheckpointInfo, ...]:
+        """Every checkpoint in the directory, newest first.
+
+        Raises:
+            CheckpointError: The store failed, or a newer version of Lakeward wrote a checkpoint.
+        """
+        return tuple(checkpoint_info(view) for view in take_inventory(self._store))
+
+    def read(self, checkpoint: CheckpointId, generation: Generation) -> CheckpointManifest:
+        """One manifest, as `list` names it.
+
+        Raises:
+            CorruptionError: It is missing or damaged.
+            CheckpointError: The store failed, or a newer version of Lakeward wrote it.
+        """
+        path = paths.manifest(checkpoint, generation)
+        data = self._store.read(path)
+        if data is None:
+            raise missing_file(path, "the checkpoint directory")
+        return CheckpointManifest.from_bytes(data, path)
+
+    def verify(self) -> tuple[CheckpointProblems, ...]:
+        """Read everything, and compare it with its checksums.
+
+        Returns:
+            The checkpoints that have problems, newest first; empty when all is well.
+
+        Raises:
+            CheckpointError: The store failed, or a newer version of Lakeward wrote a checkpoint.
+        """
+        views = take_inventory(self._store)
+        return all_problems(views, self._foreign(views), self._transfer)
+
+    # Parts
+
+    def _restored(self, view: CheckpointView, manifest: CheckpointManifest, resolution: Restore) -> Recovery:
+        self._manifests[manifest.checkpoint, manifest.generation] = view.sha256
         if resolution.claim_first:
             self.claim(manifest)
         return Recovery(manifest, resolution.repeat_commit, resolution.skipped)
+
+    def _join_job(self, offered: JobRecord) -> JobRecord:
+        self._store.create_if_absent(paths.JOB, offered.to_bytes())
+        record = self._job()
+        if record is None:
+            raise CheckpointError(f"{paths.JOB} was written and is not there", hint="something deletes files there")
+        if record.job_name != offered.job_name:
+            raise ConfigError(
+                f"the checkpoint directory belongs to job '{record.job_name}', and this job is '{offered.job_name}'",
+                hint="give every job a directory of its own; to rename a job, start the new one from a savepoint",
+            )
+        return record
+
+    def _job(self) -> JobRecord | None:
+        data = self._store.read(paths.JOB)
+        return None if data is None else JobRecord.from_bytes(data)
+
+    def _foreign(self, views: Sequence[CheckpointView]) -> dict[ViewKey, str]:
+        record = self._job()
+        return foreign_checkpoints(views, None if record is None else record.job_id)
+
+    def _generations(self) -> Iterator[Generation]:
+        numbers = (paths.parse_generation(path) for path in self._store.list(paths.GENERATIONS))
+        return (number for number in numbers if number is not None)
+
+    def _next_checkpoint(self) -> CheckpointId:
+        seen = (paths.parse_checkpoint_file(path) for path in self._store.list(paths.CHECKPOINTS))
+        return CheckpointId(max((file.checkpoint for file in seen if file), default=0) + 1)
+
+    def _check_current(self, generation: Generation) -> None:
+        newest = max(self._generations(), default=generation)
+        if newest > generation:
+            raise _stale(generation, newest)
+
+    def _manifest_sha256(self, manifest: CheckpointManifest) -> str:
+        """Of the bytes as they are stored: another version of Lakeward may have written them."""
+        key = (manifest.checkpoint, manifest.generation)
+        if key not in self._manifests:
+            path = paths.manifest(*key)
+            data = self._store.read(path)
+            if data is None:
+                raise CheckpointError(f"{path} cannot be claimed: it was not published", hint="call publish() first")
+            self._manifests[key] = sha256_hex(data)
+        return self._manifests[key]
+
+    def _check_claim_is(self, mine: ManifestId, checkpoint: CheckpointId, holder: Generation) -> None:
+        path = paths.claim(checkpoint)
+        data = self._store.read(path)
+        if data is None:
+            raise CheckpointError(f"{path} exists and cannot be read", hint="something deletes files there")
+        claim = CheckpointClaim.from_bytes(data, path)
+        if ManifestId(claim.generation, claim.manifest_sha256) == mine:
+            return
+        if claim.claimed_by > holder:
+            raise _stale(holder, claim.claimed_by)
+        raise CheckpointError(
+            f"checkpoint {checkpoint} of generation {mine.generation} lost its id to generation {claim.generation}, "
+            "which claimed it just before it stopped",
+            hint="nothing was committed twice; a restart goes on from the right checkpoint with a new id",
+        )
+
+    def _check_marker(self, path: str, mine: CommitMarker) -> None:
+        data = self._store.read(path)
+        try:
+            found = None if data is None else CommitMarker.from_bytes(data, path)
+        except CorruptionError:  # it said no more than what is known now to be true
+            found = None
+        if found is None:
+            self._store.put(path, mine.to_bytes())
+        elif (found.generation, found.manifest_sha256) != (mine.generation, mine.manifest_sha256):
+            raise CheckpointError(
+                f"{path} says that generation {found.generation} committed it, and generation {mine.generation} has",
+                hint="two processes believe to own the job: was the directory copied while in use?",
+            )
+
+
+def _stale(generation: Generation, newer: Generation) -> StaleWriterError:
+    return StaleWriterError(
+        f"generation {newer} of this job has started; this is generation {generation}, which must not go on",
+        hint="nothing to do if the job was restarted or moved; else stop one of the two processes",
+    )
+
+
+def _cannot_recover(
+    resolution: StopStale | RefuseDamaged, generation: Generation
+) -> StaleWriterError | CorruptionError:
+    if isinstance(resolution, StopStale):
+        return _stale(generation, resolution.newer)
+    reasons = "; ".join(f"checkpoint {checkpoint}: {reason}" for checkpoint, reason in resolution.skipped)
+    return CorruptionError(
+        f"there are checkpoints, and not one of them can be restored: {reasons}",
+        hint="put the files back from a copy, start from a savepoint, or start anew with an empty checkpoint directory",
+    )

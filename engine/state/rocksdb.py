@@ -92,10 +92,21 @@ class RocksDbStore:
         """Keys with `start <= key < end` and their values, in key order."""
         options = ReadOptions()
         options.set_iterate_upper_bound(end)
+        row: KeyValue | None = None
+        for row in self._db.items(from_key=start, read_opt=options):  # type: ignore[assignment]
+            yield row  # type: ignore[misc]
+        self._check_scanned(start if row is None else row[0] + b"\0", options)
+
+    def _check_scanned(self, start: bytes, options: ReadOptions) -> None:
+        """An iterator of rocksdict stops without a word at a damaged block; so look again where it stopped."""
+        rest = self._db.iter(options)
         try:
-            yield from self._db.items(from_key=start, read_opt=options)  # type: ignore[misc]
+            rest.seek(start)
+            rest.status()
         except Exception as error:
             raise CorruptionError(f"cannot read the state store {self._directory}: {error}") from error
+        if rest.valid():
+            raise CorruptionError(f"the state store {self._directory} stopped a scan before its end")
 
     def checkpoint(self, target_dir: str) -> list[LocalFile]:
         """Hard-link the tables (after a flush) into a new directory; milliseconds, whatever the size."""

@@ -21,7 +21,7 @@ from lakeward.engine.config import EngineConfig
 from lakeward.engine.core.durations import Duration, parse_duration_us
 from lakeward.engine.core.errors import ConfigError
 from lakeward.engine.execute import JobDefinition, JobResult, Ports, execute, stop_on_signals
-from lakeward.engine.graph.logical import LogicalGraph, SourceSpec
+from lakeward.engine.graph.logical import SourceSpec
 from lakeward.engine.graph.plan import plan
 from lakeward.engine.graph.render import render
 from lakeward.engine.graph.validate import check_event_time, validate
@@ -146,21 +146,34 @@ class StreamExecutionEnvironment:
         if launch.explain_only:
             launch.plans[name] = self.explain()
             return None
-        return self._run(self._builder.graph(), name, self._store())
+        with stop_on_signals() as stop:
+            return execute(self.definition(name), Ports(stop=stop))
+
+    def definition(self, name: str = "job", store: CheckpointStore | None = None) -> JobDefinition:
+        """The job as data, for whoever runs it another way (tests, tools).
+
+        >>> env = StreamExecutionEnvironment()
+        >>> _ = env.from_collection([{"a": 1}]).execute_and_collect()
+        >>> env.definition("empty").graph.nodes[0].uid
+        'source-1'
+
+        Args:
+            name: The job's name.
+            store: Where its checkpoints go; by default the environment's `checkpoint_dir`.
+        """
+        return JobDefinition(self._builder.graph(), name, self.config, store or self._store())
 
     def collect(self, stream: DataStream) -> pa.Table:
         """Run only what a stream needs and return its rows; see `DataStream.execute_and_collect`."""
         sink = MemorySink()
         uid = stream.sink_to(sink)
         try:
-            self._run(self._builder.graph([uid]), "collect", MemoryStore())
+            job = JobDefinition(self._builder.graph([uid]), "collect", self.config, MemoryStore())
+            with stop_on_signals() as stop:
+                execute(job, Ports(stop=stop))
         finally:
             self._builder.remove(uid)
         return sink.table()
 
     def _store(self) -> CheckpointStore:
         return MemoryStore() if self._checkpoint_dir is None else open_store(self._checkpoint_dir)
-
-    def _run(self, graph: LogicalGraph, name: str, store: CheckpointStore) -> JobResult:
-        with stop_on_signals() as stop:
-            return execute(JobDefinition(graph, name, self.config, store), Ports(stop=stop))

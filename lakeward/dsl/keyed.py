@@ -163,7 +163,7 @@ class WindowedStream:
         if time.offset_us == 0:
             return self._stream, time.column
         # The event time of a window's result is the last microsecond of the window, as in Flink.
-        shifted = col(time.column).dt.offset(microseconds=time.offset_us)
+        shifted = col(time.column).dt.offset_by(f"{time.offset_us}us")
         return self._stream.with_columns(window_time=shifted), "window_time"
 
     def _bind_inputs(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 
-from lakeward.dsl.expressions import Expr, as_column, col
+from lakeward.dsl.expressions import Expr, bind_columns, col
 from lakeward.dsl.graph_builder import GraphBuilder
 from lakeward.engine.api.expression import BoundExpression
 from lakeward.engine.api.operator import OperatorFactory
@@ -299,7 +299,7 @@ class DataStream:
             raise self._error(GraphError("key_by needs at least one column"))
         computed = [key for key in keys if not isinstance(key, str)]
         stream = self.with_columns(*computed) if computed else self
-        return KeyedStream(stream, tuple(key if isinstance(key, str) else key.name for key in keys))
+        return KeyedStream(stream, tuple(key if isinstance(key, str) else key.output_name for key in keys))
 
     def window_all(self, window: WindowSpec) -> WindowedStream:
         """Windows over all rows, without a key; runs in one subtask.
@@ -387,19 +387,21 @@ class DataStream:
         return error.at("", user_location())
 
     def _named(self, columns: Iterable[str | Expr], named: dict[str, Expr]) -> list[tuple[str, Expr]]:
-        listed = [(expr.name, expr) for expr in map(as_column, columns)]
-        return [*listed, *((name, as_column(expr)) for name, expr in named.items())]
+        listed = [col(one) if isinstance(one, str) else one for one in columns]
+        return [*((expr.output_name, expr) for expr in listed), *named.items()]
 
     def _project(self, kind: str, columns: list[tuple[str, Expr]], uid: str | None) -> DataStream:
         names = [name for name, _ in columns]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
-            raise self._error(SchemaError(f"{kind} makes two columns named '{twice}'"))
-        bound = tuple((name, self._bind(expr)) for name, expr in columns)
-        schema = pa.schema([pa.field(name, expr.type) for name, expr in bound])
+            raise self._error(SchemaError(f"{kind} makes two columns named '{twice}'", hint="give one an .alias(name)"))
+        try:
+            bound, schema = bind_columns(dict(columns), self.schema)
+        except LakewardError as error:
+            raise self._error(error) from None
         stream = self._then(kind, Project(bound, schema), schema, uid, None)
         # The event time survives only as the unchanged column, maybe under another name.
-        renamed = {expr.source: name for name, expr in columns if expr.source is not None}
+        renamed = {expr.reference: name for name, expr in bound if expr.reference is not None}
         before = self.event_time
         kept = before is not None and before.column in renamed
         stream.event_time = EventTime(renamed[before.column], before.offset_us) if before and kept else None

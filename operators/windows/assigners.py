@@ -25,7 +25,7 @@ class WindowAssigner:
 
     >>> sliding = WindowAssigner(size_us=10, slide_us=4)
     >>> sliding.pane_us, sliding.windows_of(8), sliding.panes_of(4)
-    (2, [0, 4, 8], range(4, 14, 2))
+    (2, range(0, 9, 4), range(4, 14, 2))
 
     Args:
         size_us: Length of a window.
@@ -61,6 +61,14 @@ class WindowAssigner:
         """Length of a pane."""
         return math.gcd(self.size_us, self.slide_us)
 
+    @property
+    def description(self) -> str:
+        """In a few words: "tumbling 10s", "sliding 1m every 10s"."""
+        shift = f" from {_short(self.offset_us)}" if self.offset_us else ""
+        if self.tumbling:
+            return f"tumbling {_short(self.size_us)}{shift}"
+        return f"sliding {_short(self.size_us)} every {_short(self.slide_us)}{shift}"
+
     def pane_starts(self, times_us: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """The start of the pane of each event time, also before 1970.
 
@@ -70,11 +78,21 @@ class WindowAssigner:
         pane = self.pane_us
         return (times_us - self.offset_us) // pane * pane + self.offset_us
 
-    def windows_of(self, pane_start_us: int) -> list[int]:
+    def windows_of(self, pane_start_us: int) -> range:
         """Starts of the windows that contain a pane, rising; none for a gap (where the slide exceeds the size)."""
-        last = self._last_start(pane_start_us)
         first = self._last_start(pane_start_us - self.size_us) + self.slide_us
-        return list(range(first, last + 1, self.slide_us))
+        return range(first, self._last_start(pane_start_us) + 1, self.slide_us)
+
+    def windows_due(self, pane_start_us: int, after_us: int, upto_us: int) -> range:
+        """Starts of the windows that contain a pane and are complete after one watermark, but not after another.
+
+        >>> WindowAssigner(size_us=10, slide_us=4).windows_due(8, after_us=9, upto_us=13)
+        range(4, 5, 4)
+        """
+        windows = self.windows_of(pane_start_us)
+        first = max(windows.start, self._last_start(after_us - self.size_us + 1) + self.slide_us)
+        end = min(windows.stop, upto_us - self.size_us + 2)
+        return range(first, max(first, end), self.slide_us)
 
     def panes_of(self, window_start_us: int) -> range:
         """Starts of the panes of a window."""
@@ -92,3 +110,13 @@ class WindowAssigner:
     def _last_start(self, time_us: int) -> int:
         """Start of the last window that starts at or before a time."""
         return (time_us - self.offset_us) // self.slide_us * self.slide_us + self.offset_us
+
+
+_UNITS = ((86_400_000_000, "d"), (3_600_000_000, "h"), (60_000_000, "m"), (1_000_000, "s"), (1_000, "ms"))
+
+
+def _short(duration_us: int) -> str:
+    for unit_us, name in _UNITS:
+        if duration_us % unit_us == 0:
+            return f"{duration_us // unit_us}{name}"
+    return f"{duration_us}us"

@@ -44,7 +44,8 @@ def to_numpy(array: pa.Array) -> Values:
         return as_objects(array.to_pylist())
     if pa.types.is_boolean(kind):
         full = array.fill_null(False) if array.null_count else array
-        return full.to_numpy(zero_copy_only=False)
+        bools: Values = full.to_numpy(zero_copy_only=False)
+        return bools
     dtype = kind.to_pandas_dtype()
     data = array.buffers()[1]
     if data is None:
@@ -194,4 +195,6 @@ def positions(order: Rows) -> Rows:
 def _codes(array: pa.Array) -> Rows:
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
-    return array.dictionary_encode(null_encoding="encode").indices.to_numpy(zero_copy_only=False).astype(np.int64)
+    codes = array.dictionary_encode(null_encoding="encode").indices
+    numbers: Rows = codes.to_numpy(zero_copy_only=False).astype(np.int64)
+    return numbers

@@ -32,7 +32,7 @@ def _reject(call: Call, args: Sequence[Compiled]) -> Exception:
         other = next(arg for arg in args if arg not in texts)
         hint = f'to join text, cast the other side: {other.node}.cast("string")'
         if pt.is_temporal(other.type):
-            hint = 'to move a time, add a timedelta, or use .dt.offset_by("10s")'
+            hint = 'to move a time, add a timedelta, or use .dt.offset("10s")'
     elif texts:
         hint = f'to compute with text, cast it to a number: {texts[0].node}.cast("double")'
     return mismatch(call, args, f"operator {call.function.name} does not take these types", hint)
@@ -115,8 +115,8 @@ def _true_divide() -> Function:
             raise _reject(call, args)
         if any(map(is_decimal, kinds)) and not any(map(is_float, kinds)):
             return _decimals(call, checked, [_exact(side) for side in sides])
-        single = [side.type for side in unify(call, sides)][0]
-        target = pa.float32() if pt.is_float32(single) else pa.float64()
+        common = unify(call, sides)[0].type
+        target = pa.float32() if pt.is_float32(common) else pa.float64()
         return apply(call, divide, [convert(side, target) for side in sides])
 
     return Function("/", Style.INFIX, rule)

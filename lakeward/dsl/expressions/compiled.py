@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lakeward.dsl.expressions.nodes import Column, Literal, Node, operand
+from lakeward.dsl.expressions.nodes import Column, Node, operand
 from lakeward.dsl.expressions.types import adapt, common_of, plain
 from lakeward.engine.core.errors import GraphError, LakewardError, SchemaError, UserCodeError
 
@@ -213,7 +213,7 @@ def unify(node: Node, args: Sequence[Compiled], hint: str = "") -> list[Compiled
     strong = [arg.type for arg in args if not arg.weak]
     target = common_of(strong) if strong else None
     if strong and target is None:
-        raise mismatch(node, args, "the operands have no common type", hint)
+        raise mismatch(node, args, "the operands have no common type", hint or cast_hint(args))
     adapted = [_adapted(arg, target) for arg in args]
     found = common_of([arg.type for arg in adapted])
     if found is None:
@@ -230,8 +230,11 @@ def _adapted(arg: Compiled, target: pa.DataType | None) -> Compiled:
 def cast_hint(args: Sequence[Compiled]) -> str:
     """Which operand to cast, to what."""
     columns = [arg for arg in args if arg.constant is None] or list(args)
-    target = next((arg for arg in args if arg is not columns[0]), columns[0])
-    literal = isinstance(target.node, Literal) and len(columns) == 1
-    if literal:
-        return f'cast one side, for example {operand(columns[0].node)}.cast("{target.type}"), or give the literal as'
-    return f'cast one side, for example {operand(target.node)}.cast("{columns[0].type}")'
+    others = [arg for arg in args if arg is not columns[0]] or columns
+    if len(columns) == 1:
+        literal = others[0]
+        return (
+            f'cast the column: {operand(columns[0].node)}.cast("{literal.type}"), '
+            f"or write the literal as {columns[0].type}"
+        )
+    return f'cast one side, for example {operand(others[0].node)}.cast("{columns[0].type}")'

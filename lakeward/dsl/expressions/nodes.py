@@ -234,9 +234,13 @@ def columns_of(node: Node) -> frozenset[str]:
     return frozenset(part.name for part in walk(node) if isinstance(part, Column))
 
 
-def output_name(node: Node) -> str:
-    """The name of the column that an expression becomes: its alias, else its first column's name, else "literal"."""
-    for part in walk(node):
-        if isinstance(part, Alias | Column):
-            return part.name
-    return "literal"
+def output_name(node: Node) -> str | None:
+    """The name of the column that an expression becomes: its alias, else its first column's; None without either."""
+    return next((part.name for part in walk(node) if isinstance(part, Alias | Column)), None)
+
+
+def source_of(node: Node) -> str | None:
+    """The column that a node passes on unchanged."""
+    while isinstance(node, Alias):
+        node = node.operand
+    return node.name if isinstance(node, Column) else None

@@ -1,0 +1,263 @@
+"""Reading one file from any row on, as batches with positions."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from lakeward.connectors.arrow_types import cast_column
+from lakeward.connectors.cursors import SplitCursor, Step
+from lakeward.connectors.files.options import OnError
+from lakeward.connectors.files.paths import FileFacts
+from lakeward.connectors.files.text import Place, RecordEnds, TextFile
+from lakeward.engine.api.codec import BadRecord, Decoded, Decoder
+from lakeward.engine.api.context import Counter
+from lakeward.engine.core.errors import RecordError, SchemaError, SourceError
+from lakeward.engine.core.json_types import JsonObject
+
+
+@dataclass(frozen=True, slots=True)
+class OpenFile:
+    """A file about to be read.
+
+    Args:
+        filesystem: Where it is.
+        facts: The file as it was when it was listed: it must not have changed since.
+        name: As errors name it.
+        schema: What its batches must have.
+        batch_rows: Rows a batch.
+    """
+
+    filesystem: fs.FileSystem
+    facts: FileFacts
+    name: str
+    schema: pa.Schema
+    batch_rows: int
+
+    @property
+    def start(self) -> dict[str, str | int]:
+        """The part of every position that says which file, and in which state."""
+        return {
+            "v": 1,
+            "path": self.facts.path,
+            "size_bytes": self.facts.size_bytes,
+            "mtime_ns": self.facts.mtime_ns,
+        }
+
+
+class FileCursor(SplitCursor):
+    """Reads one file; failures of the file system name the file.
+
+    Args:
+        file: The file.
+    """
+
+    def __init__(self, file: OpenFile) -> None:
+        self._file = file
+        self._finished = False
+
+    @property
+    def finished(self) -> bool:
+        """Whether the end of the file was reached."""
+        return self._finished
+
+    def read(self) -> Step | None:
+        """The next rows."""
+        with reading(self._file.name):
+            step = self._next()
+        self._finished = step is None
+        return step
+
+    @abstractmethod
+    def _next(self) -> Step | None: ...
+
+    def _step(self, batch: pa.RecordBatch, **progress: int) -> Step:
+        position: JsonObject = {**self._file.start, **progress}
+        return Step(batch, position)
+
+
+class reading:
+    """Turns errors of Arrow and of the file system into a `SourceError` that names the file."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __enter__(self) -> None:
+        """Nothing to do."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        """Wrap what was raised inside."""
+        if isinstance(error, OSError | EOFError | pa.ArrowException):
+            raise SourceError(
+                f"{self._name} cannot be read: {error}", hint="is the file complete, and of the format that was named?"
+            ) from error
+
+
+class ParquetCursor(FileCursor):
+    """Reads a Parquet file from a row on; row groups before it are not touched.
+
+    Args:
+        file: The file.
+        row: The first row to read.
+        fill_missing: Whether columns that the file lacks are null, instead of an error.
+    """
+
+    def __init__(self, file: OpenFile, row: int, *, fill_missing: bool) -> None:
+        super().__init__(file)
+        with reading(file.name):
+            self._parquet = pq.ParquetFile(file.filesystem.open_input_file(file.facts.path))
+        self._have = check_columns(file, self._parquet.schema_arrow, fill_missing=fill_missing)
+        self._row = row
+        self._batches = self._batches_from(row)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._parquet.close(force=True)
+
+    def _next(self) -> Step | None:
+        batch = next(self._batches, None)
+        if batch is None:
+            return None
+        self._row += batch.num_rows
+        return self._step(fit(self._file, batch), row=self._row)
+
+    def _batches_from(self, row: int) -> Iterator[pa.RecordBatch]:
+        metadata = self._parquet.metadata
+        starts = np.cumsum([0] + [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)])
+        group = int(np.searchsorted(starts, row, side="right")) - 1
+        groups = list(range(group, metadata.num_row_groups))
+        skip = row - int(starts[group])
+        for batch in self._parquet.iter_batches(
+            self._file.batch_rows, row_groups=groups, columns=self._have, use_threads=False
+        ):
+            if skip < batch.num_rows:
+                yield batch.slice(skip)
+            skip = max(skip - batch.num_rows, 0)
+
+
+class TextCursor(FileCursor):
+    """Reads a text file from a record on.
+
+    Args:
+        file: The file.
+        place: The first record to read.
+        ends: What ends a record.
+        decoder: Makes rows of records.
+        bad: What to do with those that it cannot decode.
+    """
+
+    def __init__(self, file: OpenFile, place: Place, ends: RecordEnds, decoder: Decoder, bad: BadRecords) -> None:
+        super().__init__(file)
+        with reading(file.name):
+            self._text = TextFile(file.filesystem, file.facts.path, place, ends)
+        self._ends = ends
+        self._decoder = decoder
+        self._bad = bad
+        self._place = place
+        self._waiting: list[bytes] = []
+
+    def close(self) -> None:
+        """Close the file."""
+        self._text.close()
+
+    def _next(self) -> Step | None:
+        if not self._waiting:
+            block = self._text.next_block()
+            if block is None:
+                return None
+            self._place = Place(block[0], self._place.record)
+            self._waiting = self._ends.split(block[1])
+        count = self._file.batch_rows
+        records, self._waiting = self._waiting[:count], self._waiting[count:]
+        decoded = self._decode(records)
+        if decoded.bad:
+            self._bad.handle(self._file.name, self._place, records, decoded.bad)
+        self._place = Place(self._place.offset + sum(map(len, records)), self._place.record + len(records))
+        return self._step(fit(self._file, decoded.batch), offset=self._place.offset, record=self._place.record)
+
+    def _decode(self, records: list[bytes]) -> Decoded:
+        """Decode all but blank records, which stand for nothing."""
+        filled = [i for i, record in enumerate(records) if not record.isspace()]
+        if len(filled) == len(records):
+            return self._decoder.decode(records)
+        decoded = self._decoder.decode([records[i] for i in filled])
+        return replace(decoded, rows=None, bad=[BadRecord(filled[one.index], one.reason) for one in decoded.bad])
+
+
+class BadRecords:
+    """What happens to records that cannot be decoded.
+
+    Args:
+        on_error: "fail" or "skip".
+        counter: Counts those that are skipped.
+    """
+
+    def __init__(self, on_error: OnError, counter: Counter) -> None:
+        self._on_error = on_error
+        self._counter = counter
+
+    def handle(self, name: str, place: Place, records: list[bytes], bad: Sequence[BadRecord]) -> None:
+        """Count them, or fail at the first.
+
+        Raises:
+            RecordError: The policy is "fail"; says file, record, byte and reason.
+        """
+        if self._on_error == "skip":
+            self._counter.inc(len(bad))
+            return
+        first = bad[0]
+        offset = place.offset + sum(map(len, records[: first.index]))
+        shown = records[first.index][:100].decode("utf-8", "replace").rstrip()
+        raise RecordError(
+            f"{name}, record {place.record + first.index + 1} at byte {offset}: {first.reason}; it begins {shown!r}",
+            hint='correct the file, give another schema, or set on_error="skip" to leave such records out',
+        )
+
+
+def check_columns(file: OpenFile, found: pa.Schema, *, fill_missing: bool) -> list[str]:
+    """The wanted columns that the file has.
+
+    Raises:
+        SchemaError: A wanted column is missing.
+    """
+    have = set(found.names)
+    missing = [field.name for field in file.schema if field.name not in have]
+    if missing and not fill_missing:
+        raise SchemaError(
+            f"{file.name} has no column {missing[0]!r}; it has {', '.join(found.names)}",
+            hint="pass schema= to read such files with nulls, or columns= to leave the column out",
+        )
+    return [name for name in file.schema.names if name in have]
+
+
+def fit(file: OpenFile, batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The batch with exactly the wanted columns and types.
+
+    Raises:
+        SchemaError: A column has values that do not fit its type, or nulls where none may be.
+    """
+    if batch.schema.equals(file.schema):
+        return batch
+    columns = [_fit_column(file, batch, field) for field in file.schema]
+    return pa.record_batch(columns, schema=file.schema)
+
+
+def _fit_column(file: OpenFile, batch: pa.RecordBatch, field: pa.Field) -> pa.Array:
+    index = batch.schema.get_field_index(field.name)
+    column = pa.nulls(batch.num_rows, field.type) if index < 0 else batch.column(index)
+    try:
+        fitted = cast_column(column, field.type)
+    except pa.ArrowException as error:
+        raise SchemaError(
+            f"{file.name}, column {field.name!r}: {column.type} does not fit {field.type}: {error}",
+            hint="pass schema= with a type that holds every file's values",
+        ) from error
+    if fitted.null_count and not field.nullable:
+        raise SchemaError(f"{file.name}, column {field.name!r} has nulls, which the schema rules out")
+    return fitted

@@ -1,0 +1,135 @@
+"""What is particular to Parquet, JSON lines and CSV: the schema of a file, and a cursor over it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.json as pjson
+import pyarrow.parquet as pq
+
+from lakeward.connectors.files.cursors import (
+    BadRecords,
+    OpenFile,
+    ParquetCursor,
+    TextCursor,
+    check_columns,
+    reading,
+)
+from lakeward.connectors.files.decoding import CsvDecoder, header_names, read_csv
+from lakeward.connectors.files.options import Csv
+from lakeward.connectors.files.text import BLOCK_BYTES, LineEnds, Place, QuotedLineEnds, RecordEnds, TextFile
+from lakeward.connectors.formats.json import Json
+from lakeward.engine.core.json_types import JsonObject
+
+
+class FileFormat(ABC):
+    """A file format as the source sees it."""
+
+    @abstractmethod
+    def schema_in(self, file: OpenFile) -> pa.Schema | None:
+        """The file's own schema, for text inferred from its first mebibyte; None when the file is empty."""
+
+    @abstractmethod
+    def open(self, file: OpenFile, position: JsonObject, bad: BadRecords) -> ParquetCursor | TextCursor:
+        """A cursor from the position on."""
+
+
+@dataclass(frozen=True, slots=True)
+class ParquetFormat(FileFormat):
+    """Apache Parquet.
+
+    Args:
+        given: The user's schema; with one, missing columns are null.
+    """
+
+    given: pa.Schema | None
+
+    def schema_in(self, file: OpenFile) -> pa.Schema | None:
+        """What the footer says."""
+        with file.filesystem.open_input_file(file.facts.path) as stream:
+            return pq.read_schema(stream)
+
+    def open(self, file: OpenFile, position: JsonObject, bad: BadRecords) -> ParquetCursor:
+        """From the row on; records of Parquet are never bad."""
+        return ParquetCursor(file, number_in(position, "row"), fill_missing=self.given is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class JsonLinesFormat(FileFormat):
+    """One JSON object a line."""
+
+    def schema_in(self, file: OpenFile) -> pa.Schema | None:
+        """Inferred by Arrow."""
+        sample = b"".join(first_records(file, LineEnds())[1])
+        return known_types(pjson.read_json(pa.BufferReader(sample)).schema) if sample.strip() else None
+
+    def open(self, file: OpenFile, position: JsonObject, bad: BadRecords) -> TextCursor:
+        """From the line on."""
+        return TextCursor(file, _place(position), LineEnds(), Json(file.schema).decoder(), bad)
+
+
+@dataclass(frozen=True, slots=True)
+class CsvFormat(FileFormat):
+    """Comma-separated values.
+
+    Args:
+        options: How the files are written.
+        given: The user's schema; it names the columns of files without a header.
+    """
+
+    options: Csv
+    given: pa.Schema | None
+
+    def schema_in(self, file: OpenFile) -> pa.Schema | None:
+        """The header's names, and types inferred by Arrow."""
+        names, data = self._names(file)
+        if not names:
+            return None
+        sample = b"".join(first_records(file, QuotedLineEnds())[1][data.record :])
+        return known_types(read_csv(sample, names, self.options, None).schema)
+
+    def open(self, file: OpenFile, position: JsonObject, bad: BadRecords) -> TextCursor:
+        """From the record on; the header is looked up anew."""
+        with reading(file.name):
+            names, data = self._names(file)
+        if names:
+            check_columns(file, pa.schema([(name, pa.string()) for name in names]), fill_missing=False)
+        decoder = CsvDecoder(names, file.schema, self.options)
+        place = _place(position)
+        return TextCursor(file, place if place.offset else data, QuotedLineEnds(), decoder, bad)
+
+    def _names(self, file: OpenFile) -> tuple[list[str], Place]:
+        """The columns in the file, and where its data begins; no columns when the file is empty."""
+        offset, records = first_records(file, QuotedLineEnds())
+        if not records:
+            return [], Place()
+        names = header_names(records[0], self.options)
+        if self.options.header:
+            return names, Place(offset + len(records[0]), 1)
+        return [f"f{i}" for i in range(len(names))] if self.given is None else list(self.given.names), Place()
+
+
+def first_records(file: OpenFile, ends: RecordEnds) -> tuple[int, list[bytes]]:
+    """The first mebibyte of records of a text file, and where they begin: after a byte order mark."""
+    text = TextFile(file.filesystem, file.facts.path, Place(), ends, block_bytes=BLOCK_BYTES)
+    try:
+        offset, data = text.next_block() or (0, b"")
+    finally:
+        text.close()
+    return offset, ends.split(data)
+
+
+def known_types(schema: pa.Schema) -> pa.Schema:
+    """An inferred schema; columns that were null in the whole sample become strings."""
+    return pa.schema([pa.field(f.name, pa.string() if pa.types.is_null(f.type) else f.type) for f in schema])
+
+
+def number_in(position: JsonObject, name: str) -> int:
+    """A number of a position; 0 at a split's start, which has none."""
+    return int(str(position.get(name, 0)))
+
+
+def _place(position: JsonObject) -> Place:
+    return Place(number_in(position, "offset"), number_in(position, "record"))

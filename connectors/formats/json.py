@@ -1,0 +1,228 @@
+"""JSON records: one object a message, decoded by type, straight into Arrow columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from typing import Any, TypeAlias, get_args
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from msgspec.structs import astuple
+
+from lakeward.connectors.formats.json_columns import ColumnFactory, Reasons, TimestampForm, row_type
+from lakeward.connectors.formats.json_encoder import JsonEncoder
+from lakeward.engine.api.codec import BadRecord, Decoded, Decoder, Encoder, Format
+from lakeward.engine.core.errors import ConfigError, InternalError, SchemaError
+
+SchemaLike: TypeAlias = pa.Schema | type[Any] | Mapping[str, Any]
+"""An Arrow schema, a dataclass or TypedDict, or names with Arrow or Python types."""
+
+_CHUNK = 4096  # messages decoded before their columns are built: they are still in the processor's cache then
+
+
+@dataclass(frozen=True)
+class Json(Format):
+    """Records in JSON, one object a message, with known fields.
+
+    Fields that the schema does not have are passed over. A missing field is null, or makes the record bad if the field
+    is declared non-nullable. Types are strict: the text "12" is not the number 12. A record is bad, with a reason and
+    without harm to its neighbours, if it is no valid JSON object, holds more than one, or a value does not fit its type
+    (300 for int8). If a name occurs twice in an object, the last one counts.
+
+    Text of points in time may have a blank or a T and any offset; without an offset it is UTC. Bytes are Base64,
+    decimals numbers or text, dates and times ISO 8601 text.
+
+    >>> import pyarrow as pa
+    >>> bids = Json(pa.schema({"price": pa.int64(), "at": pa.timestamp("us", "UTC")}))
+    >>> decoded = bids.decoder().decode([b'{"price": 7, "at": "2026-01-01 12:00:00.5"}', b'{"price": "x"}'])
+    >>> decoded.batch.column("price").to_pylist(), decoded.bad[0].reason
+    ([7], 'Expected `int | null`, got `str` - at `$.price`')
+
+    Args:
+        schema: The fields: an Arrow schema, a dataclass, a TypedDict, or a dict of names and types.
+        timestamps: How points in time are written: "text", or "s", "ms", "us", "ns" for numbers since 1970 UTC; a
+            dict of column names sets single columns, the others being text.
+
+    Raises:
+        SchemaError: A type has no form in JSON.
+        ConfigError: `timestamps` has another value or names a column that is none.
+    """
+
+    _schema: pa.Schema
+    _timestamps: TimestampForm | Mapping[str, TimestampForm]
+
+    def __init__(self, schema: SchemaLike, *, timestamps: TimestampForm | Mapping[str, TimestampForm] = "text") -> None:
+        object.__setattr__(self, "_schema", as_schema(schema))
+        object.__setattr__(self, "_timestamps", timestamps)
+        _check_timestamps(self._schema, timestamps)
+        self.decoder()  # says now, not when the job runs, if a type won't do
+
+    @property
+    def schema(self) -> pa.Schema:
+        """All fields."""
+        return self._schema
+
+    @property
+    def description(self) -> str:
+        """The format's name."""
+        return "json"
+
+    def decoder(self, columns: Sequence[str] | None = None) -> JsonDecoder:
+        """A decoder of all fields or of some: the fewer, the faster. What is not decoded is not checked either.
+
+        Raises:
+            SchemaError: There is no such field.
+        """
+        return JsonDecoder(_pruned(self._schema, columns), self._factory)
+
+    def encoder(self) -> Encoder:
+        """An encoder, for any batch; it writes points in time as this format says."""
+        single = {} if isinstance(self._timestamps, str) else dict(self._timestamps)
+        return JsonEncoder(self._timestamps if isinstance(self._timestamps, str) else "text", single)
+
+    @cached_property
+    def _factory(self) -> ColumnFactory:
+        if isinstance(self._timestamps, str):
+            return ColumnFactory(self._timestamps)
+        return ColumnFactory("text", self._timestamps)
+
+
+class JsonDecoder(Decoder):
+    """Decodes with one typed parser (msgspec) a message, then builds each column at once."""
+
+    def __init__(self, schema: pa.Schema, factory: ColumnFactory) -> None:
+        self._schema = schema
+        self._columns = tuple(factory.column(one.name, one.type) for one in schema)
+        self._parse = msgspec.json.Decoder(row_type(list(schema), self._columns)).decode
+        self._nullable = all(one.nullable for one in schema)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The decoded fields."""
+        return self._schema
+
+    def decode(self, messages: Sequence[bytes | None]) -> Decoded:
+        """Decode messages; see `Decoder.decode`."""
+        if len(messages) <= _CHUNK:
+            return self._decode_chunk(messages, 0)
+        starts = range(0, len(messages), _CHUNK)
+        return _joined([self._decode_chunk(messages[i : i + _CHUNK], i) for i in starts])
+
+    def _decode_chunk(self, messages: Sequence[bytes | None], first: int) -> Decoded:
+        cells, bad = self._parse_all(messages)
+        width = max(1, len(self._columns))
+        count = len(messages) - len(bad)
+        if len(cells) != count * width:
+            raise InternalError(f"{len(messages)} messages gave {len(cells)} cells and {len(bad)} bad records")
+        arrays: list[pa.Array] = []
+        misfits: Reasons = {}
+        for i, column in enumerate(self._columns):
+            array, reasons = column.build(cells[i::width])
+            arrays.append(array)
+            if reasons:
+                misfits |= {place: f"{self._schema.field(i).name}: {why}" for place, why in reasons.items()}
+        batch = self._batch(arrays, count)
+        if not bad and not misfits:
+            return Decoded(batch, np.arange(first, first + count) if first else None)
+        return _without(batch, bad, misfits, first)
+
+    def _batch(self, arrays: list[pa.Array], count: int) -> pa.RecordBatch:
+        if arrays:
+            return pa.RecordBatch.from_arrays(arrays, schema=self._schema)
+        rows = pa.StructArray.from_arrays([], fields=[], mask=pa.array(np.zeros(count, np.bool_)))
+        return pa.RecordBatch.from_struct_array(rows)
+
+    def _parse_all(self, messages: Sequence[bytes | None]) -> tuple[list[Any], Reasons]:
+        """The values of all good messages, row after row, and why the others are bad, by place.
+
+        `extend` runs without Python code a row. When a message is bad it stops there with all rows before kept, and the
+        iterator over the messages stands behind the bad one: so it goes on with the next.
+        """
+        width = max(1, len(self._columns))
+        cells: list[Any] = []
+        bad: Reasons = {}
+        rest = iter(messages)
+        while True:
+            try:
+                rows = map(self._parse, rest)  # type: ignore[arg-type]
+                cells.extend(chain.from_iterable(map(astuple, rows)) if self._columns else rows)
+                return cells, bad
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, TypeError) as error:
+                place = len(cells) // width + len(bad)
+                if messages[place] is not None:
+                    bad[place] = str(error)
+                elif self._nullable:
+                    cells.extend([None] * width)
+                else:
+                    bad[place] = "the message is null, and the schema has fields that can't be"
+
+
+def _without(batch: pa.RecordBatch, bad: Reasons, misfits: Reasons, first: int) -> Decoded:
+    """Leave out the rows of `misfits` (places among the rows); `bad` are places among the messages."""
+    kept = np.ones(batch.num_rows + len(bad), np.bool_)
+    kept[list(bad)] = False
+    rows: npt.NDArray[np.int64] = np.flatnonzero(kept)
+    reasons = bad | {int(rows[row]): why for row, why in misfits.items()}
+    if misfits:
+        good = np.ones(batch.num_rows, np.bool_)
+        good[list(misfits)] = False
+        batch, rows = batch.filter(pa.array(good)), rows[good]
+    return Decoded(batch, rows + first, [BadRecord(first + i, reasons[i]) for i in sorted(reasons)])
+
+
+def _joined(parts: Sequence[Decoded]) -> Decoded:
+    bad = [one for part in parts for one in part.bad]
+    batch = pa.concat_batches([part.batch for part in parts])
+    if not bad:
+        return Decoded(batch)
+    rows = [np.arange(part.batch.num_rows) if part.rows is None else part.rows for part in parts]
+    return Decoded(batch, np.concatenate(rows), bad)
+
+
+def as_schema(schema: SchemaLike) -> pa.Schema:
+    """An Arrow schema of whatever describes one.
+
+    >>> as_schema({"name": pa.string()}).names
+    ['name']
+
+    Raises:
+        SchemaError: It describes none, or names a field twice.
+    """
+    if isinstance(schema, Mapping):
+        if not all(isinstance(kind, pa.DataType) for kind in schema.values()):
+            from typing import TypedDict
+
+            return as_schema(TypedDict("Record", dict(schema)))  # type: ignore[operator]
+        schema = pa.schema(list(schema.items()))
+    elif isinstance(schema, type):
+        from lakeward.engine.api.row_types import schema_of
+
+        schema = schema_of(schema)
+    if not isinstance(schema, pa.Schema):
+        raise SchemaError(f"not a schema: {schema!r}", hint="give an Arrow schema, a dataclass or a TypedDict")
+    if len(set(schema.names)) != len(schema.names):
+        raise SchemaError(f"a field occurs twice in the schema: {schema.names}")
+    return schema
+
+
+def _pruned(schema: pa.Schema, columns: Sequence[str] | None) -> pa.Schema:
+    if columns is None:
+        return schema
+    unknown = [name for name in columns if name not in schema.names]
+    if unknown:
+        raise SchemaError(f"no such field: {unknown}; there are {schema.names}")
+    return pa.schema([schema.field(name) for name in columns])
+
+
+def _check_timestamps(schema: pa.Schema, timestamps: TimestampForm | Mapping[str, TimestampForm]) -> None:
+    forms = {"": timestamps} if isinstance(timestamps, str) else timestamps
+    for name, form in forms.items():
+        if form not in get_args(TimestampForm):
+            raise ConfigError(f"timestamps={form!r} is none of {', '.join(get_args(TimestampForm))}")
+        if name and name not in schema.names:
+            raise ConfigError(f"timestamps names the column '{name}', which the schema does not have")

@@ -1,0 +1,138 @@
+"""Opening Iceberg catalogs: the embedded one, pyiceberg's own configuration by name, or explicit properties."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Mapping
+from pathlib import Path
+
+from pyiceberg.catalog import Catalog, load_catalog
+from pyiceberg.catalog.sql import SqlCatalog
+from sqlalchemy.exc import DBAPIError
+
+from lakeward.engine.api.secrets import resolve_secrets
+from lakeward.engine.core.clock import Clock, SystemClock
+from lakeward.engine.core.errors import ConfigError, LakewardError, SinkError
+
+CatalogSpec = str | Mapping[str, str] | None
+"""None: the embedded catalog; a name in pyiceberg's configuration; or catalog properties."""
+
+WAREHOUSE_VARIABLE = "LAKEWARD_WAREHOUSE"
+EMBEDDED_WAREHOUSE = "lakeward-warehouse"
+EMBEDDED_NAME = "lakeward"
+
+_SQLITE_BUSY_TIMEOUT_S = 30
+_OPEN_ATTEMPTS = 8
+_OPEN_BACKOFF_MS = 25
+
+
+def describe_catalog(spec: CatalogSpec) -> str:
+    """The catalog in a few words without any secret.
+
+    >>> describe_catalog({"type": "rest", "uri": "http://localhost:8181", "token": "${env:TOKEN}"})
+    'rest catalog http://localhost:8181'
+    """
+    if spec is None:
+        return f"embedded catalog {embedded_warehouse()}"
+    if isinstance(spec, str):
+        return f"catalog '{spec}'"
+    return f"{spec.get('type', 'configured')} catalog {_without_password(str(spec.get('uri', '')))}".rstrip()
+
+
+def embedded_warehouse() -> Path:
+    """The folder of the embedded catalog and its tables: $LAKEWARD_WAREHOUSE, else ./lakeward-warehouse."""
+    return Path(os.environ.get(WAREHOUSE_VARIABLE) or EMBEDDED_WAREHOUSE).expanduser().absolute()
+
+
+def open_catalog(spec: CatalogSpec, clock: Clock | None = None) -> Catalog:
+    """Open a catalog; make the embedded one if it does not exist.
+
+    Args:
+        spec: Which.
+        clock: For the waits between tries, when several processes set up one SQLite catalog at the same time.
+
+    Returns:
+        The catalog. One object a thread.
+
+    Raises:
+        ConfigError: The name or a property is unknown.
+        SinkError: It cannot be reached (may be tried again).
+    """
+    clock = clock or SystemClock()
+    for attempt in range(_OPEN_ATTEMPTS):
+        try:
+            return _open(spec)
+        except (DBAPIError, sqlite3.Error) as error:  # two first starts race for `create table`, or it is locked
+            if attempt == _OPEN_ATTEMPTS - 1:
+                raise unreachable(spec, error) from error
+            clock.sleep_ms(_OPEN_BACKOFF_MS * 2**attempt)
+        except LakewardError:
+            raise
+        except OSError as error:
+            raise unreachable(spec, error) from error
+        except Exception as error:  # pyiceberg raises bare ValueErrors for what its configuration lacks
+            raise ConfigError(
+                f"cannot open the Iceberg {describe_catalog(spec)}: {error}",
+                hint='give catalog={"type": "sql" or "rest", "uri": ...}, a name from .pyiceberg.yaml, or nothing for'
+                " an embedded catalog",
+            ) from error
+    raise AssertionError("unreachable")
+
+
+def unreachable(spec: CatalogSpec, error: BaseException) -> SinkError:
+    """The error of a catalog that does not answer."""
+    return SinkError(
+        f"the Iceberg {describe_catalog(spec)} cannot be reached or is locked: {_brief(error)}",
+        hint="check that it runs and that its address and credentials are right; the job tries again",
+    )
+
+
+def _open(spec: CatalogSpec) -> Catalog:
+    if isinstance(spec, str):
+        catalog = load_catalog(spec)
+    else:
+        catalog = load_catalog(EMBEDDED_NAME, **(_embedded_properties() if spec is None else _properties(spec)))
+    if isinstance(catalog, SqlCatalog):
+        _use_write_ahead_log(catalog)
+    return catalog
+
+
+def _embedded_properties() -> dict[str, str]:
+    warehouse = embedded_warehouse()
+    warehouse.mkdir(parents=True, exist_ok=True)
+    return _with_busy_timeout(
+        {"type": "sql", "uri": f"sqlite:///{warehouse}/catalog.db", "warehouse": warehouse.as_uri()}
+    )
+
+
+def _properties(spec: Mapping[str, str]) -> dict[str, str]:
+    return _with_busy_timeout(resolve_secrets(dict(spec)))
+
+
+def _with_busy_timeout(properties: dict[str, str]) -> dict[str, str]:
+    """A second writer or reader of a SQLite file waits its turn instead of failing with "database is locked"."""
+    uri = properties.get("uri", "")
+    if uri.startswith("sqlite") and "memory" not in uri and "timeout=" not in uri:
+        properties["uri"] = f"{uri}{'&' if '?' in uri else '?'}timeout={_SQLITE_BUSY_TIMEOUT_S}"
+    return properties
+
+
+def _use_write_ahead_log(catalog: SqlCatalog) -> None:
+    """With a write-ahead log, readers of a SQLite catalog never wait for a commit, nor a commit for readers."""
+    if catalog.engine.dialect.name != "sqlite":
+        return
+    with catalog.engine.connect() as connection:
+        if connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "delete":
+            connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+
+
+def _without_password(uri: str) -> str:
+    scheme, separator, rest = uri.partition("://")
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}"
+
+
+def _brief(error: BaseException) -> str:
+    """The driver's own words; SQLAlchemy adds the statement and a link."""
+    original = getattr(error, "orig", None) or error
+    return f"{type(original).__name__}: {original}".splitlines()[0]

@@ -1,0 +1,75 @@
+"""Keeping metadata small: expiring the sink's own old snapshots, and deleting the manifests that only they used.
+
+Only snapshots of Lakeward sinks are expired, never one that a branch or tag names, never any sink's last marked one,
+and only in tables that ask for it by the property `lakeward.snapshots-retained` (tables which the sink creates do).
+Data files are never deleted: a sink only appends, so all of its files stay part of the table; files that other
+writers replaced are for their own clean-up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pyiceberg.io import FileIO
+from pyiceberg.table.metadata import TableMetadata
+from pyiceberg.table.snapshots import Snapshot
+from pyiceberg.table.update import RemoveSnapshotsUpdate, TableUpdate
+
+from lakeward.connectors.iceberg.markers import SINK_ID, last_marked_snapshots
+from lakeward.connectors.iceberg.options import EXPIRE_EVERY, RETAINED_PROPERTY
+from lakeward.connectors.iceberg.pyiceberg_internals import delete_files
+
+
+@dataclass(frozen=True, slots=True)
+class Expiry:
+    """Snapshots to expire together with a commit.
+
+    Args:
+        expired: Them.
+        kept: The others, which their manifests may be shared with.
+    """
+
+    expired: tuple[Snapshot, ...]
+    kept: tuple[Snapshot, ...]
+
+    @property
+    def updates(self) -> tuple[TableUpdate, ...]:
+        """What the catalog is to apply."""
+        ids = [snapshot.snapshot_id for snapshot in self.expired]
+        return (RemoveSnapshotsUpdate(snapshot_ids=ids),) if ids else ()
+
+    def delete_unreachable(self, io: FileIO, head: Snapshot | None) -> None:
+        """Delete the expired snapshots' manifest lists, and the manifests no kept snapshot and not `head` uses.
+
+        Call it after the commit has landed.
+        """
+        if not self.expired:
+            return
+        kept = (*self.kept, head) if head is not None else self.kept
+        alive = {manifest.manifest_path for snapshot in kept for manifest in snapshot.manifests(io)}
+        dead = {manifest.manifest_path for snapshot in self.expired for manifest in snapshot.manifests(io)} - alive
+        delete_files(io, [*dead, *(snapshot.manifest_list for snapshot in self.expired)])
+
+
+def plan_expiry(metadata: TableMetadata, retained: int | None) -> Expiry:
+    """Choose the snapshots to expire; none until a batch of them has gathered.
+
+    Args:
+        metadata: The table as loaded for the commit.
+        retained: Newest snapshots to keep; None: as the table's property says; 0: expire nothing.
+
+    Returns:
+        The plan.
+    """
+    limit = retained if retained is not None else int(metadata.properties.get(RETAINED_PROPERTY, "0"))
+    newest_first = sorted(metadata.snapshots, key=lambda s: (s.sequence_number or 0, s.timestamp_ms), reverse=True)
+    if limit <= 0 or len(newest_first) < limit + EXPIRE_EVERY:
+        return Expiry((), ())
+    protected = {ref.snapshot_id for ref in metadata.refs.values()} | last_marked_snapshots(metadata)
+    expired = [s for s in newest_first[limit:] if s.snapshot_id not in protected and _is_ours(s)]
+    gone = {snapshot.snapshot_id for snapshot in expired}
+    return Expiry(tuple(expired), tuple(s for s in newest_first if s.snapshot_id not in gone))
+
+
+def _is_ours(snapshot: Snapshot) -> bool:
+    return snapshot.summary is not None and SINK_ID in snapshot.summary.additional_properties

@@ -1,0 +1,243 @@
+"""Everything that reaches below pyiceberg's public interface; written for, and only allowed with, pyiceberg 0.12.
+
+Two things are missing from the public interface: publishing data files that another process wrote, under whatever
+partition spec and schema they were written; and one single commit attempt whose outcome the caller judges. (The
+library's own retry cannot re-check our marker between attempts, and it deletes manifests after a conflict without
+looking whether the conflict was with this very commit, whose answer was lost.)
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import pyarrow.parquet as pq
+from pyiceberg.conversions import from_bytes
+from pyiceberg.io import FileIO
+from pyiceberg.io.pyarrow import (
+    compute_statistics_plan,
+    data_file_statistics_from_parquet_metadata,
+    parquet_path_to_id_mapping,
+)
+from pyiceberg.manifest import (
+    DataFile,
+    DataFileContent,
+    FileFormat,
+    ManifestEntry,
+    ManifestEntryStatus,
+    ManifestFile,
+    write_manifest,
+)
+from pyiceberg.partitioning import PartitionKey, PartitionSpec
+from pyiceberg.schema import Schema
+from pyiceberg.table import Table, Transaction
+from pyiceberg.table.metadata import TableMetadata
+from pyiceberg.table.snapshots import Operation, SnapshotSummaryCollector, Summary, update_snapshot_summaries
+from pyiceberg.table.update import AssertTableUUID, TableRequirement, TableUpdate
+from pyiceberg.table.update.snapshot import _MergeAppendFiles
+from pyiceberg.typedef import EMPTY_DICT, Record
+from pyiceberg.types import PrimitiveType
+
+from lakeward.connectors.iceberg.committables import WrittenFile
+
+SUPPORTED_VERSION = "0.12."
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StagedAppend:
+    """An append whose manifests are written and which the catalog has not seen yet.
+
+    Args:
+        snapshot_id: The id its snapshot will have.
+        sequence_number: Its place in the table's history.
+        updates: What the catalog is to apply.
+        requirements: What must hold for it; one is that the main branch has not moved.
+        producer: Knows the manifests it wrote.
+    """
+
+    snapshot_id: int
+    sequence_number: int
+    updates: tuple[TableUpdate, ...]
+    requirements: tuple[TableRequirement, ...]
+    producer: _SpecAwareAppend
+
+    def discard(self) -> None:
+        """Delete its manifests. Only when it is certain that the commit did not and will not happen."""
+        self.producer._clean_all_uncommitted()
+
+
+class _FrozenTransaction(Transaction):
+    """A transaction that stages nothing; the stock one copies the whole metadata at every look at it."""
+
+    @property
+    def table_metadata(self) -> TableMetadata:
+        return self._table.metadata
+
+
+class _SpecAwareAppend(_MergeAppendFiles):
+    """A merge append of files that may have been written under older partition specs or schemas.
+
+    The stock one writes all of them into one manifest of the current spec, which fails, or worse, when the spec has
+    changed since. Here each (spec, schema) pair gets a manifest of its own. Manifests of other specs than the current
+    one are not merged any further: merging would need source columns that may be gone.
+    """
+
+    def __init__(self, table: Table, files: Sequence[WrittenFile], snapshot_properties: dict[str, str]) -> None:
+        super().__init__(Operation.APPEND, _FrozenTransaction(table), table.io, snapshot_properties=snapshot_properties)
+        self._layouts: dict[tuple[int, int], list[DataFile]] = {}
+        for file in files:
+            self._layouts.setdefault((file.spec_id, file.schema_id), []).append(_data_file(table.metadata, file))
+
+    def _manifests(self) -> list[ManifestFile]:
+        added = [self._write_added(spec, schema, files) for (spec, schema), files in self._layouts.items()]
+        return self._process_manifests(added + self._existing_manifests())
+
+    def _write_added(self, spec_id: int, schema_id: int, files: Iterable[DataFile]) -> ManifestFile:
+        metadata = self._transaction.table_metadata
+        with write_manifest(
+            format_version=metadata.format_version,
+            spec=metadata.specs()[spec_id],
+            schema=_schema(metadata, schema_id),
+            output_file=self.new_manifest_output(),
+            snapshot_id=self._snapshot_id,
+            avro_compression=self._compression,
+        ) as writer:
+            for file in files:
+                writer.add(
+                    ManifestEntry.from_args(
+                        status=ManifestEntryStatus.ADDED,
+                        snapshot_id=self._snapshot_id,
+                        sequence_number=None,
+                        file_sequence_number=None,
+                        data_file=file,
+                    )
+                )
+        return writer.to_manifest_file()
+
+    def _process_manifests(self, manifests: list[ManifestFile]) -> list[ManifestFile]:
+        current_spec = self._transaction.table_metadata.default_spec_id
+        current = [m for m in manifests if m.partition_spec_id == current_spec]
+        others = [m for m in manifests if m.partition_spec_id != current_spec]
+        return (super()._process_manifests(current) if current else []) + others
+
+    def _summary(self, snapshot_properties: dict[str, str] = EMPTY_DICT) -> Summary:
+        metadata = self._transaction.table_metadata
+        collector = SnapshotSummaryCollector()
+        for (spec_id, schema_id), files in self._layouts.items():
+            for file in files:
+                collector.add_file(file, _schema(metadata, schema_id), metadata.specs()[spec_id])
+        head = metadata.current_snapshot()
+        return update_snapshot_summaries(
+            Summary(operation=Operation.APPEND, **collector.build(), **snapshot_properties),
+            head.summary if head is not None else None,
+        )
+
+
+def stage_append(table: Table, files: Sequence[WrittenFile], snapshot_properties: dict[str, str]) -> StagedAppend:
+    """Write the manifests of a new snapshot on top of the table as loaded.
+
+    Args:
+        table: Just loaded; the commit is refused by the catalog if its main branch has moved since.
+        files: What to add; may be empty.
+        snapshot_properties: For the snapshot's summary.
+
+    Returns:
+        What `commit_once` needs.
+    """
+    producer = _SpecAwareAppend(table, files, snapshot_properties)
+    updates, requirements = producer._commit()
+    return StagedAppend(
+        snapshot_id=producer.snapshot_id,
+        sequence_number=table.metadata.next_sequence_number(),
+        updates=updates,
+        requirements=requirements,
+        producer=producer,
+    )
+
+
+def commit_once(
+    table: Table, updates: tuple[TableUpdate, ...], requirements: tuple[TableRequirement, ...]
+) -> TableMetadata:
+    """One attempt at the catalog, without any retry; returns the new metadata.
+
+    Raises:
+        CommitFailedException: A requirement did not hold. Over a network that may still mean that this very commit
+            was applied and its request repeated on the way: look before concluding anything.
+    """
+    table._do_commit(updates=updates, requirements=(*requirements, AssertTableUUID(uuid=table.metadata.table_uuid)))
+    return table.metadata
+
+
+def file_statistics(metadata: pq.FileMetaData, schema: Schema, properties: dict[str, str]) -> dict[str, object]:
+    """Iceberg's column metrics from a Parquet footer, as `DataFile` has them."""
+    return data_file_statistics_from_parquet_metadata(
+        parquet_metadata=metadata,
+        stats_columns=compute_statistics_plan(schema, properties),
+        parquet_column_mapping=leaf_columns(schema),
+    ).to_serialized_dict()
+
+
+def leaf_columns(schema: Schema) -> dict[str, int]:
+    """Parquet's path of every leaf column, and its field id."""
+    return parquet_path_to_id_mapping(schema)
+
+
+def partition_path(table: Table, file_name: str, spec: PartitionSpec, schema: Schema, key: tuple[object, ...]) -> str:
+    """Where a data file of a partition goes, as the table's own location provider says."""
+    return table.location_provider().new_data_location(
+        file_name, _KnownPartition(spec, schema, Record(*key)) if spec.fields else None
+    )
+
+
+def delete_files(io: FileIO, paths: Iterable[str]) -> None:
+    """Delete garbage; a file that cannot be deleted is logged and left, since nothing refers to it."""
+    for path in paths:
+        try:
+            io.delete(path)
+        except Exception:
+            _log.warning("could not delete the unreferenced file %s", path, exc_info=True)
+
+
+class _KnownPartition(PartitionKey):
+    """A partition key whose values are already in Iceberg's internal form."""
+
+    def __init__(self, spec: PartitionSpec, schema: Schema, record: Record) -> None:
+        super().__init__(field_values=[], partition_spec=spec, schema=schema)
+        self.__dict__["partition"] = record
+
+
+def _data_file(metadata: TableMetadata, file: WrittenFile) -> DataFile:
+    types = metadata.specs()[file.spec_id].partition_type(_schema(metadata, file.schema_id)).fields
+    values = [
+        None if raw is None else from_bytes(field.field_type, raw)
+        for field, raw in zip(types, file.partition, strict=True)
+        if isinstance(field.field_type, PrimitiveType)
+    ]
+    return DataFile.from_args(
+        content=DataFileContent.DATA,
+        file_path=file.path,
+        file_format=FileFormat.PARQUET,
+        partition=Record(*values),
+        record_count=file.record_count,
+        file_size_in_bytes=file.size_bytes,
+        column_sizes=dict(file.column_sizes),
+        value_counts=dict(file.value_counts),
+        null_value_counts=dict(file.null_counts),
+        nan_value_counts=dict(file.nan_counts),
+        lower_bounds=dict(file.lower_bounds),
+        upper_bounds=dict(file.upper_bounds),
+        split_offsets=list(file.split_offsets),
+        spec_id=file.spec_id,
+        sort_order_id=None,
+        equality_ids=None,
+        key_metadata=None,
+    )
+
+
+def _schema(metadata: TableMetadata, schema_id: int) -> Schema:
+    schema = metadata.schema_by_id(schema_id)
+    if schema is None:
+        raise KeyError(f"schema {schema_id}")
+    return schema

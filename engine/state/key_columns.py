@@ -1,0 +1,207 @@
+"""The keys of a table's slots, kept so that a batch of keys can be compared with a batch of slots at once."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from lakeward.engine.core.hashing import NULL_HASH, Int64Array, UInt64Array, splitmix64
+from lakeward.engine.state.keys import BoolArray, ByteKeys, IntKeys, KeyBatch, spread
+
+_LENGTH_BITS = 24
+_LENGTH_MASK = (1 << _LENGTH_BITS) - 1
+_GARBAGE_WORDS_MIN = 1 << 16
+
+
+class KeyColumn(Protocol):
+    """Key of each slot. Slot 0 belongs to the null key and is never compared."""
+
+    def ensure(self, capacity: int) -> None:
+        """Make room for slots below `capacity`."""
+        ...
+
+    def put(self, slots: Int64Array, keys: KeyBatch) -> None:
+        """Set the keys of slots; `keys` is as long as `slots`."""
+        ...
+
+    def free(self, slots: Int64Array) -> None:
+        """These slots' keys are no longer needed."""
+        ...
+
+    def matches(self, slots: Int64Array, keys: KeyBatch) -> BoolArray:
+        """For each row whether the slot's key is the row's key; the answer for slot 0 means nothing."""
+        ...
+
+    def hashes(self, slots: Int64Array) -> UInt64Array:
+        """Hashes of the keys of slots."""
+        ...
+
+    def gather(self, slots: Int64Array) -> KeyBatch:
+        """Keys of slots; slot 0 yields the null key."""
+        ...
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory in use."""
+        ...
+
+    def bytes_per_slot(self) -> float:
+        """Memory that one more slot needs, on average."""
+        ...
+
+
+def grown(array: npt.NDArray[np.generic], capacity: int) -> npt.NDArray[np.generic]:
+    """A copy with room for `capacity` elements; the new ones are undefined."""
+    larger = np.empty(capacity, dtype=array.dtype)
+    larger[: len(array)] = array
+    return larger
+
+
+class IntKeyColumn:
+    """Keys of one int64 each."""
+
+    def __init__(self) -> None:
+        self._values = np.zeros(1, dtype=np.int64)
+
+    def ensure(self, capacity: int) -> None:
+        """Make room."""
+        if capacity > len(self._values):
+            self._values = grown(self._values, capacity)  # type: ignore[assignment]
+
+    def put(self, slots: Int64Array, keys: KeyBatch) -> None:
+        """Set the keys of slots."""
+        assert isinstance(keys, IntKeys)
+        self._values[slots] = keys.values
+
+    def free(self, slots: Int64Array) -> None:
+        """Nothing to do: the slot's eight bytes are used again."""
+
+    def matches(self, slots: Int64Array, keys: KeyBatch) -> BoolArray:
+        """Compare."""
+        assert isinstance(keys, IntKeys)
+        equal: BoolArray = self._values.take(slots, mode="clip") == keys.values
+        return equal
+
+    def hashes(self, slots: Int64Array) -> UInt64Array:
+        """Computed from the values: cheaper than storing them."""
+        return splitmix64(self._values.take(slots).view(np.uint64))
+
+    def gather(self, slots: Int64Array) -> IntKeys:
+        """Keys of slots."""
+        nulls = slots == 0
+        values = self._values.take(slots)
+        if not nulls.any():
+            return IntKeys(values)
+        values[nulls] = 0
+        return IntKeys(values, nulls)
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory in use."""
+        return self._values.nbytes
+
+    def bytes_per_slot(self) -> float:
+        """Eight."""
+        return 8.0
+
+
+class ByteKeyColumn:
+    """Keys of any length: eight-byte words in one arena, and per slot its place, length and hash."""
+
+    def __init__(self) -> None:
+        self._places = np.zeros(1, dtype=np.int64)  # first word << 24 | length in bytes
+        self._hashes = np.full(1, NULL_HASH, dtype=np.uint64)
+        self._arena = np.zeros(64, dtype=np.uint64)
+        self._used_words = 0
+        self._garbage_words = 0
+        self._live = 0
+
+    def ensure(self, capacity: int) -> None:
+        """Make room for places; the arena grows by itself."""
+        if capacity > len(self._places):
+            self._places = grown(self._places, capacity)  # type: ignore[assignment]
+            self._hashes = grown(self._hashes, capacity)  # type: ignore[assignment]
+
+    def put(self, slots: Int64Array, keys: KeyBatch) -> None:
+        """Append the keys' words to the arena."""
+        assert isinstance(keys, ByteKeys)
+        counts = (keys.lengths + 7) >> 3
+        ends = np.cumsum(counts)
+        total = int(ends[-1]) if len(ends) else 0
+        self._reserve_words(total)
+        self._arena[self._used_words : self._used_words + total] = keys.words[spread(keys.starts, counts)]
+        self._places[slots] = ((ends - counts + self._used_words) << _LENGTH_BITS) | keys.lengths
+        self._hashes[slots] = keys.hashes
+        self._used_words += total
+        self._live += len(slots)
+
+    def free(self, slots: Int64Array) -> None:
+        """The words become garbage; the arena is compacted when half of it is."""
+        lengths = self._places[slots] & _LENGTH_MASK
+        self._garbage_words += int(((lengths + 7) >> 3).sum())
+        self._places[slots] = 0
+        self._live -= len(slots)
+        if self._garbage_words > max(_GARBAGE_WORDS_MIN, self._used_words // 2):
+            self._compact()
+
+    def matches(self, slots: Int64Array, keys: KeyBatch) -> BoolArray:
+        """Compare lengths, then word after word."""
+        assert isinstance(keys, ByteKeys)
+        places = self._places.take(slots, mode="clip")
+        equal: BoolArray = (places & _LENGTH_MASK) == keys.lengths
+        if not len(slots):
+            return equal
+        firsts = places >> _LENGTH_BITS
+        shortest = int(keys.lengths.min())
+        rows: Int64Array | None = None if equal.all() else np.flatnonzero(equal)
+        for number in range((int(keys.lengths.max()) + 7) >> 3):
+            if number * 8 >= shortest:
+                rows = np.flatnonzero(equal & (keys.lengths > number * 8))
+            if rows is None:
+                equal &= self._arena.take(firsts + number, mode="clip") == keys.words.take(keys.starts + number)
+            else:
+                equal[rows] &= self._arena[firsts[rows] + number] == keys.words[keys.starts[rows] + number]
+        return equal
+
+    def hashes(self, slots: Int64Array) -> UInt64Array:
+        """Stored hashes."""
+        return self._hashes.take(slots)
+
+    def gather(self, slots: Int64Array) -> ByteKeys:
+        """Keys of slots, sharing the arena."""
+        places = self._places.take(slots)
+        nulls = slots == 0
+        hashes = self._hashes.take(slots)
+        lengths = places & _LENGTH_MASK
+        if not nulls.any():
+            return ByteKeys(lengths, places >> _LENGTH_BITS, self._arena, hashes, None)
+        lengths[nulls] = 0
+        return ByteKeys(lengths, places >> _LENGTH_BITS, self._arena, hashes, nulls)
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory in use."""
+        return self._places.nbytes + self._hashes.nbytes + self._arena.nbytes
+
+    def bytes_per_slot(self) -> float:
+        """Sixteen, and the average of the words."""
+        live_words = self._used_words - self._garbage_words
+        return 16.0 + 8.0 * (live_words / self._live if self._live else 2.0)
+
+    def _reserve_words(self, more: int) -> None:
+        need = self._used_words + more
+        if need > len(self._arena):
+            self._arena = grown(self._arena, max(need, len(self._arena) * 3 // 2))  # type: ignore[assignment]
+
+    def _compact(self) -> None:
+        slots = np.flatnonzero(self._places)
+        places = self._places[slots]
+        lengths = places & _LENGTH_MASK
+        counts = (lengths + 7) >> 3
+        self._arena = self._arena[spread(places >> _LENGTH_BITS, counts)]
+        ends = np.cumsum(counts)
+        self._places[slots] = ((ends - counts) << _LENGTH_BITS) | lengths
+        self._used_words = len(self._arena)
+        self._garbage_words = 0

@@ -1,0 +1,318 @@
+"""A batch's keys, hashed and encoded once, and the codec between Arrow key columns and them.
+
+One fixed-width key column becomes int64 values. Everything else becomes one canonical byte string a row: the bytes
+themselves for a single string column, else a header (one null tag a column, eight bytes a fixed-width column, four
+bytes of length a string column) followed by the strings. The hash of a key is always `hash_columns` of its columns,
+the one that routes rows, so that a key's group can be told from the state alone.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lakeward.engine.core.errors import SchemaError
+from lakeward.engine.core.hashing import (
+    NULL_HASH,
+    Int64Array,
+    PackedBytes,
+    UInt64Array,
+    as_int64,
+    binary_buffers,
+    hash_columns,
+    is_binary_like,
+    null_mask,
+    pack_bytes,
+    splitmix64,
+)
+
+BoolArray = npt.NDArray[np.bool_]
+KEY_BYTES_MAX = (1 << 24) - 1
+"""Longest key, in bytes of its canonical encoding."""
+
+
+class KeyBatch(ABC):
+    """Hashed and encoded keys of one batch; implements `lakeward.engine.api.state.Keys`.
+
+    Args:
+        hashes: `hash_columns` of each key.
+        nulls: Which keys are null (only for a single key column); None: none.
+    """
+
+    __slots__ = ("hashes", "nulls")
+
+    def __init__(self, hashes: UInt64Array, nulls: BoolArray | None) -> None:
+        self.hashes = hashes
+        self.nulls = nulls
+
+    def __len__(self) -> int:
+        return len(self.hashes)
+
+    @abstractmethod
+    def take(self, rows: Int64Array) -> KeyBatch:
+        """The keys of some rows."""
+
+
+class IntKeys(KeyBatch):
+    """Keys of one fixed-width column.
+
+    Args:
+        values: The column's bits as int64; 0 where null.
+        nulls: As in `KeyBatch`.
+        hashes: Left out: computed.
+    """
+
+    __slots__ = ("values",)
+
+    def __init__(self, values: Int64Array, nulls: BoolArray | None = None, hashes: UInt64Array | None = None) -> None:
+        if hashes is None:
+            hashes = splitmix64(values.view(np.uint64))
+            if nulls is not None:
+                hashes[nulls] = NULL_HASH
+        super().__init__(hashes, nulls)
+        self.values = values
+
+    def take(self, rows: Int64Array) -> IntKeys:
+        """The keys of some rows."""
+        return IntKeys(self.values.take(rows), _take(self.nulls, rows), self.hashes.take(rows))
+
+
+class ByteKeys(KeyBatch):
+    """Keys as byte strings.
+
+    Args:
+        lengths: Bytes of each key.
+        starts: Where each key's first word lies in `words`.
+        words: Zero-padded little-endian words.
+        hashes: As in `KeyBatch`.
+        nulls: As in `KeyBatch`.
+    """
+
+    __slots__ = ("lengths", "starts", "words")
+
+    def __init__(
+        self, lengths: Int64Array, starts: Int64Array, words: UInt64Array, hashes: UInt64Array, nulls: BoolArray | None
+    ) -> None:
+        super().__init__(hashes, nulls)
+        self.lengths = lengths
+        self.starts = starts
+        self.words = words
+
+    @classmethod
+    def of(cls, packed: PackedBytes, hashes: UInt64Array, nulls: BoolArray | None) -> ByteKeys:
+        """Keys from packed byte strings."""
+        return cls(packed.lengths, packed.starts, packed.words, hashes, nulls)
+
+    def take(self, rows: Int64Array) -> ByteKeys:
+        """The keys of some rows; the words are shared."""
+        nulls = _take(self.nulls, rows)
+        return ByteKeys(self.lengths.take(rows), self.starts.take(rows), self.words, self.hashes.take(rows), nulls)
+
+    def to_arrow(self) -> pa.Array:
+        """The keys' bytes as a large_binary array; nulls are empty here."""
+        return bytes_of_words(self.lengths, self.starts, self.words)
+
+
+def _take(nulls: BoolArray | None, rows: Int64Array) -> BoolArray | None:
+    if nulls is None:
+        return None
+    taken: BoolArray = nulls.take(rows)
+    return taken if taken.any() else None
+
+
+def spread(starts: Int64Array, counts: Int64Array) -> Int64Array:
+    """Concatenation of `range(start, start + count)` for each pair.
+
+    >>> spread(np.array([5, 0]), np.array([2, 3])).tolist()
+    [5, 6, 0, 1, 2]
+    """
+    ends = np.cumsum(counts)
+    total = int(ends[-1]) if len(ends) else 0
+    return np.repeat(starts - (ends - counts), counts) + np.arange(total)
+
+
+def bytes_of_words(lengths: Int64Array, starts: Int64Array, words: UInt64Array) -> pa.Array:
+    """Byte strings out of packed words, as a large_binary array."""
+    counts = (lengths + 7) >> 3
+    data = words[spread(starts, counts)].view(np.uint8)
+    offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    padded = counts * 8
+    if (padded != lengths).any():
+        data = data[spread(np.cumsum(padded) - padded, lengths)]
+    return pa.Array.from_buffers(pa.large_binary(), len(lengths), [None, pa.py_buffer(offsets), pa.py_buffer(data)])
+
+
+class KeyCodec:
+    """Between the key columns of a table and `KeyBatch`es.
+
+    >>> codec = KeyCodec((("shop", pa.string()), ("day", pa.int32())))
+    >>> keys = codec.encode([pa.array(["a", None]), pa.array([1, 2], pa.int32())])
+    >>> [column.to_pylist() for column in codec.decode(keys)]
+    [['a', None], [1, 2]]
+
+    Args:
+        key: Name and Arrow type of each key column.
+
+    Raises:
+        SchemaError: There is no key column, or one has a type that cannot be a key.
+    """
+
+    def __init__(self, key: Sequence[tuple[str, pa.DataType]]) -> None:
+        if not key:
+            raise SchemaError("a keyed table needs at least one key column")
+        for name, kind in key:
+            _check_key_type(name, kind)
+        self.types = [kind for _, kind in key]
+        self.single = len(key) == 1
+        self.integral = self.single and not is_binary_like(self.types[0])
+
+    def encode(self, arrays: Sequence[pa.Array]) -> KeyBatch:
+        """Hash and encode key columns.
+
+        Raises:
+            SchemaError: Number or types of the columns are not the key's.
+        """
+        arrays = self._checked(arrays)
+        if self.single:
+            return self._encode_single(arrays[0])
+        offsets, data = binary_buffers(_join(arrays))
+        return self.from_bytes(offsets, data, hash_columns(arrays))
+
+    def _encode_single(self, array: pa.Array) -> KeyBatch:
+        nulls = null_mask(array) if array.null_count else None
+        if self.integral:
+            return IntKeys(as_int64(array), nulls)
+        if nulls is not None:
+            array = array.fill_null(b"" if pa.types.is_binary(array.type) or _is_large_binary(array.type) else "")
+        keys = self.from_bytes(*binary_buffers(array), None)
+        if nulls is not None:
+            keys.hashes[nulls] = NULL_HASH
+            keys.nulls = nulls
+        return keys
+
+    def from_bytes(self, offsets: Int64Array, data: npt.NDArray[np.uint8], hashes: UInt64Array | None) -> ByteKeys:
+        """Keys from canonical byte strings; without `hashes` those of the bytes are taken."""
+        packed = pack_bytes(offsets, data)
+        if len(packed.lengths) and int(packed.lengths.max()) > KEY_BYTES_MAX:
+            raise SchemaError(
+                f"a key is {int(packed.lengths.max())} bytes long, more than {KEY_BYTES_MAX}",
+                hint="key by a hash or an id of the value instead",
+            )
+        return ByteKeys.of(packed, packed.hashes if hashes is None else hashes, None)
+
+    def decode(self, keys: KeyBatch) -> list[pa.Array]:
+        """The key columns, of the key's Arrow types."""
+        if isinstance(keys, IntKeys):
+            return [_from_int64(keys.values, keys.nulls, self.types[0])]
+        assert isinstance(keys, ByteKeys)
+        joined = keys.to_arrow()
+        if self.single:
+            return [_with_nulls(joined, keys.nulls).cast(self.types[0])]
+        return _split(joined, self.types)
+
+    def rehash(self, keys: ByteKeys) -> ByteKeys:
+        """Composite keys read back from storage carry no hash of their columns yet."""
+        if not self.single:
+            keys.hashes = hash_columns(self.decode(keys))
+        return keys
+
+    def _checked(self, arrays: Sequence[pa.Array]) -> list[pa.Array]:
+        plain = [a.dictionary_decode() if pa.types.is_dictionary(a.type) else a for a in arrays]
+        plain = [a.combine_chunks() if isinstance(a, pa.ChunkedArray) else a for a in plain]
+        if [a.type for a in plain] != self.types:
+            got, want = [str(a.type) for a in plain], [str(t) for t in self.types]
+            raise SchemaError(f"key columns have types {got}, the table's key is {want}")
+        return plain
+
+
+def _is_large_binary(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_large_binary(kind))
+
+
+def _check_key_type(name: str, kind: pa.DataType) -> None:
+    temporal = pa.types.is_temporal(kind) and not pa.types.is_interval(kind)
+    fixed = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+    if not (temporal or fixed or is_binary_like(kind)):
+        raise SchemaError(
+            f"column '{name}' of type {kind} cannot be a key",
+            hint="keys are integers, booleans, dates, times, timestamps, floats, strings or bytes; cast it",
+        )
+
+
+def _join(arrays: Sequence[pa.Array]) -> pa.Array:
+    """Canonical bytes of composite keys: a fixed-size header, then the strings."""
+    rows = len(arrays[0])
+    strings = [a for a in arrays if is_binary_like(a.type)]
+    header = np.zeros(rows, dtype=_header_dtype([a.type for a in arrays]))
+    for number, array in enumerate(arrays):
+        header[f"t{number}"] = 0 if not array.null_count else null_mask(array)
+        if is_binary_like(array.type):
+            lengths = pc.binary_length(array)
+            header[f"v{number}"] = as_int64(lengths)
+        else:
+            header[f"v{number}"] = as_int64(array)
+    offsets = np.arange(rows + 1, dtype=np.int64) * header.dtype.itemsize
+    fixed = pa.Array.from_buffers(pa.large_binary(), rows, [None, pa.py_buffer(offsets), pa.py_buffer(header)])
+    if not strings:
+        return fixed
+    parts = [pc.fill_null(a.cast(pa.large_binary()), b"") for a in strings]
+    return pc.binary_join_element_wise(fixed, *parts, pa.scalar(b"", pa.large_binary()))
+
+
+def _header_dtype(types: Sequence[pa.DataType]) -> np.dtype[np.void]:
+    tags = [(f"t{i}", "u1") for i in range(len(types))]
+    values = [(f"v{i}", "<u4" if is_binary_like(kind) else "<i8") for i, kind in enumerate(types)]
+    return np.dtype(tags + values)
+
+
+def _split(joined: pa.Array, types: Sequence[pa.DataType]) -> list[pa.Array]:
+    """The columns of composite keys: the inverse of `_join`."""
+    offsets, data = binary_buffers(joined)
+    dtype = _header_dtype(types)
+    starts = offsets[:-1].copy()
+    rows = len(starts)
+    heads = data[spread(starts, np.full(rows, dtype.itemsize))] if rows else np.zeros(0, np.uint8)
+    header = heads.view(dtype)
+    starts += dtype.itemsize
+    columns = []
+    for number, kind in enumerate(types):
+        nulls = header[f"t{number}"].astype(np.bool_)
+        values = header[f"v{number}"].astype(np.int64)
+        if is_binary_like(kind):
+            columns.append(_with_nulls(_cut(data, starts, values), nulls).cast(kind))
+            starts = starts + values
+        else:
+            columns.append(_from_int64(values, nulls, kind))
+    return columns
+
+
+def _cut(data: npt.NDArray[np.uint8], starts: Int64Array, lengths: Int64Array) -> pa.Array:
+    offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data[spread(starts, lengths)])]
+    return pa.Array.from_buffers(pa.large_binary(), len(lengths), buffers)
+
+
+def _with_nulls(array: pa.Array, nulls: BoolArray | None) -> pa.Array:
+    if nulls is None or not nulls.any():
+        return array
+    return pc.if_else(pa.array(nulls), pa.scalar(None, array.type), array)
+
+
+def _from_int64(values: Int64Array, nulls: BoolArray | None, kind: pa.DataType) -> pa.Array:
+    """Arrow values out of their int64 bits: the inverse of `as_int64`."""
+    mask = nulls if nulls is not None and nulls.any() else None
+    if pa.types.is_floating(kind):
+        return pa.array(values.view(np.float64), mask=mask).cast(kind)
+    if pa.types.is_boolean(kind):
+        return pa.array(values.astype(np.bool_), mask=mask)
+    if pa.types.is_temporal(kind):
+        width = np.int32 if kind.bit_width == 32 else np.int64
+        return pa.array(values.astype(width), mask=mask).view(kind)
+    return pa.array(values.astype(kind.to_pandas_dtype()), type=kind, mask=mask)

@@ -1,0 +1,331 @@
+"""Keys to slot numbers by vectorised open addressing with linear probing.
+
+A bucket is one 64-bit word: the high half of the key's hash, and the slot number. A probe of a whole batch is a
+gather of buckets, a gather of the slots' keys and a comparison; only the rows that did not match go on to the next
+bucket. Keys are always compared in full, so colliding hashes cost time, never correctness. The table doubles without
+a pause: the old buckets are moved a share at a time while new keys come in, and looked at after the new ones until
+then (incremental rehashing, as in Redis' dict).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lakeward.engine.core.hashing import Int64Array, UInt64Array
+from lakeward.engine.state.key_columns import KeyColumn, grown
+from lakeward.engine.state.keys import BoolArray, KeyBatch
+
+_SLOT_BITS = np.uint64(0xFFFFFFFF)
+_TAG_BITS = np.uint64(0xFFFFFFFF00000000)
+_EMPTY = np.uint64(0)
+_DELETED = np.uint64(1 << 32)  # not empty, yet slot 0
+_BUCKETS_MIN = 64
+_REHASH_AT_ONCE = 1 << 15
+_MOVE_MIN = 8192
+_MOVE_PER_KEY = 4
+NULL_SLOT = 0
+
+
+class SlotMap:
+    """A growing set of keys, numbered. Slot 0 is the null key's; others are 1, 2, ... and used again when freed.
+
+    Args:
+        keys: Where the keys of the slots are kept.
+    """
+
+    def __init__(self, keys: KeyColumn) -> None:
+        self.keys = keys
+        self._table: UInt64Array = np.zeros(_BUCKETS_MIN, dtype=np.uint64)
+        self._old: UInt64Array | None = None
+        self._moved = 0
+        self._tombstones = 0
+        self._live = 0
+        self._has_null = False
+        self._next = 1
+        self._free: Int64Array = np.zeros(0, dtype=np.int64)
+        self._free_count = 0
+
+    def __len__(self) -> int:
+        return self._live + self._has_null
+
+    @property
+    def slot_count(self) -> int:
+        """One past the highest slot ever given out: the length that columns must have."""
+        return self._next
+
+    @property
+    def free_count(self) -> int:
+        """Slots below `slot_count` that the next new keys will take."""
+        return self._free_count
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory of the buckets and keys."""
+        old = 0 if self._old is None else self._old.nbytes
+        return self._table.nbytes + old + self._free.nbytes + self.keys.size_bytes
+
+    def growth_bytes(self, more: int) -> int:
+        """Memory of the larger table that `more` new keys would make necessary; 0 when they fit."""
+        fits = (self._live + self._tombstones + more) * 2 <= len(self._table)
+        return 0 if fits else max(0, 8 * (_power_of_two((self._live + more) * 2) - len(self._table)))
+
+    def occupied(self) -> Int64Array:
+        """All slots that hold a key, rising."""
+        taken = np.ones(self._next, dtype=np.bool_)
+        taken[self._free[: self._free_count]] = False
+        taken[NULL_SLOT] = self._has_null
+        return np.flatnonzero(taken)
+
+    def find(self, batch: KeyBatch) -> Int64Array:
+        """The slot of each key, -1 where it is not in the map."""
+        slots = self._probe(self._table, batch)
+        if self._old is not None:
+            rows = np.flatnonzero(slots < 0)
+            if len(rows):
+                slots[rows] = self._probe(self._old, batch.take(rows))
+        if batch.nulls is not None:
+            slots[batch.nulls] = NULL_SLOT if self._has_null else -1
+        return slots
+
+    def insert(self, batch: KeyBatch, rows: Int64Array, slots: Int64Array) -> tuple[Int64Array, Int64Array]:
+        """Give slots to keys that `find` did not know.
+
+        Args:
+            batch: All keys.
+            rows: The rows to insert, rising; the same key may be there several times.
+            slots: Where the slot numbers of `rows` are filled in.
+
+        Returns:
+            The new slots, and the first row of each, in the order of the rows.
+        """
+        created: list[tuple[Int64Array, Int64Array]] = []
+        if batch.nulls is not None:
+            rows = self._insert_null(batch.nulls, rows, slots, created)
+        while len(rows):
+            chunk = rows[: self._room(len(rows))]
+            self._insert_chunk(batch.take(chunk), chunk, slots, created)
+            rows = rows[len(chunk) :]
+            if len(rows):  # rows of keys that the chunk has just brought in
+                slots[rows] = self.find(batch.take(rows))
+                rows = rows[slots[rows] < 0]
+        if not created:
+            return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+        if len(created) == 1:
+            return created[0]
+        return np.concatenate([slot for slot, _ in created]), np.concatenate([row for _, row in created])
+
+    def insert_distinct(self, batch: KeyBatch) -> Int64Array:
+        """Insert many keys that are known to be new and distinct (a restore); returns their slots."""
+        slots = np.zeros(len(batch), dtype=np.int64)
+        rows = np.arange(len(batch))
+        if batch.nulls is not None:
+            self._has_null = True
+            rows = np.flatnonzero(~batch.nulls)
+            batch = batch.take(rows)
+        needed = self._live + len(rows)
+        if needed * 2 > len(self._table):
+            self._rebuild(_power_of_two(needed * 2))
+        slots[rows] = self._allocate(len(rows))
+        self.keys.put(slots[rows], batch)
+        _place(self._table, batch.hashes, slots[rows])
+        self._live += len(rows)
+        return slots
+
+    def remove(self, slots: Int64Array) -> None:
+        """Forget the keys of these slots, each named once; the slots will be given out again."""
+        others = slots[slots != NULL_SLOT]
+        if len(others) < len(slots):
+            self._has_null = False
+        hashes = self.keys.hashes(others)
+        self._tombstones += _erase(self._table, hashes, others)
+        if self._old is not None:
+            _erase(self._old, hashes, others)
+        self.keys.free(others)
+        self._live -= len(others)
+        self._release(others)
+
+    def move_some(self) -> None:
+        """Go on with a rehash that is under way; called once a batch."""
+        if self._old is not None:
+            self._move(_MOVE_MIN)
+
+    def _probe(self, table: UInt64Array, batch: KeyBatch) -> Int64Array:
+        mask = np.uint64(len(table) - 1)
+        buckets = (batch.hashes & mask).view(np.int64)
+        entries = table.take(buckets, mode="clip")
+        slots = (entries & _SLOT_BITS).view(np.int64)
+        hit = self.keys.matches(slots, batch)
+        hit &= slots != 0
+        if hit.all():
+            return slots
+        slots[~hit] = -1
+        rows = np.flatnonzero((entries != _EMPTY) & ~hit)
+        if len(rows):
+            self._probe_on(table, batch, rows, slots, buckets[rows])
+        return slots
+
+    def _probe_on(
+        self, table: UInt64Array, batch: KeyBatch, rows: Int64Array, slots: Int64Array, buckets: Int64Array
+    ) -> None:
+        """Follow the chains of the rows whose first bucket held another key."""
+        mask = len(table) - 1
+        rest = batch.take(rows)
+        while len(rows):
+            buckets = (buckets + 1) & mask
+            entries = table.take(buckets)
+            found = (entries & _SLOT_BITS).view(np.int64)
+            hit = self.keys.matches(found, rest)
+            hit &= found != 0
+            slots[rows[hit]] = found[hit]
+            going = np.flatnonzero((entries != _EMPTY) & ~hit)
+            rows, buckets, rest = rows[going], buckets[going], rest.take(going)
+
+    def _insert_null(
+        self, nulls: BoolArray, rows: Int64Array, slots: Int64Array, created: list[tuple[Int64Array, Int64Array]]
+    ) -> Int64Array:
+        is_null = nulls[rows]
+        null_rows = rows[is_null]
+        if len(null_rows):
+            slots[null_rows] = NULL_SLOT
+            if not self._has_null:
+                self._has_null = True
+                created.append((np.array([NULL_SLOT]), null_rows[:1]))
+        return rows[~is_null]
+
+    def _insert_chunk(
+        self, chunk: KeyBatch, rows: Int64Array, slots: Int64Array, created: list[tuple[Int64Array, Int64Array]]
+    ) -> None:
+        """All rows of one key walk the same buckets in step, so the first row of each key is the one that claims."""
+        mask = len(self._table) - 1
+        buckets = (chunk.hashes & np.uint64(mask)).view(np.int64)
+        pending, winners = np.arange(len(rows)), []
+        while len(pending):
+            here = buckets[pending]
+            won = pending[_claim(self._table, here)]
+            self._settle(chunk, rows, slots, won, buckets[won])
+            winners.append(won)
+            found = (self._table[here] & _SLOT_BITS).view(np.int64)
+            hit = self.keys.matches(found, chunk.take(pending)) & (found != 0)
+            slots[rows[pending[hit]]] = found[hit]
+            pending = pending[~hit]
+            buckets[pending] = (buckets[pending] + 1) & mask
+        first = np.sort(np.concatenate(winners))
+        created.append((slots[rows[first]], rows[first]))
+        if self._old is not None:
+            self._move(max(_MOVE_MIN, _MOVE_PER_KEY * len(first)))
+
+    def _settle(
+        self, chunk: KeyBatch, rows: Int64Array, slots: Int64Array, won: Int64Array, buckets: Int64Array
+    ) -> None:
+        """Rows that claimed a bucket become slots."""
+        if not len(won):
+            return
+        new = self._allocate(len(won))
+        keys = chunk.take(won)
+        self.keys.put(new, keys)
+        self._table[buckets] = (keys.hashes & _TAG_BITS) | new.view(np.uint64)
+        slots[rows[won]] = new
+        self._live += len(won)
+
+    def _room(self, wanted: int) -> int:
+        """How many rows may be inserted before the load limit; makes room first when that is few."""
+        while True:
+            room = len(self._table) // 2 - self._live - self._tombstones
+            if room >= min(wanted, max(len(self._table) >> 3, 1)):
+                return room
+            self._grow()
+
+    def _grow(self) -> None:
+        if self._old is not None:
+            self._move(len(self._old))
+        size = len(self._table) * 2 if self._live * 4 > len(self._table) else len(self._table)
+        if len(self._table) <= _REHASH_AT_ONCE:
+            self._rebuild(size)
+            return
+        self._old, self._moved = self._table, 0
+        self._table = np.zeros(size, dtype=np.uint64)
+        self._tombstones = 0
+
+    def _rebuild(self, size: int) -> None:
+        slots = self.occupied()
+        slots = slots[slots != NULL_SLOT]
+        self._old = None
+        self._table = np.zeros(size, dtype=np.uint64)
+        self._tombstones = 0
+        _place(self._table, self.keys.hashes(slots), slots)
+
+    def _move(self, buckets: int) -> None:
+        assert self._old is not None
+        part = self._old[self._moved : self._moved + buckets]
+        slots = (part & _SLOT_BITS).view(np.int64)
+        slots = slots[slots != 0]
+        _place(self._table, self.keys.hashes(slots), slots)
+        self._moved += len(part)
+        if self._moved >= len(self._old):
+            self._old = None
+
+    def _allocate(self, count: int) -> Int64Array:
+        used = min(count, self._free_count)
+        reused = self._free[self._free_count - used : self._free_count][::-1]
+        fresh = np.arange(self._next, self._next + count - used)
+        self._free_count -= used
+        self._next += count - used
+        self.keys.ensure(_rounded_up(self._next))
+        return np.concatenate([reused, fresh]) if used else fresh
+
+    def _release(self, slots: Int64Array) -> None:
+        need = self._free_count + len(slots)
+        if need > len(self._free):
+            self._free = grown(self._free, max(need, 2 * len(self._free)))  # type: ignore[assignment]
+        self._free[self._free_count : need] = slots
+        self._free_count = need
+
+
+def _power_of_two(at_least: int) -> int:
+    return 1 << max(at_least - 1, _BUCKETS_MIN - 1).bit_length()
+
+
+def _rounded_up(count: int) -> int:
+    """Capacities grow by half, so that few copies are made and little is wasted."""
+    capacity = 64
+    while capacity < count:
+        capacity += capacity // 2
+    return capacity
+
+
+def _claim(table: UInt64Array, buckets: Int64Array) -> Int64Array:
+    """Of the rows whose bucket is empty, the first of each bucket; their buckets now hold a mark."""
+    vacant = np.flatnonzero(table[buckets] == _EMPTY)
+    if not len(vacant):
+        return vacant
+    wanted = buckets[vacant]
+    marks = np.arange(1, len(vacant) + 1, dtype=np.uint64) << np.uint64(32)
+    table[wanted[::-1]] = marks[::-1]  # of several writes to one bucket the last stays: the first row's
+    return vacant[table[wanted] == marks]
+
+
+def _place(table: UInt64Array, hashes: UInt64Array, slots: Int64Array) -> None:
+    """Enter slots whose keys are distinct and not in the table: nothing has to be compared."""
+    mask = len(table) - 1
+    buckets = (hashes & np.uint64(mask)).view(np.int64)
+    entries = (hashes & _TAG_BITS) | slots.view(np.uint64)
+    while len(entries):
+        vacant = table[buckets] == _EMPTY
+        table[buckets[vacant]] = entries[vacant]
+        rest = np.flatnonzero(table[buckets] != entries)
+        entries, buckets = entries[rest], (buckets[rest] + 1) & mask
+
+
+def _erase(table: UInt64Array, hashes: UInt64Array, slots: Int64Array) -> int:
+    """Mark the buckets of slots as deleted; returns how many there were."""
+    mask = len(table) - 1
+    buckets = (hashes & np.uint64(mask)).view(np.int64)
+    erased = 0
+    while len(slots):
+        entries = table[buckets]
+        hit = (entries & _SLOT_BITS).view(np.int64) == slots
+        table[buckets[hit]] = _DELETED
+        erased += int(np.count_nonzero(hit))
+        going = np.flatnonzero(~hit & (entries != _EMPTY))
+        buckets, slots = (buckets[going] + 1) & mask, slots[going]
+    return erased

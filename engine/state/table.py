@@ -1,0 +1,75 @@
+"""Keyed state tables: a pane for each namespace, opened when it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from lakeward.engine.api.state import StateTable, TableSpec
+from lakeward.engine.state.keys import KeyBatch
+from lakeward.engine.state.pane import PaneContext, SlotPane
+
+
+class SlotTable(StateTable):
+    """The `StateTable` of the engine: slots in memory over rows in a key-value store.
+
+    Made by `lakeward.engine.state.backend.StateBackend.table`.
+
+    Args:
+        context: What the table's panes share.
+    """
+
+    def __init__(self, context: PaneContext) -> None:
+        self._context = context
+        self._panes: dict[int, SlotPane] = {}
+        self._stored = context.rows.counts()
+        self._dropped: set[int] = set()
+
+    @property
+    def spec(self) -> TableSpec:
+        """Its description."""
+        return self._context.spec
+
+    def keys(self, arrays: Sequence[pa.Array]) -> KeyBatch:
+        """Hash and encode a batch's key columns.
+
+        Raises:
+            SchemaError: Number or types of the columns are not the key's.
+        """
+        self._context.budget.advance()
+        return self._context.codec.encode(arrays)
+
+    def pane(self, namespace: int = 0) -> SlotPane:
+        """The pane of a namespace, made when missing."""
+        pane = self._panes.get(namespace)
+        if pane is None:
+            pane = SlotPane(self._context, namespace, self._stored.pop(namespace, 0))
+            self._panes[namespace] = pane
+        return pane
+
+    def namespaces(self) -> list[int]:
+        """Namespaces that hold at least one key, sorted."""
+        return sorted([*self._stored, *(number for number, pane in self._panes.items() if len(pane))])
+
+    def drop(self, namespace: int) -> None:
+        """Forget a pane; what never reached the store costs it nothing."""
+        in_store = self._stored.pop(namespace, None) is not None
+        pane = self._panes.pop(namespace, None)
+        if pane is not None:
+            self._context.budget.forget(pane)
+            in_store = in_store or pane.in_store
+        if in_store:
+            self._context.rows.drop(namespace)
+            self._dropped.add(namespace)
+
+    def flush(self) -> None:
+        """Write all changes to the store, and how many keys each pane has."""
+        counts = dict.fromkeys(self._dropped, 0)
+        for namespace, pane in self._panes.items():
+            pane.flush()
+            count = pane.count_change()
+            if count is not None:
+                counts[namespace] = count
+        self._context.rows.write_counts(counts)
+        self._dropped.clear()

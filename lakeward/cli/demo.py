@@ -1,0 +1,238 @@
+"""`lakeward demo`: Kafka to Iceberg on this machine, killed twice with -9, then counted by an independent reader."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lakeward.connectors.nexmark import NexmarkSource, json_lines
+from lakeward.engine.core.clock import SystemClock
+from lakeward.engine.core.errors import ConfigError
+from lakeward.testing.brokers import Broker, embedded_broker
+from lakeward.testing.lake import read_table, table_snapshots
+
+TOPIC = "bids"
+EVENTS_A_PIECE = 100_000
+KILLS = 2
+WAIT_MAX_S = 120.0
+_JOB = [sys.executable, "-m", "lakeward.cli.main", "run", str(Path(__file__).parent.parent / "examples/kafka_to_iceberg.py")]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the demo keeps what.
+
+    Args:
+        root: Its directory.
+    """
+
+    root: Path
+
+    @property
+    def warehouse(self) -> Path:
+        """The Iceberg tables and their catalog."""
+        return self.root / "warehouse"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The job's checkpoints."""
+        return self.root / "checkpoints"
+
+    @property
+    def log(self) -> Path:
+        """What the job said."""
+        return self.root / "job.log"
+
+    @property
+    def catalog(self) -> dict[str, str]:
+        """Catalog properties, as the job uses them."""
+        uri = f"sqlite:///{self.warehouse}/catalog.db"
+        return {"type": "sql", "uri": uri, "warehouse": f"file://{self.warehouse}"}
+
+
+def run_demo(directory: str, events: int, partitions: int) -> int:
+    """Run the demo.
+
+    Returns:
+        The exit status: 0 when nothing was lost and nothing doubled, else 1.
+    """
+    place = _make_place(Path(directory).resolve())
+    with embedded_broker(place.root / "broker") as broker:
+        _say(f"an embedded Kafka-speaking broker answers at {broker.bootstrap}")
+        bids = _produce(broker, events, partitions)
+        environment = {
+            **os.environ,
+            "BOOTSTRAP": broker.bootstrap,
+            "TOPIC": TOPIC,
+            "WAREHOUSE": str(place.warehouse),
+            "CHECKPOINTS": str(place.checkpoints),
+            "CHECKPOINT_INTERVAL": "200ms",
+            "STOP_AT_END": "1",
+        }
+        _run_with_kills(place, environment)
+    shutil.rmtree(place.root / "broker", ignore_errors=True)
+    return _report(place, bids)
+
+
+def _make_place(root: Path) -> Place:
+    marker = root / ".lakeward-demo"
+    if root.exists() and any(root.iterdir()) and not marker.exists():
+        raise ConfigError(f"{root} is not empty, and not from a demo", hint="give another --directory")
+    try:
+        shutil.rmtree(root, ignore_errors=True)
+        root.mkdir(parents=True)
+        marker.touch()
+        place = Place(root)
+        place.warehouse.mkdir()
+    except OSError as error:
+        raise ConfigError(f"cannot write to {root}: {error.strerror}", hint="give another --directory") from error
+    return place
+
+
+def _produce(broker: Broker, events: int, partitions: int) -> pa.Table:
+    broker.create_topic(TOPIC, partitions)
+    source = NexmarkSource(None)
+    pieces = []
+    for first in range(0, events, EVENTS_A_PIECE):
+        piece = source.read(0, first, min(EVENTS_A_PIECE, events - first))
+        lines = json_lines(piece)
+        for partition in range(partitions):
+            broker.produce(TOPIC, lines[partition::partitions], partition=partition)
+        pieces.append(piece)
+        _progress("produced", sum(map(len, pieces)), "bids")
+    click.echo(err=True)
+    return pa.Table.from_batches(pieces)
+
+
+def _run_with_kills(place: Place, environment: Mapping[str, str]) -> None:
+    clock = SystemClock()
+    start_ms = clock.monotonic_ms()
+    for kill in range(KILLS + 1):
+        seen = len(_snapshots(place))
+        with place.log.open("ab") as log:
+            process = subprocess.Popen(_JOB, env=dict(environment), stdout=log, stderr=log)
+        try:
+            # Two new snapshots, and it is in the middle; the last run is left to end by itself.
+            _wait(place, process, clock, start_ms, None if kill == KILLS else seen + 2)
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+        if kill < KILLS:
+            click.echo(err=True)
+            how = "killed with -9" if process.returncode == -signal.SIGKILL else "ended before it could be killed"
+            _say(f"the job was {how} after {len(_snapshots(place))} snapshots; it starts again")
+    click.echo(err=True)
+    if process.returncode != 0:
+        tail = "\n".join(place.log.read_text().splitlines()[-8:])
+        raise ConfigError(f"the job failed: {tail}", hint=f"its whole output is in {place.log}")
+
+
+def _wait(
+    place: Place, process: subprocess.Popen[bytes], clock: SystemClock, start_ms: int, snapshots: int | None
+) -> None:
+    while process.poll() is None:
+        clock.sleep_ms(50)
+        found = _snapshots(place)
+        _progress("ingesting", sum(int(one.summary.get("added-records", 0)) for one in found), f"rows in {len(found)} snapshots")
+        if snapshots is not None and len(found) >= snapshots:
+            return
+        if clock.monotonic_ms() - start_ms > WAIT_MAX_S * 1000:
+            raise ConfigError(f"the job made no headway in {WAIT_MAX_S:.0f} s", hint=f"its output is in {place.log}")
+
+
+def _snapshots(place: Place) -> list[object]:
+    return table_snapshots(place.catalog, "auctions.bids")
+
+
+def _report(place: Place, bids: pa.Table) -> int:
+    kept = bids.filter(pc.greater_equal(bids["price"], 1_000))
+    raw, revenue = read_table(place.catalog, "auctions.bids"), read_table(place.catalog, "auctions.revenue")
+    names = kept.column_names
+    lost, doubled = compare(kept, raw.select(names))
+    expected = _revenue(kept)
+    lost_windows, doubled_windows = compare(expected, revenue.select(expected.column_names))
+    click.echo()
+    click.echo(f"{'':24}{'bids':>12}{'windows':>12}")
+    for label, of_bids, of_windows in (
+        ("rows expected", len(kept), len(expected)),
+        ("rows found", len(raw), len(revenue)),
+        ("lost", lost, lost_windows),
+        ("doubled", doubled, doubled_windows),
+    ):
+        click.echo(f"{label:24}{of_bids:>12,}{of_windows:>12,}")
+    _show_top(revenue)
+    _show_snapshots(place)
+    _show_places(place)
+    wrong = lost + doubled + lost_windows + doubled_windows
+    click.echo()
+    click.echo("0 lost, 0 doubled" if wrong == 0 else f"WRONG: {lost + lost_windows} lost, {doubled + doubled_windows} doubled")
+    return 0 if wrong == 0 else 1
+
+
+def compare(expected: pa.Table, found: pa.Table) -> tuple[int, int]:
+    """Rows that are missing, and rows that are too many, as multisets.
+
+    >>> compare(pa.table({"a": [1, 2, 2]}), pa.table({"a": [2, 3]}))
+    (2, 1)
+    """
+    names = expected.column_names
+    counts = [table.group_by(names).aggregate([([], "count_all")]) for table in (expected, found.cast(expected.schema))]
+    joined = counts[0].join(counts[1], names, join_type="full outer", right_suffix="_found")
+    want = joined["count_all"].fill_null(0)
+    have = joined["count_all_found"].fill_null(0)
+    difference = pc.subtract(want, have)
+    zero = pa.scalar(0, pa.int64())
+    lost = pc.sum(pc.max_element_wise(difference, zero)).as_py() or 0
+    doubled = pc.sum(pc.max_element_wise(pc.negate(difference), zero)).as_py() or 0
+    return lost, doubled
+
+
+def _revenue(bids: pa.Table) -> pa.Table:
+    start = pc.floor_temporal(bids["dateTime"], 10, "second")
+    grouped = bids.select(["auction", "price"]).append_column("window_start", start).group_by(["auction", "window_start"])
+    return grouped.aggregate([([], "count_all"), ("price", "sum")]).rename_columns(
+        ["auction", "window_start", "bids", "revenue"]
+    )
+
+
+def _show_top(revenue: pa.Table) -> None:
+    totals = revenue.group_by("auction").aggregate([("bids", "sum"), ("revenue", "sum")])
+    click.echo("\ntop auctions by revenue")
+    for row in totals.sort_by([("revenue_sum", "descending")]).slice(0, 5).to_pylist():
+        click.echo(f"  auction {row['auction']:>8}  {row['bids_sum']:>8,} bids  {row['revenue_sum']:>16,}")
+
+
+def _show_snapshots(place: Place) -> None:
+    click.echo("\nsnapshots of auctions.bids (the last five)")
+    for one in _snapshots(place)[-5:]:
+        checkpoint = one.summary.get("lakeward.checkpoint-id", "-")
+        click.echo(f"  {one.snapshot_id:>20}  checkpoint {checkpoint:>4}  {one.summary.get('added-records', '0'):>9} rows added")
+
+
+def _show_places(place: Place) -> None:
+    click.echo(f"\ntables       {place.warehouse}")
+    click.echo(f"checkpoints  {place.checkpoints}")
+    click.echo(f"job's output {place.log}")
+    click.echo("\ntry next")
+    click.echo(f"  lakeward checkpoints list {place.checkpoints}")
+    click.echo(f"  lakeward checkpoints verify {place.checkpoints}")
+    click.echo("  lakeward explain examples/kafka_to_iceberg.py")
+
+
+def _progress(verb: str, count: int, what: str) -> None:
+    click.echo(f"\r{verb} {count:,} {what}    ", nl=False, err=True)
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)

@@ -1,0 +1,178 @@
+"""Aggregates as users write them: `count()`, `sum("amount")`, `max(col("bid") * 2)`.
+
+Nulls are skipped, as in SQL: an aggregate over nothing but nulls is null, a count is 0. How each type is treated (NaN,
+overflow, decimals) is described in `lakeward.operators.aggregate`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from lakeward.engine.core.errors import SchemaError
+from lakeward.operators.aggregate import BoundAggregate, aggregate_type
+
+if TYPE_CHECKING:
+    from lakeward.dsl.expressions import Expr
+    from lakeward.engine.api.expression import BoundExpression
+
+__all__ = ["AggregateExpr", "count", "count_distinct", "first", "last", "max", "mean", "min", "sum"]
+
+
+@dataclass(frozen=True, slots=True)
+class AggregateExpr:
+    """An aggregate that is not yet bound to a stream. Made by `count`, `sum` and the others.
+
+    Args:
+        kind: Which one.
+        input: A column's name, an expression, or None for `count()`.
+    """
+
+    kind: str
+    input: str | Expr | None = None
+
+    def input_column(self, fallback: str) -> tuple[str | None, Expr | None]:
+        """The name under which the operator finds the input, and the expression that computes it.
+
+        Args:
+            fallback: The name for an input that is no plain column.
+        """
+        if self.input is None:
+            return None, None
+        if isinstance(self.input, str):
+            from lakeward.dsl.expressions import col
+
+            return self.input, col(self.input)
+        return fallback, self.input
+
+    def bind(self, schema: pa.Schema, name: str, column: str | None = None) -> BoundAggregate:
+        """Check the aggregate against a stream.
+
+        >>> sum("amount").bind(pa.schema({"amount": pa.int32()}), "revenue").description
+        'revenue=sum(amount)'
+
+        Args:
+            schema: The stream's schema.
+            name: The result column.
+            column: Where the operator finds the input, as given by `input_column`.
+
+        Raises:
+            SchemaError: There is no such column, or it has a type that cannot be aggregated so; names both.
+        """
+        bound = self.bind_input(schema)
+        if bound is None:
+            source = self.input if isinstance(self.input, str) else ""
+            kind = _column_type(schema, source) if source else None
+            return BoundAggregate(name, self.kind, source or None, kind, aggregate_type(self.kind, kind, source))
+        output = aggregate_type(self.kind, bound.type, bound.description)
+        return BoundAggregate(name, self.kind, column or f"__in_{name}", bound.type, output, bound.description)
+
+    def bind_input(self, schema: pa.Schema) -> BoundExpression | None:
+        """The input's expression, checked; None for `count()` and for a plain column."""
+        if self.input is None or isinstance(self.input, str):
+            return None
+        return self.input.bind(schema)
+
+
+def _column_type(schema: pa.Schema, name: str) -> pa.DataType:
+    if name not in schema.names:
+        raise SchemaError(f"there is no column '{name}'", hint=f"there are {', '.join(schema.names)}")
+    return schema.field(name).type
+
+
+def count(x: str | Expr | None = None) -> AggregateExpr:
+    """How many rows; with an argument, how many rows where it is not null. Never null.
+
+    >>> count().bind(pa.schema({"a": pa.int64()}), "n").output_type
+    DataType(int64)
+
+    Args:
+        x: A column's name or an expression.
+    """
+    return AggregateExpr("count", x)
+
+
+def sum(x: str | Expr) -> AggregateExpr:
+    """The sum: of integers as int64 (an overflow fails the job), of floats as float64, of decimals with 38 digits.
+
+    >>> sum("amount").bind(pa.schema({"amount": pa.decimal128(9, 2)}), "revenue").output_type
+    Decimal128Type(decimal128(38, 2))
+
+    Args:
+        x: A column's name or an expression; integer, float or decimal.
+    """
+    return AggregateExpr("sum", x)
+
+
+def min(x: str | Expr) -> AggregateExpr:
+    """The least value: of numbers, booleans, timestamps, dates, strings (by their UTF-8 bytes).
+
+    >>> min("shop").bind(pa.schema({"shop": pa.string()}), "first_shop").output_type
+    DataType(string)
+
+    Args:
+        x: A column's name or an expression.
+    """
+    return AggregateExpr("min", x)
+
+
+def max(x: str | Expr) -> AggregateExpr:
+    """The greatest value; as `min`. NaN counts as greater than every number.
+
+    >>> max("price").bind(pa.schema({"price": pa.float32()}), "highest").output_type
+    DataType(float)
+
+    Args:
+        x: A column's name or an expression.
+    """
+    return AggregateExpr("max", x)
+
+
+def mean(x: str | Expr) -> AggregateExpr:
+    """The average: float64, or a decimal with at least six digits after the point for decimals.
+
+    >>> mean("price").bind(pa.schema({"price": pa.int64()}), "average").output_type
+    DataType(double)
+
+    Args:
+        x: A column's name or an expression; integer, float or decimal.
+    """
+    return AggregateExpr("mean", x)
+
+
+def first(x: str | Expr) -> AggregateExpr:
+    """The value of the row with the lowest event time; among equal times, of the first to arrive. Skips nulls.
+
+    >>> first("state").bind(pa.schema({"state": pa.string()}), "opened_as").description
+    'opened_as=first(state)'
+
+    Args:
+        x: A column's name or an expression, of any type.
+    """
+    return AggregateExpr("first", x)
+
+
+def last(x: str | Expr) -> AggregateExpr:
+    """The value of the row with the highest event time; among equal times, of the last to arrive. Skips nulls.
+
+    >>> last("state").bind(pa.schema({"state": pa.string()}), "state").field.nullable
+    True
+
+    Args:
+        x: A column's name or an expression, of any type.
+    """
+    return AggregateExpr("last", x)
+
+
+def count_distinct(x: str | Expr) -> AggregateExpr:
+    """How many different values, exactly; nulls are not counted. Keeps every value in state until the window is gone.
+
+    >>> count_distinct("user").bind(pa.schema({"user": pa.int64()}), "users").output_type
+    DataType(int64)
+
+    Args:
+        x: A column's name or an expression; any type that has an order.
+    """
+    return AggregateExpr("count_distinct", x)

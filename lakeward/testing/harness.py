@@ -1,0 +1,326 @@
+"""Runs one operator alone, step by step: rows and watermarks in, rows out, snapshots and rescaling between.
+
+After Flink's OneInputStreamOperatorTestHarness. The state backends are the real ones.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import weakref
+from collections import Counter as Tally
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import orjson
+import pyarrow as pa
+
+from lakeward.engine.api.operator import OperatorFactory
+from lakeward.engine.api.state import StateTable, TableSpec
+from lakeward.engine.core.clock import ManualClock
+from lakeward.engine.core.errors import ConfigError
+from lakeward.engine.core.ids import CheckpointId, JobId, OperatorId, SubtaskIndex
+from lakeward.engine.core.json_types import JsonObject
+from lakeward.engine.core.keygroups import MAX_PARALLELISM_DEFAULT, key_group_range
+from lakeward.engine.core.messages import WATERMARK_MAX_US
+from lakeward.engine.state.backend import RestoreSource, StateBackend
+from lakeward.engine.state.kv import StoreFactory
+from lakeward.engine.state.memory import MemoryStoreFactory
+from lakeward.engine.state.rocksdb import RocksDbStoreFactory
+
+Store = Literal["memory", "rocksdb"]
+Rows = Sequence[Mapping[str, Any]] | pa.RecordBatch | pa.Table
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+
+@dataclass(frozen=True, slots=True)
+class HarnessConfig:
+    """Where the operator believes to run.
+
+    Args:
+        subtask: Which of the parallel instances it is.
+        parallelism: How many there are.
+        max_parallelism: Key groups of the job.
+        store: The key-value store behind its state.
+        memory_bytes: Memory for its state; small values make it move cold rows to the store.
+    """
+
+    subtask: int = 0
+    parallelism: int = 1
+    max_parallelism: int = MAX_PARALLELISM_DEFAULT
+    store: Store = "memory"
+    memory_bytes: int = 1 << 28
+
+    @property
+    def key_groups(self) -> range:
+        """The key groups that the subtask owns."""
+        return key_group_range(SubtaskIndex(self.subtask), self.parallelism, self.max_parallelism)
+
+
+class HarnessSnapshot:
+    """What one subtask saved: its small state and the files of its tables, which live as long as this object.
+
+    Args:
+        state: What `Operator.snapshot` returned, once through JSON.
+        committables: What `Operator.prepare` returned, once through JSON.
+        source: Its keyed state; None when it opened no table.
+    """
+
+    def __init__(
+        self, state: JsonObject | None, committables: Sequence[JsonObject], source: RestoreSource | None
+    ) -> None:
+        self.state = state
+        self.committables = committables
+        self.source = source
+        if source is not None:
+            weakref.finalize(self, shutil.rmtree, str(Path(source.directory).parent), ignore_errors=True)
+
+
+class OperatorHarness:
+    """An operator under test: you are its job.
+
+    >>> from lakeward import Tumbling, count
+    >>> from lakeward.operators.windows.operator import WindowAggregate
+    >>> schema = pa.schema({"shop": pa.string(), "at": pa.timestamp("us", tz="UTC")})
+    >>> factory = WindowAggregate(schema, ("shop",), "at", Tumbling("1s").assigner(), (count().bind(schema, "n"),))
+    >>> with OperatorHarness(factory, schema) as harness:
+    ...     harness.send([{"shop": "a", "at": 100}, {"shop": "a", "at": 200}])
+    ...     before = harness.take()
+    ...     harness.watermark(999_999)
+    ...     after = harness.take()
+    >>> before, [row["n"] for row in after]
+    ([], [2])
+
+    Args:
+        factory: Makes the operator.
+        schema: Schema of its input.
+        config: Where it believes to run.
+        restored: Snapshots of all old subtasks to start from; empty for a first run.
+    """
+
+    def __init__(
+        self,
+        factory: OperatorFactory,
+        schema: pa.Schema,
+        config: HarnessConfig = HarnessConfig(),  # noqa: B008 - frozen
+        restored: Sequence[HarnessSnapshot] = (),
+    ) -> None:
+        self.schema = schema
+        self._directory = Path(tempfile.mkdtemp(prefix="lakeward-harness-"))
+        self._context = _Context(config, restored, self._directory / "state")
+        self._out = _Output()
+        self.operator = factory.create()
+        self.operator.open(self._context)
+
+    @classmethod
+    def restore(
+        cls,
+        factory: OperatorFactory,
+        schema: pa.Schema,
+        snapshots: Sequence[HarnessSnapshot],
+        config: HarnessConfig = HarnessConfig(),  # noqa: B008 - frozen
+    ) -> OperatorHarness:
+        """Start from the snapshots of all old subtasks, at any parallelism."""
+        return cls(factory, schema, config, snapshots)
+
+    @property
+    def clock(self) -> ManualClock:
+        """Processing time; moved by `tick`."""
+        return self._context.clock
+
+    def send(self, rows: Rows) -> None:
+        """Hand the operator one batch.
+
+        Args:
+            rows: A batch, a table (sent as one batch), or rows as dicts, timestamps as datetimes or microseconds.
+        """
+        self.operator.on_batch(self._batch(rows), self._out)
+
+    def _batch(self, rows: Rows) -> pa.RecordBatch:
+        if isinstance(rows, pa.RecordBatch):
+            return rows
+        if isinstance(rows, pa.Table):
+            batches = rows.to_batches()
+            return pa.concat_batches(batches) if batches else pa.RecordBatch.from_pylist([], schema=rows.schema)
+        return pa.RecordBatch.from_pylist([dict(row) for row in rows], schema=self.schema)
+
+    def watermark(self, time: int | datetime) -> None:
+        """Event time has come to here.
+
+        Args:
+            time: Microseconds since 1970 UTC, or a datetime with a time zone.
+        """
+        self.operator.on_watermark(_to_us(time), self._out)
+
+    def tick(self, advance_ms: float = 0) -> None:
+        """Move processing time, then let the operator look at it."""
+        self.clock.advance_ms(advance_ms)
+        self.operator.on_tick(self.clock.wall_us(), self._out)
+
+    def take(self) -> list[dict[str, Any]]:
+        """The rows emitted since the last `take`, as dicts."""
+        table = self.take_table()
+        rows: list[dict[str, Any]] = [] if table is None else table.to_pylist()
+        return rows
+
+    def take_table(self) -> pa.Table | None:
+        """The rows emitted since the last `take`, as a table, one chunk a batch; None when there are none."""
+        batches, self._out.main = self._out.main, []
+        return pa.Table.from_batches(batches) if batches else None
+
+    def take_side(self, tag: str) -> list[dict[str, Any]]:
+        """The rows sent to a side output since the last call."""
+        return [row for batch in self._out.side.pop(tag, []) for row in batch.to_pylist()]
+
+    def counter(self, name: str) -> int:
+        """The value of one of the operator's counters."""
+        return self._context.counts[name]
+
+    def snapshot(self, checkpoint: int = 1) -> HarnessSnapshot:
+        """Take a checkpoint, in the order a job does: prepare, small state, tables. The operator goes on."""
+        committables = self.operator.prepare(CheckpointId(checkpoint), self._out)
+        state = self.operator.snapshot(CheckpointId(checkpoint))
+        return HarnessSnapshot(_through_json(state), _through_json(committables), self._context.save())
+
+    def complete(self, checkpoint: int = 1) -> None:
+        """Tell the operator that a checkpoint is durable and committed."""
+        self.operator.on_checkpoint_complete(CheckpointId(checkpoint))
+
+    def end(self) -> list[dict[str, Any]]:
+        """End the input: the last watermark, then `on_end`. Returns what was emitted since the last `take`."""
+        self.operator.on_watermark(WATERMARK_MAX_US, self._out)
+        self.operator.on_end(self._out)
+        return self.take()
+
+    def close(self) -> None:
+        """Close the operator and delete its state; snapshots stay."""
+        self.operator.close()
+        self._context.close()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def __enter__(self) -> OperatorHarness:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _Output:
+    """Collects what is emitted."""
+
+    def __init__(self) -> None:
+        self.main: list[pa.RecordBatch] = []
+        self.side: dict[str, list[pa.RecordBatch]] = defaultdict(list)
+
+    def emit(self, batch: pa.RecordBatch) -> None:
+        """Keep rows."""
+        if batch.num_rows:
+            self.main.append(batch)
+
+    def emit_side(self, tag: str, batch: pa.RecordBatch) -> None:
+        """Keep rows of a side output."""
+        if batch.num_rows:
+            self.side[tag].append(batch)
+
+
+class _Counter:
+    def __init__(self, counts: Tally[str], name: str) -> None:
+        self._counts = counts
+        self._name = name
+
+    def inc(self, amount: int = 1) -> None:
+        """Add to it."""
+        self._counts[self._name] += amount
+
+
+class _Context:
+    """The operator's view of a job that consists of it alone."""
+
+    def __init__(self, config: HarnessConfig, restored: Sequence[HarnessSnapshot], directory: Path) -> None:
+        self.uid = OperatorId("harness")
+        self.job_id = JobId("harness")
+        self.job_name = "harness"
+        self.subtask = SubtaskIndex(config.subtask)
+        self.parallelism = config.parallelism
+        self.max_parallelism = config.max_parallelism
+        self.attempt = f"attempt-{config.subtask}"
+        self.clock = ManualClock()
+        self.restored: Sequence[JsonObject] = [one.state for one in restored if one.state is not None]
+        self.counts: Tally[str] = Tally()
+        self._config = config
+        self._snapshots = restored  # keeps their files alive
+        self._directory = directory
+        self._backend: StateBackend | None = None
+
+    def table(self, spec: TableSpec) -> StateTable:
+        """Open a state table; the first one opens the backend and restores it."""
+        if self._backend is None:
+            self._backend = self._open_backend()
+        return self._backend.table(spec)
+
+    def _open_backend(self) -> StateBackend:
+        config = self._config
+        self._directory.mkdir(parents=True, exist_ok=True)
+        backend = StateBackend(
+            _store_factory(config.store),
+            str(self._directory),
+            config.key_groups,
+            config.max_parallelism,
+            config.memory_bytes,
+        )
+        sources = [one.source for one in self._snapshots if one.source is not None]
+        mine = [one for one in sources if _overlap(one, config.key_groups)]
+        if mine:
+            backend.restore(mine)
+        return backend
+
+    def counter(self, name: str) -> _Counter:
+        """A counter."""
+        return _Counter(self.counts, name)
+
+    def save(self) -> RestoreSource | None:
+        """Save all tables."""
+        if self._backend is None:
+            return None
+        target = Path(tempfile.mkdtemp(prefix="lakeward-snapshot-")) / "files"
+        saved = self._backend.snapshot(str(target))
+        groups = self._config.key_groups
+        return RestoreSource(_through_json(saved.tables), str(target), groups.start, groups.stop)
+
+    def close(self) -> None:
+        """Close the tables."""
+        if self._backend is not None:
+            self._backend.close()
+
+
+def _overlap(source: RestoreSource, groups: range) -> bool:
+    return source.key_group_start < groups.stop and groups.start < source.key_group_end
+
+
+def _store_factory(store: Store) -> StoreFactory:
+    if store == "memory":
+        return MemoryStoreFactory()
+    if store == "rocksdb":
+        return RocksDbStoreFactory()
+    raise ConfigError(f"there is no store '{store}'", hint="choose 'memory' or 'rocksdb'")
+
+
+def _through_json(value: Any) -> Any:
+    """What a restart would see of it; fails for anything that is not JSON."""
+    return orjson.loads(orjson.dumps(value))
+
+
+def _to_us(time: int | datetime) -> int:
+    if isinstance(time, int):
+        return time
+    if time.tzinfo is None:
+        raise ConfigError(f"the datetime {time} has no time zone", hint="give it tzinfo=timezone.utc")
+    return (time - _EPOCH) // timedelta(microseconds=1)

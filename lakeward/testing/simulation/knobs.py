@@ -1,0 +1,192 @@
+"""What a seed decides before anything runs: the program, the sizes, and which faults happen how often.
+
+Each seed first draws which kinds of fault are on at all (swarm testing: Groce, Zhang, Eide, Chen and Regehr, 2012): a
+run in which everything fails at once hides the bugs that need a long quiet stretch between two failures.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from lakeward.engine.config import EngineConfig
+
+PROGRAMS = ("filter", "tumbling", "sliding", "union", "tree", "python", "reduce", "cascade", "window_all")
+"""The programs to draw from; see `programs`."""
+
+CALM_TIMEOUT_MS = 10_000_000
+"""A checkpoint timeout that nothing runs into."""
+
+
+class Fault(Enum):
+    """What can go wrong, with the range of rates that a seed draws from and how often it can happen in a run.
+
+    Rates are a chance per port call, or per step for what comes from outside.
+    """
+
+    STORE_ERROR = ("a store call fails", 0.002, 0.05, 15)
+    STORE_LOST = ("a store write happens and its answer is lost", 0.002, 0.1, 10)
+    TORN_FILE = ("a state file is cut short, and the process dies", 0.02, 0.2, 2)
+    FLIPPED_FILE = ("a bit of a state file is flipped, and the process dies", 0.02, 0.2, 2)
+    BIT_ROT = ("a bit of a stored file flips at rest", 0.0005, 0.005, 2)
+    TABLE_ERROR = ("a table call fails", 0.02, 0.2, 10)
+    TABLE_LOST = ("a table commit happens and its answer is lost", 0.02, 0.5, 8)
+    RIVAL_COMMIT = ("somebody else commits to the table in between", 0.05, 0.5, 50)
+    SOURCE_ERROR = ("a source cannot be read", 0.002, 0.02, 8)
+    ACK_LOST = ("an acknowledgement is lost", 0.01, 0.2, 8)
+    ACK_LATE = ("an acknowledgement is late", 0.05, 0.5, 100)
+    CRASH = ("the process dies at a port call", 0.002, 0.03, 8)
+    CRASH_BETWEEN = ("the process dies between two steps", 0.0005, 0.01, 8)
+    PAUSE = ("the process stands still in a port call while a new one is started, then goes on", 0.002, 0.03, 5)
+    PAUSE_BETWEEN = ("the process is taken for dead between two steps", 0.0005, 0.005, 5)
+    STOP = ("the user stops the job and starts it again", 0.0005, 0.005, 4)
+    STATELESS = ("the job is started without its checkpoints", 0.0005, 0.003, 2)
+
+    def __init__(self, text: str, rate_min: float, rate_max: float, times_max: int) -> None:
+        self.text = text
+        self.rate_min = rate_min
+        self.rate_max = rate_max
+        self.times_max = times_max
+
+
+@dataclass(frozen=True, slots=True)
+class Swarm:
+    """Narrows what seeds may draw, to look for one kind of bug; everything that is left out is drawn freely.
+
+    Args:
+        programs: Programs to draw from.
+        rates: Faults that are on, with their rates; no other one is.
+        parallelism: Lowest and highest parallelism of an attempt.
+        rows: Rows a split.
+        interval_ms: Checkpoint interval.
+        retained: Checkpoints kept.
+        channel_batches: Messages a channel holds.
+    """
+
+    programs: tuple[str, ...] = PROGRAMS
+    rates: Mapping[Fault, float] | None = None
+    parallelism: tuple[int, int] = (1, 3)
+    rows: tuple[int, int] | None = None
+    interval_ms: int | None = None
+    retained: int | None = None
+    channel_batches: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Knobs:
+    """Everything fixed for one seed.
+
+    Args:
+        program: Its name.
+        splits: Splits of each source.
+        rows: Rows of the split with the most.
+        disorder_us: How far behind the newest one a row's event time may be.
+        max_parallelism: Key groups.
+        interval_ms: Checkpoint interval.
+        timeout_ms: Checkpoint timeout.
+        failures_tolerated: Failed checkpoints in a row.
+        retained: Checkpoints kept.
+        state_memory_bytes: Budget for keyed state.
+        unsafe_steps: Steps after which all faults are healed.
+        rates: Which faults happen, and how often.
+    """
+
+    program: str
+    splits: int
+    rows: int
+    disorder_us: int
+    max_parallelism: int
+    interval_ms: int
+    timeout_ms: int
+    failures_tolerated: int
+    retained: int
+    state_memory_bytes: int
+    unsafe_steps: int
+    rates: Mapping[Fault, float] = field(default_factory=dict)
+
+    def describe(self) -> str:
+        """One line each, for the report of a violation."""
+        plain = [f"  {name} = {getattr(self, name)}" for name in self.__slots__ if name != "rates"]
+        rates = [f"  {fault.name} {rate:.4f}: {fault.text}" for fault, rate in self.rates.items()]
+        return "\n".join([*plain, "  faults:", *rates])
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptKnobs:
+    """What is drawn anew for every start of the job.
+
+    Args:
+        parallelism: Of sources and of what is chained to them.
+        keyed_parallelism: Of keyed operators.
+        sink_parallelism: Of sinks.
+        config: The engine's limits and intervals.
+    """
+
+    parallelism: int
+    keyed_parallelism: int
+    sink_parallelism: int
+    config: EngineConfig
+
+
+def draw_knobs(rng: random.Random, swarm: Swarm) -> Knobs:
+    """Draw a seed's knobs."""
+    low, high = swarm.rows or (0, rng.choice((10, 40, 40, 80, 200)))
+    return Knobs(
+        program=rng.choice(swarm.programs),
+        splits=rng.randint(1, 4),
+        rows=rng.randint(low, high),
+        disorder_us=rng.choice((0, 1_000_000, 7_000_000)),
+        max_parallelism=rng.choice((4, 7, 16, 128)),
+        interval_ms=swarm.interval_ms or _log_uniform_int(rng, 1, 300),
+        timeout_ms=rng.choice((rng.randint(20, 2000), CALM_TIMEOUT_MS)),
+        failures_tolerated=rng.randint(0, 3),
+        retained=swarm.retained or rng.randint(1, 3),
+        state_memory_bytes=rng.choice((1_000, 20_000, 1 << 26)),
+        unsafe_steps=_log_uniform_int(rng, 50, 1500),
+        rates=_draw_rates(rng) if swarm.rates is None else dict(swarm.rates),
+    )
+
+
+def draw_attempt(rng: random.Random, knobs: Knobs, swarm: Swarm, *, calm: bool) -> AttemptKnobs:
+    """Draw the knobs of one start.
+
+    Args:
+        rng: Where from.
+        knobs: The seed's.
+        swarm: Limits.
+        calm: Whether all faults are healed: then no checkpoint times out.
+    """
+    most = min(swarm.parallelism[1], knobs.max_parallelism)
+    counts = [rng.randint(swarm.parallelism[0], most) for _ in range(3)]
+    if rng.random() < 0.4:
+        counts = [counts[0]] * 3
+    config = EngineConfig(
+        parallelism=counts[0],
+        max_parallelism=knobs.max_parallelism,
+        checkpoint_interval_ms=max(knobs.interval_ms, 20) if calm else knobs.interval_ms,
+        checkpoint_timeout_ms=CALM_TIMEOUT_MS if calm else knobs.timeout_ms,
+        checkpoint_failures_tolerated=knobs.failures_tolerated,
+        checkpoints_retained=knobs.retained,
+        batch_rows=rng.choice((1, 5, 10, 30)) if not calm else 30,
+        channel_batches_max=swarm.channel_batches or rng.randint(1, 4),
+        state_memory_bytes=knobs.state_memory_bytes,
+    )
+    return AttemptKnobs(counts[0], counts[1], counts[2], config)
+
+
+def _draw_rates(rng: random.Random) -> dict[Fault, float]:
+    share = rng.choice((0.1, 0.3, 0.6))
+    return {
+        fault: _log_uniform(rng, fault.rate_min, fault.rate_max) for fault in Fault if rng.random() < share
+    }
+
+
+def _log_uniform(rng: random.Random, low: float, high: float) -> float:
+    return math.exp(rng.uniform(math.log(low), math.log(high)))
+
+
+def _log_uniform_int(rng: random.Random, low: int, high: int) -> int:
+    return min(high, int(_log_uniform(rng, low, high + 1)))

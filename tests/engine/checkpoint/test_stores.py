@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lakeward.engine.checkpoint.store import CheckpointStore, MemoryStore
+from lakeward.engine.checkpoint.store_fs import FileSystemStore, open_store
+from lakeward.engine.core.errors import CheckpointError, ConfigError
+from lakeward.testing.store_suite import STORE_CHECKS, StoreCheck
+
+FACTORIES: dict[str, Callable[[Path], CheckpointStore]] = {
+    "memory": lambda _: MemoryStore(),
+    "folder": lambda folder: FileSystemStore(str(folder / "made" / "by" / "the store")),
+    "file-uri": lambda folder: FileSystemStore((folder / "with space").as_uri()),
+}
+
+
+@pytest.mark.parametrize("check", STORE_CHECKS.values(), ids=STORE_CHECKS.keys())
+@pytest.mark.parametrize("factory", FACTORIES.values(), ids=FACTORIES.keys())
+def test_the_store_keeps_its_contract(
+    factory: Callable[[Path], CheckpointStore], check: StoreCheck, tmp_path: Path
+) -> None:
+    check(factory(tmp_path))
+
+
+def test_two_stores_on_one_folder_see_the_same_files(tmp_path: Path) -> None:
+    one, other = FileSystemStore(str(tmp_path)), FileSystemStore(str(tmp_path))
+    assert one.create_if_absent("a", b"1")
+    assert not other.create_if_absent("a", b"2")
+    assert other.read("a") == b"1"
+
+
+def test_a_deleted_file_leaves_no_empty_folders_behind(tmp_path: Path) -> None:
+    store = FileSystemStore(str(tmp_path))
+    store.put("a/b/c", b"1")
+    store.delete("a/b/c")
+    assert [entry.name for entry in tmp_path.iterdir()] == [".tmp"]
+
+
+def test_temporary_files_are_not_listed_and_old_ones_are_removed(tmp_path: Path) -> None:
+    FileSystemStore(str(tmp_path)).put("a", b"1")
+    old, young = tmp_path / ".tmp" / "old", tmp_path / ".tmp" / "young"
+    old.write_bytes(b"torn")
+    young.write_bytes(b"being written")
+    day_before_yesterday_s = young.stat().st_mtime - 2 * 24 * 3600
+    os.utime(old, (day_before_yesterday_s, day_before_yesterday_s))
+    store = FileSystemStore(str(tmp_path))
+    assert store.list("") == ["a"]
+    assert (old.exists(), young.exists()) == (False, True)
+
+
+@pytest.mark.parametrize("location", ["{folder}/file", "{folder}/file/deeper"])
+def test_a_location_that_is_not_a_folder_is_refused(location: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(ConfigError, match="a part of its path is a file") as caught:
+        open_store(location.format(folder=tmp_path))
+    assert str(tmp_path) in caught.value.message
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("location", "message"),
+    [
+        ("s3://bucket/prefix", "cannot hold checkpoints"),
+        ("nonsense://x/y", "cannot hold checkpoints"),
+        ("file://host/x", "not the URI of a folder on this machine"),
+        ("  ", "empty text"),
+    ],
+)
+def test_a_location_that_cannot_hold_checkpoints_is_refused(location: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        open_store(location)
+    assert caught.value.hint
+
+
+def test_a_file_system_without_hard_links_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.link", _failing(errno.EOPNOTSUPP))
+    with pytest.raises(ConfigError, match="has no hard links"):
+        open_store(str(tmp_path))
+
+
+def test_a_folder_that_may_not_be_written_is_refused_with_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.mkstemp", _failing(errno.EACCES))
+    with pytest.raises(ConfigError, match=f"{tmp_path} cannot be written: Permission denied") as caught:
+        open_store(str(tmp_path))
+    assert "owner or the mode" in caught.value.hint
+
+
+@pytest.mark.parametrize("at", ["fsync", "replace", "link"])
+def test_a_full_disk_is_named_and_leaves_the_old_content(
+    at: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = FileSystemStore(str(tmp_path))
+    store.put("a", b"old")
+    write = store.create_if_absent if at == "link" else store.put
+    path = "b" if at == "link" else "a"
+    with monkeypatch.context() as patch:
+        patch.setattr(f"os.{at}", _failing(errno.ENOSPC))
+        with pytest.raises(CheckpointError, match=f"cannot write {path}") as caught:
+            write(path, b"new")
+    assert "the disk is full" in caught.value.hint
+    assert store.list("") == ["a"]
+    assert store.read("a") == b"old"
+    assert list((tmp_path / ".tmp").iterdir()) == []
+    store.put("a", b"new")
+    assert store.read("a") == b"new"
+
+
+def test_a_read_error_is_not_taken_for_a_missing_file(tmp_path: Path) -> None:
+    store = FileSystemStore(str(tmp_path))
+    store.put("folder/file", b"1")
+    for call in (store.read, store.size):
+        with pytest.raises(CheckpointError, match="cannot"):
+            call("folder/file/deeper")
+    with pytest.raises(CheckpointError):
+        store.read("folder")
+
+
+def test_processes_racing_for_one_name_have_one_winner(tmp_path: Path) -> None:
+    program = (
+        "import sys; from lakeward.engine.checkpoint.store_fs import FileSystemStore\n"
+        "store = FileSystemStore(sys.argv[1]); print('ready', flush=True); sys.stdin.read(1)\n"
+        "print(sum(store.create_if_absent(f'race/{n}', sys.argv[2].encode()) for n in range(50)))\n"
+    )
+    racers = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, str(tmp_path), name], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        for name in ("one", "two", "three")
+    ]
+    for racer in racers:
+        assert racer.stdout is not None
+        assert racer.stdout.readline() == b"ready\n"
+    for racer in racers:
+        assert racer.stdin is not None
+        racer.stdin.write(b"g")
+        racer.stdin.flush()
+    wins = [int(racer.communicate(timeout=60)[0]) for racer in racers]
+    assert sum(wins) == 50
+
+
+def _failing(number: int) -> Callable[..., object]:
+    def fail(*_args: object, **_kwargs: object) -> object:
+        raise OSError(number, os.strerror(number))
+
+    return fail

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from lakeward.engine.api.time import WatermarkStrategy
+from lakeward.engine.core.ids import SplitId
+from lakeward.engine.core.messages import WATERMARK_MIN_US, Watermark
+from lakeward.engine.runtime.watermarks import SplitWatermarks, WatermarkMin
+
+A, B = SplitId("a"), SplitId("b")
+STRATEGY = WatermarkStrategy.bounded_out_of_orderness("at", "10us")
+
+
+def test_the_watermark_is_the_minimum_over_inputs() -> None:
+    valve = WatermarkMin(2)
+    assert valve.update(0, Watermark(50)) is None
+    assert valve.update(1, Watermark(30)) == Watermark(30)
+    assert valve.update(1, Watermark(80)) == Watermark(50)
+
+
+def test_the_watermark_never_goes_back_when_an_idle_input_wakes_up_behind() -> None:
+    valve = WatermarkMin(2)
+    valve.update(0, Watermark(50))
+    valve.update(1, Watermark(WATERMARK_MIN_US, idle=True))
+    assert valve.update(0, Watermark(60)) == Watermark(60)
+    assert valve.update(1, Watermark(10)) is None
+    assert valve.update(0, Watermark(90)) is None
+    assert valve.update(1, Watermark(95)) == Watermark(90)
+
+
+def test_an_idle_input_does_not_hold_the_others_back() -> None:
+    valve = WatermarkMin(3)
+    valve.update(0, Watermark(50))
+    valve.update(1, Watermark(40))
+    assert valve.update(2, Watermark(WATERMARK_MIN_US, idle=True)) == Watermark(40)
+
+
+def test_when_all_inputs_are_idle_so_is_the_output() -> None:
+    valve = WatermarkMin(2)
+    valve.update(0, Watermark(50, idle=True))
+    assert valve.update(1, Watermark(60, idle=True)) == Watermark(WATERMARK_MIN_US, idle=True)
+    assert valve.update(1, Watermark(70)) == Watermark(70)
+
+
+def test_a_slow_split_holds_the_watermark_back_and_each_split_trails_its_own_newest_time() -> None:
+    splits = SplitWatermarks(STRATEGY)
+    splits.add(A, None, 0)
+    splits.add(B, None, 0)
+    splits.observe(A, 1_000, 1)
+    assert splits.advance(1) is None
+    splits.observe(B, 100, 2)
+    assert splits.advance(2) == Watermark(89)
+    splits.observe(B, 50, 3)
+    assert splits.advance(3) is None
+
+
+def test_a_silent_split_becomes_idle_after_its_timeout_and_counts_again_when_it_speaks() -> None:
+    splits = SplitWatermarks(STRATEGY.with_idleness("1s"))
+    splits.add(A, None, 0)
+    splits.add(B, None, 0)
+    splits.observe(A, 1_000, 900)
+    assert splits.advance(950) is None
+    assert splits.advance(1_000) == Watermark(989)
+    splits.observe(B, 500, 1_001)
+    assert splits.advance(1_002) is None
+    splits.observe(B, 2_000, 1_003)
+    splits.observe(A, 3_000, 1_003)
+    assert splits.advance(1_004) == Watermark(1_989)
+
+
+def test_a_finished_split_no_longer_counts_and_a_subtask_without_splits_is_idle() -> None:
+    splits = SplitWatermarks(STRATEGY)
+    splits.add(A, None, 0)
+    splits.add(B, None, 0)
+    splits.observe(B, 500, 0)
+    splits.finish(A)
+    assert splits.advance(0) == Watermark(489)
+    splits.finish(B)
+    assert splits.advance(0) == Watermark(489, idle=True)
+    assert SplitWatermarks(STRATEGY).advance(0) == Watermark(WATERMARK_MIN_US, idle=True)
+
+
+def test_a_restored_split_goes_on_at_the_newest_time_that_the_checkpoint_knows() -> None:
+    splits = SplitWatermarks(STRATEGY)
+    splits.add(A, 700, 0)
+    assert splits.advance(0) == Watermark(689)
+    splits.observe(A, 600, 0)
+    assert splits.newest_us(A) == 700

@@ -1,0 +1,143 @@
+"""kill -9 of a real process, against a real Kafka broker and a real Iceberg table, with a reader watching."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+from lakeward.cli.demo import compare
+from lakeward.connectors.nexmark import NexmarkSource, json_lines
+from lakeward.testing.brokers import Broker
+from lakeward.testing.kill_points import KillPoint
+from lakeward.testing.lake import read_table, table_snapshots
+
+JOB = Path(__file__).parent / "kill_job.py"
+PARTITIONS = 4
+COLUMNS = ["auction", "bidder", "price", "dateTime"]
+ROUND_TIMEOUT_S = 60
+
+
+@dataclass
+class Arena:
+    """One topic and the tables it goes to."""
+
+    options: dict[str, Any]
+    catalog: dict[str, str]
+    expected: pa.Table
+    seen: set[int] = field(default_factory=set)
+    visible_rows: int = 0
+
+    def start(self, kill_at: str, nth: int, parallelism: int) -> subprocess.Popen[bytes]:
+        options = self.options | {"kill_at": kill_at, "nth": nth, "parallelism": parallelism}
+        return subprocess.Popen([sys.executable, str(JOB), json.dumps(options)], stderr=subprocess.PIPE)
+
+    def look(self) -> None:
+        """What a reader polling the table must hold true in every snapshot it ever sees."""
+        for snapshot in table_snapshots(self.catalog, "db.raw"):
+            if snapshot.snapshot_id not in self.seen:
+                self.seen.add(snapshot.snapshot_id)
+                self.check(read_table(self.catalog, "db.raw", snapshot_id=snapshot.snapshot_id))
+
+    def check(self, rows: pa.Table) -> None:
+        """A snapshot holds a prefix of each partition, each record once: no partial checkpoint, nothing doubled."""
+        assert len(rows) >= self.visible_rows, "rows that were visible have vanished"
+        self.visible_rows = len(rows)
+        offsets = rows.group_by("partition").aggregate([("offset", "max"), ("offset", "count_distinct"), ([], "count_all")])
+        for one in offsets.to_pylist():
+            assert one["count_all"] == one["offset_count_distinct"], f"doubled records in {one}"
+            assert one["offset_max"] == one["count_all"] - 1, f"missing records in {one}"
+
+
+def make_arena(broker: Broker, directory: Path, events: int, topic: str) -> Arena:
+    bids = NexmarkSource(None).read(0, 0, events)
+    broker.create_topic(topic, PARTITIONS)
+    lines = json_lines(bids)
+    for partition in range(PARTITIONS):
+        broker.produce(topic, lines[partition::PARTITIONS], partition=partition)
+    catalog = {"type": "sql", "uri": f"sqlite:///{directory}/catalog.db", "warehouse": f"file://{directory}/warehouse"}
+    options = {
+        "bootstrap": broker.bootstrap,
+        "topic": topic,
+        "catalog": catalog,
+        "checkpoints": str(directory / "checkpoints"),
+        "batch_rows": 300,
+    }
+    return Arena(options, catalog, pa.Table.from_batches([bids]).select(COLUMNS))
+
+
+def rounds(count: int, seed: int) -> Iterator[tuple[str, int, int]]:
+    """Kill points in turn, every sixth round at a random moment; at another parallelism each time."""
+    rng = random.Random(seed)
+    points = [point.value for point in KillPoint] + [""]
+    for number in range(count):
+        yield points[number % len(points)], rng.randint(1, 4), rng.choice((1, 2, 3))
+
+
+def run_rounds(arena: Arena, count: int, seed: int) -> int:
+    """Kill the job again and again; returns how often it really died."""
+    rng = random.Random(seed + 1)
+    deaths = 0
+    for kill_at, nth, parallelism in rounds(count, seed):
+        process = arena.start(kill_at, nth, parallelism)
+        deadline = time.monotonic() + ROUND_TIMEOUT_S
+        random_kill = time.monotonic() + rng.uniform(0.8, 3.0)
+        while process.poll() is None:
+            assert time.monotonic() < deadline, f"round {kill_at} neither died nor ended"
+            if not kill_at and time.monotonic() > random_kill:
+                process.kill()
+            arena.look()
+        error = process.stderr.read().decode() if process.stderr else ""
+        assert process.returncode in (0, -9), f"{kill_at}: exit status {process.returncode}\n{error}"
+        deaths += process.returncode == -9
+    return deaths
+
+
+def check_end(arena: Arena) -> None:
+    process = arena.start("", 0, 1)
+    _, error = process.communicate(timeout=300)
+    assert process.returncode == 0, error.decode()
+    arena.look()
+    raw = read_table(arena.catalog, "db.raw")
+    assert compare(arena.expected, raw.select(COLUMNS)) == (0, 0)
+    start = pc.floor_temporal(arena.expected["dateTime"], 10, "second")
+    grouped = arena.expected.append_column("window_start", start).group_by(["auction", "window_start"])
+    windows = grouped.aggregate([([], "count_all"), ("price", "sum")])
+    windows = windows.rename_columns(["auction", "window_start", "n", "total"])
+    assert compare(windows, read_table(arena.catalog, "db.windows").select(windows.column_names)) == (0, 0)
+
+
+@pytest.mark.kafka
+@pytest.mark.kill
+@pytest.mark.timeout(600)
+def test_twenty_kills_lose_nothing_and_double_nothing(broker: Broker, tmp_path: Path) -> None:
+    arena = make_arena(broker, tmp_path, 600_000, "kill-20")
+    deaths = run_rounds(arena, 22, seed=20)
+    check_end(arena)
+    print(f"{deaths} deaths, {len(arena.seen)} snapshots seen by the reader, {arena.visible_rows} rows")
+    assert deaths >= 20
+
+
+@pytest.mark.soak
+@pytest.mark.kafka
+@pytest.mark.kill
+@pytest.mark.timeout(3000)
+def test_a_hundred_kills_lose_nothing_and_double_nothing(broker: Broker, tmp_path: Path) -> None:
+    seed = int(os.environ.get("LAKEWARD_KILL_SEED", "100"))
+    count = int(os.environ.get("LAKEWARD_KILL_ROUNDS", "110"))
+    arena = make_arena(broker, tmp_path, 3_000_000, f"kill-{count}-{seed}")
+    deaths = run_rounds(arena, count, seed)
+    check_end(arena)
+    print(f"seed {seed}: {deaths} deaths, {len(arena.seen)} snapshots seen by the reader, {arena.visible_rows} rows")
+    assert deaths >= count * 9 // 10
