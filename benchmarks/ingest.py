@@ -90,7 +90,11 @@ def main() -> None:
         print(HEADER)
         limits = {
             "raw": (350e3, 1 / (1 / CONSUME + 1 / DECODE_ALL + 1 / PARQUET), "Kafka JSON -> Iceberg, raw, zstd"),
-            "window": (500e3, 1 / (1 / CONSUME + 1 / DECODE_THREE + 1 / WINDOW), "Kafka JSON -> 10 s windows -> Iceberg"),
+            "window": (
+                500e3,
+                1 / (1 / CONSUME + 1 / DECODE_THREE + 1 / WINDOW),
+                "Kafka JSON -> 10 s windows -> Iceberg",
+            ),
         }
         for query, (target, limit, what) in limits.items():
             small, large = (measure(broker, topic, rows, query) for topic, rows in sizes)

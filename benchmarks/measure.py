@@ -60,6 +60,4 @@ def row(what: str, small: Measured, large: Measured, target: float, limit: float
     )
 
 
-HEADER = (
-    f"{'':52} {'k rows/CPU s':>10} {'with start':>10} {'at least':>9} {'/limit':>7} {'MB small':>7} {'large':>7}"
-)
+HEADER = f"{'':52} {'k rows/CPU s':>10} {'with start':>10} {'at least':>9} {'/limit':>7} {'MB small':>7} {'large':>7}"

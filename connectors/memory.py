@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 
@@ -42,8 +43,7 @@ class MemorySink(Sink):
 
     def __init__(self, *, on_rewind: OnRewind = "refuse", on_existing: OnExisting = "refuse") -> None:
         self._policy = LogPolicy(None, on_rewind, on_existing)
-        self._logs: dict[str, _MemoryLog] = {}
-        self._schema: pa.Schema | None = None
+        self._store = _Store()
 
     @property
     def description(self) -> str:
@@ -52,37 +52,50 @@ class MemorySink(Sink):
 
     def check_schema(self, schema: pa.Schema) -> None:
         """Any schema will do; it is that of `table()`."""
-        self._schema = schema
+        self._store.schema = schema
 
     def open_writer(self, context: WriterContext) -> SinkWriter:
         """A writer that keeps rows until the next checkpoint."""
-        return _MemoryWriter(context.schema)
+        return _MemoryWriter(f"{context.attempt}/{context.subtask}")
 
     def open_committer(self, context: CommitterContext) -> Committer:
         """The committer that makes rows visible here."""
-        self._schema = context.schema
+        self._store.schema = context.schema
         sink_id = sink_id_of(self._policy, context)
-        log = self._logs.setdefault(sink_id, _MemoryLog())
+        log = self._store.logs.setdefault(sink_id, _MemoryLog())
         return LogCommitter("the memory sink", sink_id, log, self._policy, context)
+
+    def with_options(self, *, on_rewind: OnRewind = "refuse", on_existing: OnExisting = "refuse") -> MemorySink:
+        """A sink with other options over the same rows."""
+        other = MemorySink(on_rewind=on_rewind, on_existing=on_existing)
+        other._store = self._store
+        return other
 
     def batches(self) -> list[pa.RecordBatch]:
         """The committed batches, in the order of their commits."""
-        return [batch for log in self._logs.values() for batch in log.batches()]
+        return [batch for log in self._store.logs.values() for batch in log.batches()]
 
     def table(self) -> pa.Table:
         """The committed rows, in the order of their commits."""
         batches = self.batches()
-        schema = batches[0].schema if batches else self._schema
-        return pa.Table.from_batches(batches, schema=schema if schema is not None else pa.schema([]))
+        return pa.Table.from_batches(batches, schema=batches[0].schema if batches else self._store.schema)
 
     def clear(self) -> None:
         """Forget all rows, and that anything was ever committed."""
-        self._logs.clear()
+        self._store.logs.clear()
+
+
+@dataclass(slots=True)
+class _Store:
+    """What committers of one sink fill, in whatever attempt of the job."""
+
+    logs: dict[str, _MemoryLog] = field(default_factory=dict)
+    schema: pa.Schema = field(default_factory=lambda: pa.schema([]))
 
 
 class _MemoryWriter(SinkWriter):
-    def __init__(self, schema: pa.Schema) -> None:
-        self._schema = schema
+    def __init__(self, name: str) -> None:
+        self._name = name
         self._batches: list[pa.RecordBatch] = []
 
     def write(self, batch: pa.RecordBatch) -> None:
@@ -91,7 +104,7 @@ class _MemoryWriter(SinkWriter):
 
     def prepare_commit(self, checkpoint: CheckpointId) -> Sequence[JsonObject]:
         batches, self._batches = self._batches, []
-        return [_encode(batch) for batch in batches]
+        return [_encode(batch, self._name) for batch in batches]
 
     def close(self) -> None:
         self._batches = []
@@ -116,20 +129,21 @@ class _MemoryLog(CommitLog):
         pass  # what is in the log is visible
 
     def batches(self) -> list[pa.RecordBatch]:
-        visible: list[LogEntry] = []
+        visible: list[JsonObject] = []
         for entry in self._entries:
             if entry.kind is EntryKind.ROLLBACK:
-                visible = [e for e in visible if e.checkpoint <= entry.checkpoint]
+                visible = [committable for committable in visible if committable not in entry.committables]
             elif entry.kind is EntryKind.COMMIT:
-                visible.append(entry)
-        return [_decode(committable) for entry in visible for committable in entry.committables]
+                visible += entry.committables
+        return [_decode(committable) for committable in visible]
 
 
-def _encode(batch: pa.RecordBatch) -> JsonObject:
+def _encode(batch: pa.RecordBatch, writer: str) -> JsonObject:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batch.schema) as stream:
         stream.write_batch(batch)
-    return {"v": 1, "rows": batch.num_rows, "arrow": base64.b64encode(sink.getvalue()).decode("ascii")}
+    arrow = base64.b64encode(sink.getvalue()).decode("ascii")
+    return {"v": 1, "writer": writer, "rows": batch.num_rows, "arrow": arrow}
 
 
 def _decode(committable: JsonObject) -> pa.RecordBatch:

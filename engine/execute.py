@@ -33,12 +33,12 @@ from lakeward.engine.runtime.io import IoExecutor, ThreadIo
 from lakeward.engine.runtime.job import IoResult, JobHeader, JobRunner, JobServices
 from lakeward.engine.runtime.metrics import Metrics
 from lakeward.engine.runtime.restart import RestartPolicy
-from lakeward.engine.runtime.restore import RestoredState
+from lakeward.engine.runtime.restore import RestoredState, check_covers
 from lakeward.engine.runtime.signals import stop_on_signals
 from lakeward.engine.runtime.source_task import SplitState, split_states
 from lakeward.engine.runtime.splits import merge_splits
 from lakeward.engine.state.kv import StoreFactory
-from lakeward.engine.state.rocksdb import open_rocksdb
+from lakeward.engine.state.rocksdb import RocksDbStoreFactory
 
 __all__ = ["Attempt", "JobDefinition", "JobResult", "Ports", "execute", "stop_on_signals"]
 
@@ -85,7 +85,7 @@ class Ports:
     stop: StopSignal = lambda: False
     new_id: Callable[[], str] = lambda: uuid.uuid4().hex[:12]
     make_io: Callable[[], IoExecutor[IoResult]] = ThreadIo
-    store_factory: StoreFactory = open_rocksdb
+    store_factory: StoreFactory = field(default_factory=RocksDbStoreFactory)
     directory: str | None = None
 
 
@@ -210,7 +210,6 @@ class Attempt:
             self._directory / "restored",
             self._job.config.max_parallelism,
         )
-        restored.check_covers(self._job.graph)
         info = JobInfo(
             self.job_id,
             self._job.name,
@@ -263,6 +262,7 @@ class Attempt:
         manifest = recovery.manifest
         if manifest is not None:
             _check_max_parallelism(manifest, self._job.config.max_parallelism)
+            check_covers(manifest, self._job.graph)
             self.restored = manifest.checkpoint
             log.info("going on from checkpoint %d", manifest.checkpoint)
         self._committers = JobCommitters(self._job.graph, self.job_id, self._job.name, manifest)

@@ -18,8 +18,9 @@ The rules for single types:
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Context, Decimal
 from typing import Any
@@ -37,6 +38,7 @@ from lakeward.operators.windows.columns import (
     Values,
     as_objects,
     decimal_array,
+    group_rows,
     is_fixed,
     positions,
     storage_type,
@@ -455,7 +457,8 @@ class ExtremeOfNumbers(_OneColumn):
     def _at(self, state: Values, slots: Rows, values: Values) -> None:
         if state.dtype == np.bool_:
             state, values = state.view(np.uint8), values.view(np.uint8)
-        self._ufunc.at(state, slots, values)
+        with np.errstate(invalid="ignore"):  # comparing with NaN, and meant
+            self._ufunc.at(state, slots, values)
 
     def values(self, fetch: Fetch, counts: Rows, valid: Mask | None) -> pa.Array:
         """The extremes."""
@@ -566,43 +569,55 @@ def _zero(kind: pa.DataType) -> Any:
 
 
 class CountDistinct(_OneColumn):
-    """Number of different values: the operator keeps them in a table of their own and adds the new ones here."""
+    """Number of different values: a set of them for each key, kept as a list column.
 
-    part = "distinct"
+    The set lies in the key's own row, not in a table keyed by key and value: such a row's key group would follow from
+    the value as well, and it would not move with its key when the job is rescaled.
+    """
+
+    part = "values"
 
     @property
     def fields(self) -> tuple[ColumnSpec, ...]:
-        """Values so far that were new."""
-        return (ColumnSpec(self.state, pa.int64(), 0),)
+        """The values so far; None for none."""
+        return (ColumnSpec(self.state, pa.list_(self._value_type), None),)
 
     @property
-    def value_type(self) -> pa.DataType:
-        """The type of the values' key column in their table."""
+    def _value_type(self) -> pa.DataType:
         kind: Any = self.bound.input_type
-        if pa.types.is_dictionary(kind):
-            kind = kind.value_type
-        return pa.string() if pa.types.is_decimal(kind) else kind
-
-    def distinct_values(self, column: InputColumn) -> pa.Array:
-        """The values as they are kept; decimals as text."""
-        return column.arrow().cast(pa.string()) if self.value_type != column.array.type else _plain_array(column)
+        return storage_type(kind.value_type if pa.types.is_dictionary(kind) else kind)
 
     def add(self, fetch: Fetch, slots: SlotArray, column: InputColumn, times_us: Rows) -> None:
-        """Count values that are known to be new."""
-        np.add.at(fetch(self.state), slots, 1)
+        """Reduce the batch to its different pairs of key and value; add those one by one."""
+        state = fetch(self.state)
+        values = column.arrow() if column.values is None or column.values.ndim == 2 else pa.array(column.values)
+        _, firsts = group_rows([pa.array(slots), values])
+        for slot, value in zip(slots[firsts].tolist(), values.take(pa.array(firsts)).to_pylist(), strict=True):
+            _set_at(state, slot).add(value if value == value else math.nan)
 
     def combine(self, into: Fetch, ids: Rows, part: Fetch) -> None:
-        """Nothing: panes share values, so the operator counts a window's anew from their table."""
+        """The union."""
+        state = into(self.state)
+        for row, values in zip(ids.tolist(), part(self.state).tolist(), strict=True):
+            if values is not None:
+                _set_at(state, row).update(_as_set(values))
 
     def values(self, fetch: Fetch, counts: Rows, valid: Mask | None) -> pa.Array:
-        """The counts."""
-        return pa.array(fetch(self.state))
+        """The sizes of the sets."""
+        return pa.array([0 if v is None else len(v) for v in fetch(self.state).tolist()], type=pa.int64())
 
 
-def _plain_array(column: InputColumn) -> pa.Array:
-    if column.values is None:
-        return column.array
-    return to_arrow(column.values, column.array.type)
+def _set_at(state: Values, slot: int) -> set[Any]:
+    """The set at a slot, made from a list if it was just read from storage."""
+    held = state[slot]
+    if not isinstance(held, set):
+        held = state[slot] = _as_set(held or ())
+    return held
+
+
+def _as_set(values: Iterable[Any]) -> set[Any]:
+    """A set in which NaN, as one object, is in at most once."""
+    return {value if value == value else math.nan for value in values}
 
 
 def aggregate_function(bound: BoundAggregate) -> AggregateFunction:

@@ -1,12 +1,13 @@
 """Rows of Python objects from Arrow batches and back, an order of magnitude faster than `to_pylist`.
 
-Columns become lists first, times through numpy; rows are then built in chunks that stay in the cache, by a comprehension
-generated for the schema (as `collections.namedtuple` does it). Results are taken apart by column again.
+Columns become lists first, times through numpy; rows are then built in chunks that stay in the cache, by a
+comprehension generated for the schema (as `collections.namedtuple` does it). Results are taken apart by column again.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import repeat
@@ -19,7 +20,7 @@ import pyarrow as pa
 from pyarrow import types as pt
 
 from lakeward.engine.api.row_types import arrow_type, is_named_tuple, is_row_class, row_fields
-from lakeward.engine.core.errors import SchemaError, UserCodeError
+from lakeward.engine.core.errors import RecordError, SchemaError, UserCodeError
 from lakeward.engine.core.names import did_you_mean
 
 CHUNK_ROWS = 512
@@ -28,52 +29,57 @@ CHUNK_ROWS = 512
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EPOCH_NAIVE = datetime(1970, 1, 1)  # noqa: DTZ001 (for columns without a time zone)
 _REPR_CHARS_MAX = 200
+_RANGE_HINT = "Python has no datetime for it: filter such rows out by an expression before the function"
 
 
-def column_to_list(array: pa.Array) -> list[Any]:
+def column_to_list(column: pa.Array) -> list[Any]:
     """The values of a column as Python objects.
 
     >>> column_to_list(pa.array([0, None], pa.timestamp("us", "UTC")))
     [datetime.datetime(1970, 1, 1, 0, 0, tzinfo=datetime.timezone.utc), None]
 
     Args:
-        array: Of any type. Times come as `datetime`, aware if the column has a time zone; nanoseconds are cut off.
+        column: Of any type. Times come as `datetime`, aware if the column has a time zone; nanoseconds are cut off.
 
     Raises:
         RecordError: A time lies outside of the years 1 to 9999.
     """
-    kind = array.type
+    kind = column.type
     if pt.is_timestamp(kind):
-        return _times(array)
+        return _times(column)
     if pt.is_date32(kind) or pt.is_duration(kind):
-        return _by_numpy(array)
+        return _by_numpy(column)
     if pt.is_dictionary(kind):
-        return column_to_list(array.dictionary_decode())
-    return array.to_pylist()
+        return column_to_list(column.dictionary_decode())
+    return column.to_pylist()
 
 
-def _by_numpy(array: pa.Array) -> list[Any]:
-    values = array.to_numpy(zero_copy_only=False)
+def _by_numpy(column: pa.Array) -> list[Any]:
+    values = column.to_numpy(zero_copy_only=False)
     if values.dtype == np.dtype("m8[ns]"):
         values = values.astype("m8[us]")
     return values.astype(object).tolist()
 
 
-def _times(array: pa.Array) -> list[Any]:
+def _times(column: pa.Array) -> list[Any]:
     """Durations since 1970 added to it: six times as fast as making each datetime from its fields."""
-    kind = array.type
-    ticks = array.view(pa.duration(kind.unit))
+    kind = column.type
+    ticks = column.view(pa.duration(kind.unit))
     since = _by_numpy(ticks)
-    start = _EPOCH_NAIVE if kind.tz is None else _EPOCH
-    add = start.__add__
-    times: list[Any] = (
-        [None if each is None else add(each) for each in since] if array.null_count else list(map(add, since))
-    )
+    add = (_EPOCH_NAIVE if kind.tz is None else _EPOCH).__add__
+    try:
+        if column.null_count:
+            times: list[Any] = [None if each is None else add(each) for each in since]
+        else:
+            times = list(map(add, since))
+    except (OverflowError, TypeError) as error:
+        raise RecordError(f"a time of type {kind} lies outside of the years 1 to 9999", hint=_RANGE_HINT) from error
     if kind.tz is None or kind.tz == "UTC":
         return times
-    zone = ZoneInfo(kind.tz) if "/" in kind.tz or not kind.tz[:1] in "+-" else None
-    local = [None if each is None else each.astimezone(zone) for each in times] if zone else array.to_pylist()
-    return local
+    if kind.tz[0] in "+-":
+        return column.to_pylist()
+    zone = ZoneInfo(kind.tz)
+    return [None if each is None else each.astimezone(zone) for each in times]
 
 
 def list_to_column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
@@ -88,21 +94,40 @@ def list_to_column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
     """
     if pt.is_timestamp(kind):
         return _time_column(values, kind)
-    if pt.is_integer(kind) and not set(map(type, values)) <= _INTEGERS:
-        _check_integers(values)
-    elif pt.is_floating(kind) and bool in set(map(type, values)):
-        raise TypeError("a bool is no number")
-    elif pt.is_nested(kind):
-        values = [_plain(value) for value in values]
-    return pa.array(values, kind)
+    if code := _NUMBER_CODES.get(kind):
+        return _number_column(values, kind, code)
+    return pa.array([_plain(value) for value in values] if pt.is_nested(kind) else values, kind)
 
 
-_INTEGERS = {int, type(None)}
+_NUMBER_CODES = {
+    pa.int8(): "b",
+    pa.int16(): "h",
+    pa.int32(): "i",
+    pa.int64(): "q",
+    pa.uint8(): "B",
+    pa.uint16(): "H",
+    pa.uint32(): "I",
+    pa.uint64(): "Q",
+    pa.float32(): "f",
+    pa.float64(): "d",
+}
+
+
+def _number_column(values: Sequence[Any], kind: pa.DataType, code: str) -> pa.Array:
+    """By the standard library's `array`, which is twice as fast as Arrow and as strict, but knows no null."""
+    try:
+        data = array(code, values)
+    except TypeError:
+        if pt.is_integer(kind):
+            _check_integers(values)
+        return pa.array(values, kind)
+    return pa.Array.from_buffers(kind, len(data), [None, pa.py_buffer(data)], 0)
 
 
 def _check_integers(values: Sequence[Any]) -> None:
+    """Arrow would cut fractions off."""
     for value in values:
-        if value is not None and (isinstance(value, bool | float | np.bool_ | np.floating)):
+        if isinstance(value, float | np.floating):
             raise TypeError(f"{value!r} is no integer")
 
 
@@ -167,10 +192,10 @@ class RowReader:
 
     def chunks(self, batch: pa.RecordBatch) -> Iterator[list[Any]]:
         """The rows of a batch, some hundred at a time."""
-        arrays = [batch.column(name) for name in self._columns]
+        columns = [batch.column(name) for name in self._columns]
         for start in range(0, batch.num_rows, CHUNK_ROWS):
             size = min(CHUNK_ROWS, batch.num_rows - start)
-            lists = [column_to_list(array.slice(start, size)) for array in arrays]
+            lists = [column_to_list(column.slice(start, size)) for column in columns]
             for index, build in self._nested.items():
                 lists[index] = [None if value is None else build(value) for value in lists[index]]
             yield self._build(lists, size)
@@ -226,9 +251,9 @@ def _matched_columns(row_class: type, schema: pa.Schema) -> list[str]:
 
 def _fields_with_default(row_class: type) -> set[str]:
     if is_named_tuple(row_class):
-        return set(row_class._field_defaults)  # type: ignore[attr-defined]
+        return set(getattr(row_class, "_field_defaults", ()))
     missing = dataclasses.MISSING
-    fields = dataclasses.fields(row_class)  # type: ignore[arg-type]
+    fields = dataclasses.fields(row_class)
     return {field.name for field in fields if field.default is not missing or field.default_factory is not missing}
 
 
@@ -317,6 +342,11 @@ class RowWriter:
         return pa.RecordBatch.from_arrays(self.arrays(rows), schema=self._schema)
 
     def _lists(self, rows: Sequence[Any]) -> list[list[Any]]:
+        if rows and type(rows[0]) is dict:
+            try:
+                return self._from_dicts(rows)
+            except (TypeError, IndexError):
+                pass  # not all of them are dicts: sorted out below
         classes = set(map(type, rows))
         if not classes:
             return [[] for _ in self._names]
@@ -359,7 +389,7 @@ class RowWriter:
         missing = [name for name in self._names if name not in row]
         if missing:
             raise UserCodeError(
-                f"{self._what} lacks column {missing[0]!r}: {short(row)}", hint=f"set it, to None where it has no value"
+                f"{self._what} lacks column {missing[0]!r}: {short(row)}", hint="set it, to None where it has no value"
             )
         unknown = [name for name in row if name not in self._names]
         if unknown:
@@ -392,12 +422,12 @@ class RowWriter:
 
     def _array(self, field: pa.Field, values: list[Any]) -> pa.Array:
         try:
-            array = list_to_column(values, field.type)
+            column = list_to_column(values, field.type)
         except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
             raise self._misfit(field, values, error) from error
-        if array.null_count and not field.nullable:
+        if column.null_count and not field.nullable:
             raise UserCodeError(f"{self._what}: column {field.name!r} is None, but may not be null")
-        return array
+        return column
 
     def _misfit(self, field: pa.Field, values: list[Any], error: Exception) -> UserCodeError:
         value = next((value for value in values if not _fits(value, field.type)), None)

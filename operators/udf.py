@@ -1,8 +1,8 @@
 """Python callables over rows and batches: the slow road, made as fast as Python allows.
 
-Rows come as dicts, or as instances of the dataclass or NamedTuple that the function's first parameter is annotated with;
-they go back as dicts, dataclasses, NamedTuples or tuples. The output's schema is known when the graph is built, from the
-return annotation or `returns=` (`output_schema_of`).
+Rows come as dicts, or as instances of the dataclass or NamedTuple that the function's first parameter is annotated
+with; they go back as dicts, dataclasses, NamedTuples or tuples. The output's schema is known when the graph is built,
+from the return annotation or `returns=` (`output_schema_of`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import pyarrow as pa
 from lakeward.engine.api.context import Output
 from lakeward.engine.api.operator import Operator, OperatorFactory
 from lakeward.engine.api.row_types import is_row_class, resolve_annotation, schema_of
-from lakeward.engine.core.errors import GraphError, LakewardError, SchemaError, UserCodeError
+from lakeward.engine.core.errors import GraphError, LakewardError, UserCodeError
 from lakeward.operators.rows import RowReader, RowWriter, short
 
 _BATCH_ROWS_MAX = 65_536
@@ -55,7 +55,7 @@ def _plain_function(function: Any) -> Any:
         function = function.func
     function = inspect.unwrap(function)
     if not hasattr(function, "__code__") and not inspect.isbuiltin(function) and not isinstance(function, type):
-        return getattr(type(function), "__call__", function)
+        return getattr(type(function), "__call__", function)  # noqa: B004 (the method is wanted, not a test)
     return function
 
 
@@ -292,13 +292,9 @@ class MapRowsOperator(Operator):
 def _joined(parts: list[list[pa.Array]], schema: pa.Schema) -> pa.RecordBatch:
     """One batch of the columns of several chunks."""
     if not parts:
-        return schema.empty_table().to_batches()[0] if schema.empty_table().to_batches() else _empty(schema)
+        return pa.RecordBatch.from_arrays([pa.array([], field.type) for field in schema], schema=schema)
     columns = [pa.concat_arrays(pieces) for pieces in zip(*parts, strict=True)]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
-
-
-def _empty(schema: pa.Schema) -> pa.RecordBatch:
-    return pa.RecordBatch.from_arrays([pa.array([], field.type) for field in schema], schema=schema)
 
 
 class FlatMapRowsOperator(Operator):
@@ -416,16 +412,3 @@ class MapBatchesOperator(Operator):
             f"what {function_name(self._function)} returned {problem}",
             hint=f"the declared columns are {expected}; cast the result, or change returns=",
         )
-
-
-__all__ = [
-    "FilterRows",
-    "FlatMapRows",
-    "MapBatches",
-    "MapRows",
-    "SchemaError",
-    "call_error",
-    "function_name",
-    "output_schema_of",
-    "row_class_of",
-]

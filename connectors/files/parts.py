@@ -54,8 +54,9 @@ class _ParquetPart(Part):
         return int(self._stream.tell()) + self._waiting_bytes // 4  # Parquet is about that much denser than Arrow
 
     def write(self, batch: pa.RecordBatch) -> None:
-        self._waiting.append(batch)
-        self._waiting_bytes += batch.nbytes
+        if batch.num_rows:
+            self._waiting.append(batch)
+            self._waiting_bytes += batch.nbytes
         if self._waiting_bytes >= _ROW_GROUP_BYTES:
             self._flush()
 

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from msgspec.structs import astuple
 
+from lakeward.connectors.formats.iso_times import TimeShape, looks_like_time
 from lakeward.engine.core.errors import SchemaError
 
 TimestampForm = Literal["text", "s", "ms", "us", "ns"]
@@ -28,7 +29,8 @@ TimestampForm = Literal["text", "s", "ms", "us", "ns"]
 Reasons = dict[int, str]
 """Why values do not fit, by their place; the column holds a null there."""
 
-_LEAF = 16
+_LEAF = 16  # values that are built one by one when one of them does not fit
+_LEAF_OF_CASTS = 256  # a cast costs as much as parsing a dozen texts in Python
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _DOES_NOT_FIT = (pa.ArrowException, ValueError, TypeError, OverflowError, ArithmeticError)
@@ -111,8 +113,13 @@ class TimestampColumn:
 
     def __init__(self, type: pa.DataType) -> None:
         self._type = type
-        unit = "ns" if type.unit == "ns" else "us"
-        self._forms = [pa.timestamp(unit), pa.timestamp(unit, "UTC"), pa.timestamp("ns"), pa.timestamp("ns", "UTC")]
+        coarse = "ns" if type.unit == "ns" else "us"
+        self._shapes = [
+            (TimeShape(zoned, digits), pa.timestamp(unit, "UTC" if zoned else None))
+            for unit, digits in ((coarse, range(7)), ("ns", range(7, 10)))
+            for zoned in (False, True)
+        ]
+        self._form: pa.DataType | None = self._shapes[0][1]  # what all texts had lately
 
     @property
     def type(self) -> pa.DataType:
@@ -125,17 +132,38 @@ class TimestampColumn:
         return str
 
     def build(self, values: list[Any]) -> tuple[pa.Array, Reasons]:
-        """By a vectorised cast; the form that fitted last is tried first, other forms are parsed one by one."""
+        """By one cast while all texts have the same form. A cast of texts of another form is slow: it is not tried."""
         text = pa.array(values, pa.string())
-        for number, form in enumerate(self._forms):
+        if self._form is not None:
             try:
-                built = self._finish(text.cast(form))
+                return self._finish(text.cast(self._form)), {}
             except pa.ArrowInvalid:
-                continue
-            self._forms.insert(0, self._forms.pop(number))
-            return built, {}
-        form = self._forms[0]
-        return build_each(lambda part: self._finish(part.cast(form)), text, self._type, self._parse_one_by_one)
+                pass  # found out below, which
+        return self._build_mixed(text)
+
+    def _build_mixed(self, text: pa.Array) -> tuple[pa.Array, Reasons]:
+        """What has one of the usual shapes is cast, a shape at a time; anything else is parsed in Python."""
+        built, left = pa.nulls(len(text), self._type), np.asarray(text.is_valid())
+        reasons: Reasons = {}
+        seen = []
+        for shape, form in self._shapes:
+            fits = looks_like_time(text, shape)
+            if fits.any():
+                some = pc.if_else(pa.array(fits), text, None)
+                caster, few = self._caster(form), self._parse_one_by_one
+                part, found = build_each(caster, some, self._type, few, leaf=_LEAF_OF_CASTS)
+                built, reasons, left = pc.coalesce(built, part), reasons | found, left & ~fits
+                seen.append(form)
+        self._form = seen[0] if len(seen) == 1 else None
+        odd = np.flatnonzero(left)
+        if len(odd):
+            part, found = self._parse_one_by_one(text.take(pa.array(odd)))
+            built = pc.replace_with_mask(built, pa.array(left), part)
+            reasons |= {int(odd[place]): reason for place, reason in found.items()}
+        return built, reasons
+
+    def _caster(self, form: pa.DataType) -> Callable[[pa.Array], pa.Array]:
+        return lambda part: self._finish(part.cast(form))
 
     def _finish(self, parsed: pa.Array) -> pa.Array:
         return parsed.cast(options=pc.CastOptions(target_type=self._type, allow_time_truncate=True))
@@ -233,6 +261,7 @@ def build_each(
     values: Any,
     type: pa.DataType,
     build_few: Callable[[Any], tuple[pa.Array, Reasons]] | None = None,
+    leaf: int = _LEAF,
 ) -> tuple[pa.Array, Reasons]:
     """Build a column at once, or, if something in it does not fit, in halves around that.
 
@@ -245,6 +274,7 @@ def build_each(
         type: The column's type.
         build_few: Builds a column of a few values one by one, with more patience, and says what does not fit; None:
             each by `build`.
+        leaf: How many are a few.
 
     Returns:
         The column, null where a value does not fit, and the reasons by place.
@@ -254,7 +284,7 @@ def build_each(
     except _DOES_NOT_FIT:
         few = build_few or (lambda part: _build_singly(build, part, type))
         reasons: Reasons = {}
-        return pa.concat_arrays(_build_halves(build, few, values, 0, reasons)), reasons
+        return pa.concat_arrays(_build_halves(_Halving(build, few, leaf), values, 0, reasons)), reasons
 
 
 def convert_each(convert: Callable[[Any], Any], values: Sequence[Any]) -> tuple[list[Any], Reasons]:
@@ -270,24 +300,25 @@ def convert_each(convert: Callable[[Any], Any], values: Sequence[Any]) -> tuple[
     return converted, reasons
 
 
-def _build_halves(
-    build: Callable[[Any], pa.Array],
-    few: Callable[[Any], tuple[pa.Array, Reasons]],
-    values: Any,
-    first: int,
-    reasons: Reasons,
-) -> list[pa.Array]:
-    if len(values) <= _LEAF:
-        built, found = few(values)
+@dataclass(frozen=True, slots=True)
+class _Halving:
+    build: Callable[[Any], pa.Array]
+    build_few: Callable[[Any], tuple[pa.Array, Reasons]]
+    leaf: int
+
+
+def _build_halves(how: _Halving, values: Any, first: int, reasons: Reasons) -> list[pa.Array]:
+    if len(values) <= how.leaf:
+        built, found = how.build_few(values)
         reasons.update({first + place: reason for place, reason in found.items()})
         return [built]
     middle = len(values) // 2
     parts: list[pa.Array] = []
     for start, half in ((first, values[:middle]), (first + middle, values[middle:])):
         try:
-            parts.append(build(half))
+            parts.append(how.build(half))
         except _DOES_NOT_FIT:
-            parts += _build_halves(build, few, half, start, reasons)
+            parts += _build_halves(how, half, start, reasons)
     return parts
 
 

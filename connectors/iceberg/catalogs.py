@@ -11,16 +11,17 @@ from pyiceberg.catalog import Catalog, load_catalog
 from pyiceberg.catalog.sql import SqlCatalog
 from sqlalchemy.exc import DBAPIError
 
-from lakeward.engine.api.secrets import resolve_secrets
+from lakeward.engine.api.secrets import Secret, redact_text, resolve_all
 from lakeward.engine.core.clock import Clock, SystemClock
 from lakeward.engine.core.errors import ConfigError, LakewardError, SinkError
 
-CatalogSpec = str | Mapping[str, str] | None
+CatalogSpec = str | Mapping[str, str | Secret] | None
 """None: the embedded catalog; a name in pyiceberg's configuration; or catalog properties."""
 
 WAREHOUSE_VARIABLE = "LAKEWARD_WAREHOUSE"
 EMBEDDED_WAREHOUSE = "lakeward-warehouse"
-EMBEDDED_NAME = "lakeward"
+CATALOG_NAME = "default"
+"""SQL catalogs keep tables by catalog name; this is the one pyiceberg takes when none is given."""
 
 _SQLITE_BUSY_TIMEOUT_S = 30
 _OPEN_ATTEMPTS = 8
@@ -73,7 +74,7 @@ def open_catalog(spec: CatalogSpec, clock: Clock | None = None) -> Catalog:
             raise unreachable(spec, error) from error
         except Exception as error:  # pyiceberg raises bare ValueErrors for what its configuration lacks
             raise ConfigError(
-                f"cannot open the Iceberg {describe_catalog(spec)}: {error}",
+                f"cannot open the Iceberg {describe_catalog(spec)}: {_brief(error)}",
                 hint='give catalog={"type": "sql" or "rest", "uri": ...}, a name from .pyiceberg.yaml, or nothing for'
                 " an embedded catalog",
             ) from error
@@ -89,10 +90,13 @@ def unreachable(spec: CatalogSpec, error: BaseException) -> SinkError:
 
 
 def _open(spec: CatalogSpec) -> Catalog:
-    if isinstance(spec, str):
+    if spec is None:
+        catalog: Catalog = SqlCatalog(CATALOG_NAME, **_embedded_properties())
+    elif isinstance(spec, str):
         catalog = load_catalog(spec)
     else:
-        catalog = load_catalog(EMBEDDED_NAME, **(_embedded_properties() if spec is None else _properties(spec)))
+        properties = _properties(spec)
+        catalog = load_catalog(properties.pop("name", CATALOG_NAME), **properties)
     if isinstance(catalog, SqlCatalog):
         _use_write_ahead_log(catalog)
     return catalog
@@ -106,8 +110,8 @@ def _embedded_properties() -> dict[str, str]:
     )
 
 
-def _properties(spec: Mapping[str, str]) -> dict[str, str]:
-    return _with_busy_timeout(resolve_secrets(dict(spec)))
+def _properties(spec: Mapping[str, str | Secret]) -> dict[str, str]:
+    return _with_busy_timeout(resolve_all(spec))
 
 
 def _with_busy_timeout(properties: dict[str, str]) -> dict[str, str]:
@@ -135,4 +139,4 @@ def _without_password(uri: str) -> str:
 def _brief(error: BaseException) -> str:
     """The driver's own words; SQLAlchemy adds the statement and a link."""
     original = getattr(error, "orig", None) or error
-    return f"{type(original).__name__}: {original}".splitlines()[0]
+    return redact_text(f"{type(original).__name__}: {original}".splitlines()[0])

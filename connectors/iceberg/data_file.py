@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -15,8 +14,8 @@ from pyiceberg.io import FileIO
 
 from lakeward.connectors.iceberg.options import ROW_GROUP_BYTES_MAX
 
-_SAMPLE_ROWS = 4096
-_DICTIONARY_DISTINCT_SHARE_MAX = 0.3
+_SAMPLE_ROWS = 32_768
+_DICTIONARY_DISTINCT_SHARE_MAX = 0.5
 _ROW_GROUP_BYTES_MIN = 64 << 10
 
 
@@ -146,8 +145,7 @@ def dictionary_columns(table: pa.Table) -> list[str]:
     Without the sample every column is dictionary-encoded until its dictionary is full, which costs unique strings
     most of their encoding time and gains nothing.
     """
-    step = max(1, table.num_rows // _SAMPLE_ROWS)
-    sample = table.take(pa.array(np.arange(0, table.num_rows, step)))
+    sample = table.slice(0, _SAMPLE_ROWS)
     return [
         field.name
         for field in table.schema

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pyiceberg.io import FileIO
 from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.table.snapshots import Snapshot
-from pyiceberg.table.update import RemoveSnapshotsUpdate, TableUpdate
+from pyiceberg.table.update import TableUpdate
 
 from lakeward.connectors.iceberg.markers import SINK_ID, last_marked_snapshots
 from lakeward.connectors.iceberg.options import EXPIRE_EVERY, RETAINED_PROPERTY
-from lakeward.connectors.iceberg.pyiceberg_internals import delete_files
+from lakeward.connectors.iceberg.pyiceberg_internals import delete_files, remove_snapshots
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Expiry:
     def updates(self) -> tuple[TableUpdate, ...]:
         """What the catalog is to apply."""
         ids = [snapshot.snapshot_id for snapshot in self.expired]
-        return (RemoveSnapshotsUpdate(snapshot_ids=ids),) if ids else ()
+        return (remove_snapshots(ids),) if ids else ()
 
     def delete_unreachable(self, io: FileIO, head: Snapshot | None) -> None:
         """Delete the expired snapshots' manifest lists, and the manifests no kept snapshot and not `head` uses.

@@ -163,7 +163,8 @@ class Publisher:
             return recorded
         if recorded is not None and not recorded.same_commit(expected):
             raise self._rival(recorded, target, expected)
-        if (history.rolled_back or recorded is None is not expected) and self.policy.on_rewind != "append":
+        is_lost = history.rolled_back or (recorded is None and expected is not None)
+        if is_lost and self.policy.on_rewind != "append":
             raise self._lost_rows(expected)
         return None
 

@@ -33,8 +33,17 @@ from pyiceberg.partitioning import PartitionKey, PartitionSpec
 from pyiceberg.schema import Schema
 from pyiceberg.table import Table, Transaction
 from pyiceberg.table.metadata import TableMetadata
+from pyiceberg.table.refs import MAIN_BRANCH, SnapshotRefType
 from pyiceberg.table.snapshots import Operation, SnapshotSummaryCollector, Summary, update_snapshot_summaries
-from pyiceberg.table.update import AssertTableUUID, TableRequirement, TableUpdate
+from pyiceberg.table.update import (
+    AssertRefSnapshotId,
+    AssertTableUUID,
+    RemoveSnapshotRefUpdate,
+    RemoveSnapshotsUpdate,
+    SetSnapshotRefUpdate,
+    TableRequirement,
+    TableUpdate,
+)
 from pyiceberg.table.update.snapshot import _MergeAppendFiles
 from pyiceberg.typedef import EMPTY_DICT, Record
 from pyiceberg.types import PrimitiveType
@@ -168,6 +177,25 @@ def commit_once(
     """
     table._do_commit(updates=updates, requirements=(*requirements, AssertTableUUID(uuid=table.metadata.table_uuid)))
     return table.metadata
+
+
+def move_main(snapshot_id: int | None) -> TableUpdate:
+    """Point the main branch at a snapshot; None empties the table."""
+    if snapshot_id is None:
+        return RemoveSnapshotRefUpdate.model_validate({"ref-name": MAIN_BRANCH})
+    return SetSnapshotRefUpdate.model_validate(
+        {"ref-name": MAIN_BRANCH, "type": SnapshotRefType.BRANCH, "snapshot-id": snapshot_id}
+    )
+
+
+def main_is_at(snapshot_id: int | None) -> TableRequirement:
+    """The main branch has not moved from a snapshot; None: it has none yet."""
+    return AssertRefSnapshotId.model_validate({"ref": MAIN_BRANCH, "snapshot-id": snapshot_id})
+
+
+def remove_snapshots(snapshot_ids: Sequence[int]) -> TableUpdate:
+    """Expire snapshots."""
+    return RemoveSnapshotsUpdate.model_validate({"snapshot-ids": list(snapshot_ids)})
 
 
 def file_statistics(metadata: pq.FileMetaData, schema: Schema, properties: dict[str, str]) -> dict[str, object]:

@@ -144,7 +144,7 @@ def _rolled_back(history: SinkHistory, restored: Restored, policy: Policy) -> De
     )
     if gone:
         return _rows_are_gone(history, restored, policy)
-    return Decision(Step.GO_ON, history.recorded.position.lineage + 1)
+    return Decision(Step.ROLL_BACK, history.recorded.position.lineage + 1)  # nothing to move, but a marker to set
 
 
 def _rows_are_gone(history: SinkHistory, restored: Restored, policy: Policy) -> Decision:

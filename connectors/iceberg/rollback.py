@@ -5,15 +5,8 @@ from __future__ import annotations
 from pyiceberg.exceptions import CommitFailedException
 from pyiceberg.table import Table
 from pyiceberg.table.metadata import TableMetadata
-from pyiceberg.table.refs import MAIN_BRANCH, SnapshotRefType
 from pyiceberg.table.snapshots import Operation, Snapshot
-from pyiceberg.table.update import (
-    AssertRefSnapshotId,
-    RemoveSnapshotRefUpdate,
-    SetPropertiesUpdate,
-    SetSnapshotRefUpdate,
-    TableUpdate,
-)
+from pyiceberg.table.update import SetPropertiesUpdate
 
 from lakeward.connectors.iceberg.markers import (
     Marker,
@@ -24,7 +17,7 @@ from lakeward.connectors.iceberg.markers import (
     property_key,
     snapshot_position,
 )
-from lakeward.connectors.iceberg.pyiceberg_internals import commit_once
+from lakeward.connectors.iceberg.pyiceberg_internals import commit_once, main_is_at, move_main
 from lakeward.connectors.iceberg.recovery import Policy
 from lakeward.engine.core.errors import SinkError, SinkStateError
 
@@ -59,10 +52,9 @@ def roll_back(table: Table, policy: Policy, base: Position, lineage: int, job_id
         sequence_number=(target.sequence_number or 0) if target is not None else 0,
         base=base,
     )
-    head = AssertRefSnapshotId(ref=MAIN_BRANCH, snapshot_id=metadata.current_snapshot_id)
     recorded = SetPropertiesUpdate(updates={property_key(policy.sink_id): encode_marker(marker)})
     try:
-        commit_once(table, (_move_main(target), recorded), (head,))
+        commit_once(table, (move_main(marker.snapshot_id), recorded), (main_is_at(metadata.current_snapshot_id),))
     except CommitFailedException as error:
         raise SinkError(
             f"the Iceberg table {policy.table} changed while it was rolled back: {error}",
@@ -103,9 +95,3 @@ def _check_own(passed: list[Snapshot], policy: Policy) -> None:
                 f" {snapshot.snapshot_id} after the restored checkpoint, and its changes would be lost",
                 hint="restore a newer checkpoint, or set on_rewind='append', or roll the table back by hand",
             )
-
-
-def _move_main(target: Snapshot | None) -> TableUpdate:
-    if target is None:
-        return RemoveSnapshotRefUpdate(ref_name=MAIN_BRANCH)
-    return SetSnapshotRefUpdate(ref_name=MAIN_BRANCH, type=SnapshotRefType.BRANCH, snapshot_id=target.snapshot_id)

@@ -17,6 +17,7 @@ from lakeward.connectors.iceberg.options import (
     OnRewind,
 )
 from lakeward.connectors.iceberg.transforms import PartitionTransform, as_transforms
+from lakeward.engine.api.secrets import Secret
 from lakeward.engine.api.sink import Committer, CommitterContext, Sink, SinkWriter, WriterContext
 from lakeward.engine.core.clock import SystemClock
 from lakeward.engine.core.errors import ConfigError
@@ -48,7 +49,8 @@ class IcebergSink(Sink):
         table: "namespace.table"; made on first use unless `create="never"`.
         catalog: None: an embedded SQLite catalog and warehouse in `./lakeward-warehouse` (or `$LAKEWARD_WAREHOUSE`).
             A name: that catalog of pyiceberg's own configuration (`.pyiceberg.yaml`, `PYICEBERG_CATALOG__...`). A
-            mapping: pyiceberg's catalog properties, e.g. `{"type": "rest", "uri": ..., "token": "${env:TOKEN}"}`;
+            mapping: pyiceberg's catalog properties, e.g. `{"type": "rest", "uri": ..., "token": "${env:TOKEN}"}`, and
+            "name" for the catalog's name if it is not "default", so that `load_catalog(**mapping)` opens the same;
             secrets go by reference, `${env:NAME}` or `${file:/path}`.
         partition_by: Hidden partitioning: column names, or `day`, `hour`, `month`, `year`, `bucket`, `truncate` of
             columns. Empty: unpartitioned, or as the existing table is.
@@ -76,7 +78,7 @@ class IcebergSink(Sink):
 
     table: str
     _: KW_ONLY
-    catalog: str | Mapping[str, str] | None = None
+    catalog: str | Mapping[str, str | Secret] | None = None
     partition_by: Sequence[str | PartitionTransform] = ()
     create: Create = "if_not_exists"
     sink_id: str | None = None
@@ -116,7 +118,7 @@ class IcebergSink(Sink):
 
     @property
     def description(self) -> str:
-        """ "iceberg shop.revenue"."""
+        """The table: "iceberg shop.revenue"."""
         return f"iceberg {self.table}"
 
     def check_schema(self, schema: pa.Schema) -> None:

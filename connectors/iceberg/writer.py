@@ -182,7 +182,7 @@ class IcebergWriter(SinkWriter):
 
     def _encode_key(self, key: PartitionKey) -> tuple[bytes | None, ...]:
         return tuple(
-            None if value is None else to_bytes(kind, value)
+            None if value is None else to_bytes(kind, cast("Any", value))
             for kind, value in zip(self._partition_types, key, strict=True)
             if isinstance(kind, PrimitiveType)
         )

@@ -14,8 +14,8 @@ _DIGITS3 = pa.array([f".{i:03d}" for i in range(1000)])
 def bid_json_lines(events: int, *, first: int = 0, seed: int = 7, rate: int = 10_000) -> list[bytes]:
     """The bids among `events` events as JSON messages, for a Kafka producer.
 
-    >>> bid_json_lines(5)[0][:60]
-    b'{"auction":1000,"bidder":1001,"price":...'
+    >>> bid_json_lines(5)[0][:42]
+    b'{"auction":1000,"bidder":1008,"price":284,'
 
     Args:
         events: How many events to make; 46 of 50 are bids.

@@ -116,6 +116,7 @@ class Law:
 def shuffled(numbers: Int64Array, group: int) -> Int64Array:
     """The event that comes at each place of the stream, when groups of `group` events are shuffled.
 
+    >>> import numpy as np
     >>> shuffled(np.arange(6), 3).tolist()
     [0, 2, 1, 3, 5, 4]
     """

@@ -59,8 +59,7 @@ def plan_retention(views: Sequence[CheckpointView], count: int) -> RetentionPlan
     ready = sorted({view.checkpoint for view in views if view.state is CheckpointState.READY}, reverse=True)
     oldest_kept = ready[count - 1] if len(ready) >= count else CheckpointId(0)
     for view in views:
-        remnant = view.state is CheckpointState.INVISIBLE and view.checkpoint < oldest_kept
-        if view.damage and not remnant:  # a remnant is what a crash in the middle of an earlier deletion left
+        if view.damage:
             return RetentionPlan(refused=f"checkpoint {view.checkpoint}: {view.damage}")
     old = [view for view in views if view.checkpoint < oldest_kept]
     kept = _references(view for view in views if view.checkpoint >= oldest_kept)
@@ -73,12 +72,16 @@ def plan_retention(views: Sequence[CheckpointView], count: int) -> RetentionPlan
 
 
 def delete_checkpoints(store: CheckpointStore, plan: RetentionPlan) -> None:
-    """Delete the plan's checkpoints, oldest first; of each, the manifests first, so that it is invisible at once."""
+    """Delete the plan's checkpoints, oldest first.
+
+    Of each, the manifest goes last: cut off in between, it is an unclaimed checkpoint below claimed ones, which
+    recovery passes over and the next retention deletes. The other way round, the rest would look like damage.
+    """
     for checkpoint, writers in plan.checkpoints:
-        for writer in writers:
-            store.delete(paths.manifest(checkpoint, writer))
         store.delete(paths.claim(checkpoint))
         store.delete(paths.committed(checkpoint))
+        for writer in writers:
+            store.delete(paths.manifest(checkpoint, writer))
 
 
 def delete_generations(store: CheckpointStore, newest_kept: Generation, count: int) -> None:

@@ -29,11 +29,15 @@ class FileTransfer:
     def __init__(self, store: CheckpointStore) -> None:
         self._store = store
         self._hashes: dict[_Identity, str] = {}
+        self._sound: set[str] = set()  # stored files whose content this object has written or compared
         self.in_flight: set[str] = set()
         """Checksums of what was uploaded and may not yet be in any manifest."""
 
     def upload(self, files: Sequence[LocalFile]) -> tuple[StoredFile, ...]:
-        """Store files, leaving out what the store already has."""
+        """Store files, leaving out those that the store is known to have.
+
+        A file that is there, but was never compared with its checksum, is written again: it may be damaged.
+        """
         return tuple(self._upload(file) for file in files)
 
     def download(self, files: Iterable[StoredFile], directory: str) -> None:
@@ -52,6 +56,7 @@ class FileTransfer:
         data = self._store.read(path)
         if data is None or sha256_hex(data) != file.sha256:
             return f"{path} ({file.name}) does not match its checksum"
+        self._trust(file.sha256)
         return ""
 
     def _upload(self, file: LocalFile) -> StoredFile:
@@ -62,10 +67,16 @@ class FileTransfer:
             raise CheckpointError(f"cannot read the state file {file.path}: {error}") from error
         path = paths.state_file(sha256)
         self.in_flight.add(sha256)
-        if self._store.size(path) != before.st_size:
+        if sha256 not in self._sound or self._store.size(path) != before.st_size:
             self._store.put_file(path, file.path)
             self._check_unchanged(file, before)
+            self._trust(sha256)
         return StoredFile(file.name, before.st_size, sha256)
+
+    def _trust(self, sha256: str) -> None:
+        if len(self._sound) >= _REMEMBERED_MAX:
+            self._sound.clear()
+        self._sound.add(sha256)
 
     def _check_unchanged(self, file: LocalFile, before: os.stat_result) -> None:
         after = os.stat(file.path)
@@ -116,6 +127,7 @@ class FileTransfer:
                 f"checksum {found} instead of {file.size_bytes} bytes",
                 hint="the disk or a copy changed it; restore an older checkpoint or a savepoint",
             )
+        self._trust(file.sha256)
         if stat.st_size >= _REMEMBERED_BYTES_MIN:
             self._remember(_identity(str(target), stat), found)
 

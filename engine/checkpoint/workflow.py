@@ -192,7 +192,7 @@ class CheckpointWorkflow:
     # State files
 
     def upload(self, files: Sequence[LocalFile]) -> tuple[StoredFile, ...]:
-        """Put state files into the store, named by their content; what is there already is not sent again.
+        """Put state files into the store, named by their content; what is known to be there is not sent again.
 
         Args:
             files: Finished files of this machine.

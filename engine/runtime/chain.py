@@ -80,9 +80,7 @@ class ChainedOperator:
         with errors_named(self.node):
             self.operator.on_batch(batch, self.out)
 
-    def snapshot(
-        self, checkpoint: CheckpointId, committables: Sequence[JsonObject], directory: Path
-    ) -> SnapshotPart:
+    def snapshot(self, checkpoint: CheckpointId, committables: Sequence[JsonObject], directory: Path) -> SnapshotPart:
         """The synchronous part of a snapshot: small state, and hard links to the store's files."""
         context = self.context
         part = SnapshotPart(context.uid, context.subtask, self.operator.snapshot(checkpoint), committables)

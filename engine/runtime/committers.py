@@ -23,9 +23,7 @@ class JobCommitters:
         manifest: The restored checkpoint; None on a first run.
     """
 
-    def __init__(
-        self, graph: LogicalGraph, job_id: JobId, job_name: str, manifest: CheckpointManifest | None
-    ) -> None:
+    def __init__(self, graph: LogicalGraph, job_id: JobId, job_name: str, manifest: CheckpointManifest | None) -> None:
         self._committers: dict[OperatorId, tuple[Node, Committer]] = {}
         for node in graph:
             if isinstance(node.work, Sink):
@@ -50,7 +48,7 @@ class JobCommitters:
             with errors_named(node):
                 committer.commit(checkpoint, _committables(snapshots, uid))
 
-    def snapshot(self) -> Mapping[str, JsonObject | None]:
+    def snapshot(self) -> Mapping[OperatorId, JsonObject | None]:
         """What each must know after a restart."""
         return {uid: committer.snapshot() for uid, (_, committer) in self._committers.items()}
 
@@ -61,9 +59,7 @@ class JobCommitters:
                 committer.close()
 
 
-def _open(
-    node: Node, sink: Sink, job: tuple[JobId, str], manifest: CheckpointManifest | None
-) -> Committer | None:
+def _open(node: Node, sink: Sink, job: tuple[JobId, str], manifest: CheckpointManifest | None) -> Committer | None:
     return sink.open_committer(
         CommitterContext(
             uid=node.uid,

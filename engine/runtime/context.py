@@ -103,6 +103,11 @@ class SubtaskContext:
         return self._info.clock
 
     @property
+    def max_parallelism(self) -> int:
+        """Number of key groups of the job."""
+        return self._info.max_parallelism
+
+    @property
     def key_groups(self) -> range:
         """The key groups that this subtask owns."""
         return key_group_range(self.subtask, self.parallelism, self._info.max_parallelism)

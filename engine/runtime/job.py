@@ -71,7 +71,7 @@ class JobHeader:
     job_id: JobId
     job_name: str
     generation: Generation
-    parallelism: Mapping[str, int]
+    parallelism: Mapping[OperatorId, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,5 +306,3 @@ class JobRunner:
         for split in new_splits(listed.splits, known):
             log.info("source '%s' has a new split: %s", listed.source, split.id)
             min(tasks, key=lambda task: len(task.splits)).add_split(SplitState(split))
-
-

@@ -41,8 +41,9 @@ class RebalancePartitioner:
 
     def split(self, batch: pa.RecordBatch) -> Iterator[tuple[int, pa.RecordBatch]]:
         """The whole batch, to the next receiver."""
-        yield self._next, batch
-        self._next = (self._next + 1) % self._receivers
+        receiver = self._next
+        self._next = (receiver + 1) % self._receivers
+        yield receiver, batch
 
 
 class HashPartitioner:

@@ -52,31 +52,28 @@ class RestoredState:
         parts = [one for one in self.snapshots(uid) if one.keyed is not None and _overlap(one.keyed, groups)]
         return [self._fetch(one, subtask) for one in parts]
 
-    def check_covers(self, graph: LogicalGraph) -> None:
-        """Refuse a graph that has lost an operator whose state the checkpoint holds.
-
-        Raises:
-            GraphError: State of an operator that is gone would be dropped silently.
-        """
-        if self._manifest is None:
-            return
-        known = {node.uid for node in graph}
-        for one in self._manifest.operators:
-            if one.uid not in known and (one.keyed is not None or one.state is not None):
-                raise GraphError(
-                    f"checkpoint {self._manifest.checkpoint} holds state of operator '{one.uid}', which the job no "
-                    f"longer has (it has: {', '.join(sorted(known))})",
-                    hint="give the operator its old uid=..., or start with a new checkpoint_dir",
-                )
-
     def _fetch(self, one: OperatorSnapshot, subtask: SubtaskIndex) -> RestoreSource:
         assert one.keyed is not None, "only keyed snapshots are fetched"
         target = self._directory / f"{one.uid}-{one.subtask}-for-{subtask}"
         target.mkdir(parents=True, exist_ok=True)
         self._download(one.keyed.files, str(target))
-        return RestoreSource(
-            one.keyed.tables, str(target), one.keyed.key_group_start, one.keyed.key_group_end
-        )
+        return RestoreSource(one.keyed.tables, str(target), one.keyed.key_group_start, one.keyed.key_group_end)
+
+
+def check_covers(manifest: CheckpointManifest, graph: LogicalGraph) -> None:
+    """Refuse a graph that has lost an operator whose state the checkpoint holds.
+
+    Raises:
+        GraphError: State of an operator that is gone would be dropped silently.
+    """
+    known = {node.uid for node in graph}
+    for one in manifest.operators:
+        if one.uid not in known and (one.keyed is not None or one.state is not None):
+            raise GraphError(
+                f"checkpoint {manifest.checkpoint} holds state of operator '{one.uid}', which the job no longer has "
+                f"(it has: {', '.join(sorted(known))})",
+                hint="give the operator its old uid=..., or start with a new checkpoint_dir",
+            )
 
 
 def _overlap(keyed: TableSnapshot, groups: range) -> bool:

@@ -30,8 +30,8 @@ class KeyColumn(Protocol):
         """These slots' keys are no longer needed."""
         ...
 
-    def matches(self, slots: Int64Array, keys: KeyBatch) -> BoolArray:
-        """For each row whether the slot's key is the row's key; the answer for slot 0 means nothing."""
+    def matches(self, slots: Int64Array, keys: KeyBatch, rows: Int64Array | None) -> BoolArray:
+        """For each row (None: all) whether the slot's key is the row's; the answer for slot 0 means nothing."""
         ...
 
     def hashes(self, slots: Int64Array) -> UInt64Array:
@@ -78,10 +78,11 @@ class IntKeyColumn:
     def free(self, slots: Int64Array) -> None:
         """Nothing to do: the slot's eight bytes are used again."""
 
-    def matches(self, slots: Int64Array, keys: KeyBatch) -> BoolArray:
+    def matches(self, slots: Int64Array, keys: KeyBatch, rows: Int64Array | None) -> BoolArray:
         """Compare."""
         assert isinstance(keys, IntKeys)
-        equal: BoolArray = self._values.take(slots, mode="clip") == keys.values
+        wanted = keys.values if rows is None else keys.values.take(rows)
+        equal: BoolArray = self._values.take(slots, mode="clip") == wanted
         return equal
 
     def hashes(self, slots: Int64Array) -> UInt64Array:
@@ -121,7 +122,9 @@ class ByteKeyColumn:
     def ensure(self, capacity: int) -> None:
         """Make room for places; the arena grows by itself."""
         if capacity > len(self._places):
+            old = len(self._places)
             self._places = grown(self._places, capacity)  # type: ignore[assignment]
+            self._places[old:] = 0
             self._hashes = grown(self._hashes, capacity)  # type: ignore[assignment]
 
     def put(self, slots: Int64Array, keys: KeyBatch) -> None:
@@ -146,24 +149,30 @@ class ByteKeyColumn:
         if self._garbage_words > max(_GARBAGE_WORDS_MIN, self._used_words // 2):
             self._compact()
 
-    def matches(self, slots: Int64Array, keys: KeyBatch) -> BoolArray:
+    def matches(self, slots: Int64Array, keys: KeyBatch, rows: Int64Array | None) -> BoolArray:
         """Compare lengths, then word after word."""
         assert isinstance(keys, ByteKeys)
         places = self._places.take(slots, mode="clip")
-        equal: BoolArray = (places & _LENGTH_MASK) == keys.lengths
-        if not len(slots):
-            return equal
-        firsts = places >> _LENGTH_BITS
-        shortest = int(keys.lengths.min())
-        rows: Int64Array | None = None if equal.all() else np.flatnonzero(equal)
-        for number in range((int(keys.lengths.max()) + 7) >> 3):
-            if number * 8 >= shortest:
-                rows = np.flatnonzero(equal & (keys.lengths > number * 8))
-            if rows is None:
-                equal &= self._arena.take(firsts + number, mode="clip") == keys.words.take(keys.starts + number)
-            else:
-                equal[rows] &= self._arena[firsts[rows] + number] == keys.words[keys.starts[rows] + number]
+        lengths, starts = keys.lengths, keys.starts
+        if rows is not None:
+            lengths, starts = lengths.take(rows), starts.take(rows)
+        equal: BoolArray = (places & _LENGTH_MASK) == lengths
+        if len(slots):
+            self._compare_words(equal, places >> _LENGTH_BITS, keys, lengths, starts)
         return equal
+
+    def _compare_words(
+        self, equal: BoolArray, firsts: Int64Array, keys: ByteKeys, lengths: Int64Array, starts: Int64Array
+    ) -> None:
+        shortest, longest = int(lengths.min()), int(lengths.max())
+        dense = keys.dense_words() if len(starts) == len(keys) else None
+        for number in range((longest + 7) >> 3):
+            if number * 8 < shortest:  # every row has this word; where lengths differ any word may be compared
+                wanted = keys.words.take(starts + number) if dense is None else dense[:, number]
+                equal &= self._arena.take(firsts + number, mode="clip") == wanted
+            else:
+                rows = np.flatnonzero(equal & (lengths > number * 8))
+                equal[rows] &= self._arena[firsts[rows] + number] == keys.words[starts[rows] + number]
 
     def hashes(self, slots: Int64Array) -> UInt64Array:
         """Stored hashes."""

@@ -113,6 +113,16 @@ class ByteKeys(KeyBatch):
         nulls = _take(self.nulls, rows)
         return ByteKeys(self.lengths.take(rows), self.starts.take(rows), self.words, self.hashes.take(rows), nulls)
 
+    def dense_words(self) -> UInt64Array | None:
+        """The words as one row a key, if all keys have the same number of words, one after the other."""
+        count = len(self.lengths)
+        width = len(self.words) // count if count else 0
+        if width * count != len(self.words) or width == 0 or self.starts[0] != 0:
+            return None
+        if int(self.starts[-1]) != (count - 1) * width or ((self.lengths + 7) >> 3 != width).any():
+            return None
+        return self.words.reshape(count, width)
+
     def to_arrow(self) -> pa.Array:
         """The keys' bytes as a large_binary array; nulls are empty here."""
         return bytes_of_words(self.lengths, self.starts, self.words)

@@ -315,4 +315,3 @@ class SlotPane(Pane):
         self._map = self._new_map()
         self._columns = Columns(self._context.spec)
         self._context.budget.account(self)
-

@@ -84,9 +84,10 @@ class RocksDbStore:
         if not keys:
             return []
         try:
-            return self._db.get(list(keys))  # type: ignore[no-any-return]
+            values: list[bytes | None] = self._db.get(list(keys))  # type: ignore[assignment]
         except Exception as error:
             raise CorruptionError(f"cannot read the state store {self._directory}: {error}") from error
+        return values
 
     def scan(self, start: bytes, end: bytes) -> Iterator[KeyValue]:
         """Keys with `start <= key < end` and their values, in key order."""

@@ -1,8 +1,9 @@
-"""Keys to slot numbers by vectorised open addressing with linear probing.
+"""Keys to slot numbers by vectorised open addressing with triangular probing.
 
 A bucket is one 64-bit word: the high half of the key's hash, and the slot number. A probe of a whole batch is a
-gather of buckets, a gather of the slots' keys and a comparison; only the rows that did not match go on to the next
-bucket. Keys are always compared in full, so colliding hashes cost time, never correctness. The table doubles without
+gather of buckets, a gather of the slots' keys and a comparison; only the rows that did not match go on, one
+bucket further, then two, then three: after `n` steps a row stands `n (n + 1) / 2` from where it began, which visits
+every bucket of a table whose size is a power of two (Knuth, volume 3, 6.4 exercise 20), and clusters little. Keys are always compared in full, so colliding hashes cost time, never correctness. The table doubles without
 a pause: the old buckets are moved a share at a time while new keys come in, and looked at after the new ones until
 then (incremental rehashing, as in Redis' dict).
 """
@@ -154,31 +155,32 @@ class SlotMap:
         buckets = (batch.hashes & mask).view(np.int64)
         entries = table.take(buckets, mode="clip")
         slots = (entries & _SLOT_BITS).view(np.int64)
-        hit = self.keys.matches(slots, batch)
+        hit = self.keys.matches(slots, batch, None)
         hit &= slots != 0
         if hit.all():
             return slots
-        slots[~hit] = -1
-        rows = np.flatnonzero((entries != _EMPTY) & ~hit)
+        rows = np.flatnonzero(~hit)
+        slots[rows] = -1
+        rows = rows[entries.take(rows) != _EMPTY]
         if len(rows):
-            self._probe_on(table, batch, rows, slots, buckets[rows])
+            self._probe_on(table, batch, rows, slots, buckets.take(rows))
         return slots
 
     def _probe_on(
         self, table: UInt64Array, batch: KeyBatch, rows: Int64Array, slots: Int64Array, buckets: Int64Array
     ) -> None:
         """Follow the chains of the rows whose first bucket held another key."""
-        mask = len(table) - 1
-        rest = batch.take(rows)
+        mask, step = len(table) - 1, 0
         while len(rows):
-            buckets = (buckets + 1) & mask
+            step += 1
+            buckets = (buckets + step) & mask
             entries = table.take(buckets)
             found = (entries & _SLOT_BITS).view(np.int64)
-            hit = self.keys.matches(found, rest)
+            hit = self.keys.matches(found, batch, rows)
             hit &= found != 0
             slots[rows[hit]] = found[hit]
             going = np.flatnonzero((entries != _EMPTY) & ~hit)
-            rows, buckets, rest = rows[going], buckets[going], rest.take(going)
+            rows, buckets = rows.take(going), buckets.take(going)
 
     def _insert_null(
         self, nulls: BoolArray, rows: Int64Array, slots: Int64Array, created: list[tuple[Int64Array, Int64Array]]
@@ -198,17 +200,17 @@ class SlotMap:
         """All rows of one key walk the same buckets in step, so the first row of each key is the one that claims."""
         mask = len(self._table) - 1
         buckets = (chunk.hashes & np.uint64(mask)).view(np.int64)
-        pending, winners = np.arange(len(rows)), []
+        pending, winners, step = np.arange(len(rows)), [], 0
         while len(pending):
             here = buckets[pending]
             won = pending[_claim(self._table, here)]
             self._settle(chunk, rows, slots, won, buckets[won])
             winners.append(won)
             found = (self._table[here] & _SLOT_BITS).view(np.int64)
-            hit = self.keys.matches(found, chunk.take(pending)) & (found != 0)
+            hit = self.keys.matches(found, chunk, pending) & (found != 0)
             slots[rows[pending[hit]]] = found[hit]
-            pending = pending[~hit]
-            buckets[pending] = (buckets[pending] + 1) & mask
+            pending, step = pending[~hit], step + 1
+            buckets[pending] = (buckets[pending] + step) & mask
         first = np.sort(np.concatenate(winners))
         created.append((slots[rows[first]], rows[first]))
         if self._old is not None:
@@ -309,23 +311,26 @@ def _place(table: UInt64Array, hashes: UInt64Array, slots: Int64Array) -> None:
     mask = len(table) - 1
     buckets = (hashes & np.uint64(mask)).view(np.int64)
     entries = (hashes & _TAG_BITS) | slots.view(np.uint64)
+    step = 0
     while len(entries):
+        step += 1
         vacant = table[buckets] == _EMPTY
         table[buckets[vacant]] = entries[vacant]
         rest = np.flatnonzero(table[buckets] != entries)
-        entries, buckets = entries[rest], (buckets[rest] + 1) & mask
+        entries, buckets = entries[rest], (buckets[rest] + step) & mask
 
 
 def _erase(table: UInt64Array, hashes: UInt64Array, slots: Int64Array) -> int:
     """Mark the buckets of slots as deleted; returns how many there were."""
     mask = len(table) - 1
     buckets = (hashes & np.uint64(mask)).view(np.int64)
-    erased = 0
+    erased = step = 0
     while len(slots):
+        step += 1
         entries = table[buckets]
         hit = (entries & _SLOT_BITS).view(np.int64) == slots
         table[buckets[hit]] = _DELETED
         erased += int(np.count_nonzero(hit))
         going = np.flatnonzero(~hit & (entries != _EMPTY))
-        buckets, slots = (buckets[going] + 1) & mask, slots[going]
+        buckets, slots = (buckets[going] + step) & mask, slots[going]
     return erased

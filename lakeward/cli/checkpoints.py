@@ -55,12 +55,13 @@ def verify_checkpoints(directory: str) -> int:
         The exit status: 0 when all is well, 1 when something is damaged.
     """
     workflow = _open(directory)
-    problems = workflow.verify()
-    for problem in problems:
-        click.echo(f"checkpoint {problem.checkpoint}: {problem.reason}", err=True)
-    good = len({info.checkpoint for info in workflow.list()} - {one.checkpoint for one in problems})
-    click.echo(f"{good} good, {len(problems)} problems")
-    return 1 if problems else 0
+    damaged = workflow.verify()
+    for one in damaged:
+        for problem in one.problems:
+            click.echo(f"checkpoint {one.checkpoint}: {problem}", err=True)
+    good = len({info.checkpoint for info in workflow.list()} - {one.checkpoint for one in damaged})
+    click.echo(f"{good} good, {len(damaged)} damaged")
+    return 1 if damaged else 0
 
 
 def describe(manifest: CheckpointManifest) -> Iterable[str]:

@@ -25,7 +25,13 @@ TOPIC = "bids"
 EVENTS_A_PIECE = 100_000
 KILLS = 2
 WAIT_MAX_S = 120.0
-_JOB = [sys.executable, "-m", "lakeward.cli.main", "run", str(Path(__file__).parent.parent / "examples/kafka_to_iceberg.py")]
+_JOB = [
+    sys.executable,
+    "-m",
+    "lakeward.cli.main",
+    "run",
+    str(Path(__file__).parent.parent / "examples/kafka_to_iceberg.py"),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +150,11 @@ def _wait(
     while process.poll() is None:
         clock.sleep_ms(50)
         found = _snapshots(place)
-        _progress("ingesting", sum(int(one.summary.get("added-records", 0)) for one in found), f"rows in {len(found)} snapshots")
+        _progress(
+            "ingesting",
+            sum(int(one.summary.get("added-records", 0)) for one in found),
+            f"rows in {len(found)} snapshots",
+        )
         if snapshots is not None and len(found) >= snapshots:
             return
         if clock.monotonic_ms() - start_ms > WAIT_MAX_S * 1000:
@@ -176,7 +186,9 @@ def _report(place: Place, bids: pa.Table) -> int:
     _show_places(place)
     wrong = lost + doubled + lost_windows + doubled_windows
     click.echo()
-    click.echo("0 lost, 0 doubled" if wrong == 0 else f"WRONG: {lost + lost_windows} lost, {doubled + doubled_windows} doubled")
+    click.echo(
+        "0 lost, 0 doubled" if wrong == 0 else f"WRONG: {lost + lost_windows} lost, {doubled + doubled_windows} doubled"
+    )
     return 0 if wrong == 0 else 1
 
 
@@ -200,7 +212,9 @@ def compare(expected: pa.Table, found: pa.Table) -> tuple[int, int]:
 
 def _revenue(bids: pa.Table) -> pa.Table:
     start = pc.floor_temporal(bids["dateTime"], 10, "second")
-    grouped = bids.select(["auction", "price"]).append_column("window_start", start).group_by(["auction", "window_start"])
+    grouped = (
+        bids.select(["auction", "price"]).append_column("window_start", start).group_by(["auction", "window_start"])
+    )
     return grouped.aggregate([([], "count_all"), ("price", "sum")]).rename_columns(
         ["auction", "window_start", "bids", "revenue"]
     )
@@ -217,7 +231,9 @@ def _show_snapshots(place: Place) -> None:
     click.echo("\nsnapshots of auctions.bids (the last five)")
     for one in _snapshots(place)[-5:]:
         checkpoint = one.summary.get("lakeward.checkpoint-id", "-")
-        click.echo(f"  {one.snapshot_id:>20}  checkpoint {checkpoint:>4}  {one.summary.get('added-records', '0'):>9} rows added")
+        click.echo(
+            f"  {one.snapshot_id:>20}  checkpoint {checkpoint:>4}  {one.summary.get('added-records', '0'):>9} rows added"
+        )
 
 
 def _show_places(place: Place) -> None:

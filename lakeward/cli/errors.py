@@ -15,8 +15,11 @@ WIDTH = 110
 def render_error(error: LakewardError) -> list[str]:
     """The error as lines: its text first, then the hint, then where it happened.
 
-    >>> render_error(LakewardError("no column 'pric'", hint="did you mean 'price'?", location="job.py:7"))
-    ["error: no column 'pric'", '  hint: did you mean \\'price\\'?', '  at: job.py:7']
+    >>> for line in render_error(LakewardError("no column 'pric'", hint="did you mean 'price'?", location="job.py:7")):
+    ...     print(line)
+    error: no column 'pric'
+      hint: did you mean 'price'?
+      at: job.py:7
 
     Returns:
         At most eight lines.

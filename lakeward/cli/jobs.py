@@ -6,6 +6,7 @@ import importlib
 import runpy
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -15,9 +16,7 @@ from lakeward.engine.core.errors import ConfigError, LakewardError, UserCodeErro
 from lakeward.engine.core.names import did_you_mean
 
 
-def run_job(
-    job: str, parallelism: int | None, checkpoint_dir: str | None, checkpoint_interval: str | None
-) -> None:
+def run_job(job: str, parallelism: int | None, checkpoint_dir: str | None, checkpoint_interval: str | None) -> None:
     """Run the jobs that a file or function executes."""
     options = LaunchOptions(
         parallelism=parallelism, checkpoint_dir=checkpoint_dir, checkpoint_interval=checkpoint_interval
@@ -26,9 +25,7 @@ def run_job(
         load_and_call(job)
 
 
-def explain_job(
-    job: str, parallelism: int | None, checkpoint_dir: str | None, checkpoint_interval: str | None
-) -> None:
+def explain_job(job: str, parallelism: int | None, checkpoint_dir: str | None, checkpoint_interval: str | None) -> None:
     """Print the plans of the jobs that a file or function would execute.
 
     Raises:
@@ -68,15 +65,18 @@ def load_and_call(job: str) -> None:
         raise UserCodeError(f"{type(error).__name__}: {error}", location=_users_line(error)) from error
 
 
-def _find(module: str, function: str) -> object:
+def _find(module: str, function: str) -> Callable[[], object]:
     try:
         found = importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise ConfigError(f"there is no module '{error.name}'", hint=f"looked in {Path.cwd()} and on sys.path") from error
+        raise ConfigError(
+            f"there is no module '{error.name}'", hint=f"looked in {Path.cwd()} and on sys.path"
+        ) from error
     if not callable(getattr(found, function, None)):
         names = [name for name, value in vars(found).items() if callable(value) and not name.startswith("_")]
         raise ConfigError(f"module '{module}' has no function '{function}'", hint=did_you_mean(function, names))
-    return getattr(found, function)
+    called: Callable[[], object] = getattr(found, function)
+    return called
 
 
 def _users_line(error: Exception) -> str:

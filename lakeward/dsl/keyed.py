@@ -75,7 +75,9 @@ class KeyedStream:
             parallelism: Its subtasks.
         """
         stream = self._stream
-        node = _exchange(stream, self.keys, "reduce", Reduce(self.keys, stream.schema, function), stream.schema, uid, parallelism)
+        node = _exchange(
+            stream, self.keys, "reduce", Reduce(self.keys, stream.schema, function), stream.schema, uid, parallelism
+        )
         return DataStream(stream._context, node, stream.event_time)
 
 
@@ -141,7 +143,9 @@ class WindowedStream:
             SchemaError: An aggregate does not fit its column, or a name is taken.
         """
         if not aggregates:
-            raise self._stream._error(GraphError("aggregate needs at least one aggregate", hint="for example n=count()"))
+            raise self._stream._error(
+                GraphError("aggregate needs at least one aggregate", hint="for example n=count()")
+            )
         stream, time_column = self._with_time_column()
         bound, stream = self._bind_inputs(stream, time_column, aggregates)
         factory = WindowAggregate(
@@ -163,7 +167,7 @@ class WindowedStream:
         if time.offset_us == 0:
             return self._stream, time.column
         # The event time of a window's result is the last microsecond of the window, as in Flink.
-        shifted = col(time.column).dt.offset_by(f"{time.offset_us}us")
+        shifted = col(time.column).dt.offset(microseconds=time.offset_us)
         return self._stream.with_columns(window_time=shifted), "window_time"
 
     def _bind_inputs(
@@ -184,11 +188,12 @@ class WindowedStream:
                 raise stream._error(error) from None
         if self._options.late_tag is not None:
             computed = {name: expr for name, expr in inputs.items() if name not in stream.schema.names}
-            return bound, stream.with_columns(**computed) if computed else stream
+            everything = {name: col(name) for name in stream.schema.names} | computed
+            return bound, stream._columns("aggregate-input", everything) if computed else stream
         needed = {name: col(name) for name in (*self._keys, time_column)} | inputs
         if list(needed) == stream.schema.names:
             return bound, stream
-        return bound, stream.select(**needed)
+        return bound, stream._columns("aggregate-input", needed)
 
 
 class WindowResult(DataStream):
@@ -225,5 +230,3 @@ def _exchange(
 ) -> Node:
     edge = stream._edge(Exchange.HASH, keys) if keys else stream._edge()
     return stream._context.builder.add(kind, factory, [edge], schema, uid, parallelism)
-
-

@@ -27,12 +27,12 @@ class LaunchOptions:
     plans: dict[str, str] = field(default_factory=dict)
 
 
-_current: ContextVar[LaunchOptions] = ContextVar("lakeward_launch", default=LaunchOptions())
+_current: ContextVar[LaunchOptions | None] = ContextVar("lakeward_launch", default=None)
 
 
 def current_launch() -> LaunchOptions:
     """The options in force; by default they change nothing."""
-    return _current.get()
+    return _current.get() or LaunchOptions()
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 
-from lakeward.dsl.expressions import Expr, bind_columns, col
+from lakeward.dsl.expressions import Expr, as_column, bind_columns, col
 from lakeward.dsl.graph_builder import GraphBuilder
 from lakeward.engine.api.expression import BoundExpression
 from lakeward.engine.api.operator import OperatorFactory
@@ -152,6 +152,10 @@ class DataStream:
         kept = [(name, added.pop(name, col(name))) for name in self.schema.names]
         return self._project("with_columns", [*kept, *added.items()], uid)
 
+    def _columns(self, kind: str, columns: dict[str, Expr]) -> DataStream:
+        """Exactly these columns; for the verbs that compute some on the way."""
+        return self._project(kind, list(columns.items()), None)
+
     def drop(self, *columns: str, uid: str | None = None) -> DataStream:
         """Rows without these columns.
 
@@ -187,7 +191,12 @@ class DataStream:
     # -- Python functions: the slow road
 
     def map(
-        self, function: Callable[[Any], Any], *, returns: Any = None, uid: str | None = None, parallelism: int | None = None
+        self,
+        function: Callable[[Any], Any],
+        *,
+        returns: Any = None,
+        uid: str | None = None,
+        parallelism: int | None = None,
     ) -> DataStream:
         """One row in, one row out, by a Python function.
 
@@ -299,7 +308,7 @@ class DataStream:
             raise self._error(GraphError("key_by needs at least one column"))
         computed = [key for key in keys if not isinstance(key, str)]
         stream = self.with_columns(*computed) if computed else self
-        return KeyedStream(stream, tuple(key if isinstance(key, str) else key.output_name for key in keys))
+        return KeyedStream(stream, tuple(key if isinstance(key, str) else key.name for key in keys))
 
     def window_all(self, window: WindowSpec) -> WindowedStream:
         """Windows over all rows, without a key; runs in one subtask.
@@ -387,8 +396,8 @@ class DataStream:
         return error.at("", user_location())
 
     def _named(self, columns: Iterable[str | Expr], named: dict[str, Expr]) -> list[tuple[str, Expr]]:
-        listed = [col(one) if isinstance(one, str) else one for one in columns]
-        return [*((expr.output_name, expr) for expr in listed), *named.items()]
+        listed = [as_column(one) for one in columns]
+        return [*((expr.name, expr) for expr in listed), *named.items()]
 
     def _project(self, kind: str, columns: list[tuple[str, Expr]], uid: str | None) -> DataStream:
         names = [name for name, _ in columns]

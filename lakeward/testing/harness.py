@@ -12,7 +12,7 @@ from collections import Counter as Tally
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -36,7 +36,7 @@ from lakeward.engine.state.rocksdb import RocksDbStoreFactory
 Store = Literal["memory", "rocksdb"]
 Rows = Sequence[Mapping[str, Any]] | pa.RecordBatch | pa.Table
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ class OperatorHarness:
         self,
         factory: OperatorFactory,
         schema: pa.Schema,
-        config: HarnessConfig = HarnessConfig(),  # noqa: B008 - frozen
+        config: HarnessConfig = HarnessConfig(),
         restored: Sequence[HarnessSnapshot] = (),
     ) -> None:
         self.schema = schema
@@ -124,7 +124,7 @@ class OperatorHarness:
         factory: OperatorFactory,
         schema: pa.Schema,
         snapshots: Sequence[HarnessSnapshot],
-        config: HarnessConfig = HarnessConfig(),  # noqa: B008 - frozen
+        config: HarnessConfig = HarnessConfig(),
     ) -> OperatorHarness:
         """Start from the snapshots of all old subtasks, at any parallelism."""
         return cls(factory, schema, config, snapshots)

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
+DOCUMENTS = sorted(
+    [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")]
+)
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.M | re.S)
 LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#]+)(?:#[^)]*)?\)")
 
@@ -37,7 +39,9 @@ def test_the_links_of_a_document_resolve(document: Path) -> None:
         assert (document.parent / target).exists(), f"{document.name} links to {target}"
 
 
-@pytest.mark.parametrize("example", sorted(p for p in (ROOT / "examples").glob("*.py") if p.name != "__init__.py"), ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "example", sorted(p for p in (ROOT / "examples").glob("*.py") if p.name != "__init__.py"), ids=lambda p: p.name
+)
 def test_an_example_can_be_explained(example: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "lakeward.cli.main", "explain", str(example)],

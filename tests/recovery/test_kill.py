@@ -54,7 +54,9 @@ class Arena:
         """A snapshot holds a prefix of each partition, each record once: no partial checkpoint, nothing doubled."""
         assert len(rows) >= self.visible_rows, "rows that were visible have vanished"
         self.visible_rows = len(rows)
-        offsets = rows.group_by("partition").aggregate([("offset", "max"), ("offset", "count_distinct"), ([], "count_all")])
+        offsets = rows.group_by("partition").aggregate(
+            [("offset", "max"), ("offset", "count_distinct"), ([], "count_all")]
+        )
         for one in offsets.to_pylist():
             assert one["count_all"] == one["offset_count_distinct"], f"doubled records in {one}"
             assert one["offset_max"] == one["count_all"] - 1, f"missing records in {one}"

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from lakeward.dsl.expressions.compiled import Compiled
 
 
+_KEEPS_LIT = frozenset(["==", "!=", "<", "<=", ">", ">=", "**"])
+"""Operators that Python would turn around, or bind differently, with a bare constant on their left."""
+
+
 class Style(Enum):
     """How a call is written."""
 
@@ -93,10 +97,10 @@ class Call(Node):
         name, style = self.function.name, self.function.style
         if style is Style.INFIX:
             left, right = self.args
-            head = str(left) if isinstance(left, Literal) and isinstance(right, Literal) else operand(left)
-            return f"{head} {name} {operand(right)}"
+            explicit = isinstance(left, Literal) and (isinstance(right, Literal) or name in _KEEPS_LIT)
+            return f"{left if explicit else operand(left)} {name} {operand(right)}"
         if style is Style.PREFIX:
-            return f"{name}{operand(self.args[0])}"
+            return f"{name}{receiver(self.args[0])}"
         inside = [inner(arg) for arg in (self.args[1:] if style is Style.METHOD else self.args)]
         listed = ", ".join(inside + [parameter(value) for value in self.params])
         return f"{receiver(self.args[0])}.{name}({listed})" if style is Style.METHOD else f"{name}({listed})"

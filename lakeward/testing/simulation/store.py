@@ -7,6 +7,7 @@ from pathlib import Path
 from lakeward.engine.checkpoint import paths
 from lakeward.engine.checkpoint.store import MemoryStore
 from lakeward.engine.core.errors import CheckpointError
+from lakeward.engine.core.ids import CheckpointId
 from lakeward.testing.simulation.faults import Faults
 from lakeward.testing.simulation.knobs import Fault
 
@@ -25,6 +26,7 @@ class FaultyStore:
         self._originals: dict[str, bytes] = {}
         self.was_damaged = False
         self.changes = 0
+        self.committed: list[CheckpointId] = []
 
     # -- reading
 
@@ -60,6 +62,9 @@ class FaultyStore:
         """Write unless the name is taken."""
         self._before("create", path)
         made = self.inner.create_if_absent(path, data)
+        file = paths.parse_checkpoint_file(path)
+        if made and file is not None and file.kind == "committed":
+            self.committed.append(file.checkpoint)
         self._after("create" if made else "create (taken)", path)
         return made
 
@@ -86,9 +91,10 @@ class FaultyStore:
             self._damage(path, _flipped(self.inner.read(path) or b"", self._faults))
             self._faults.note(f"BIT_ROT in {path}")
 
-    def is_damaged(self, path: str) -> bool:
-        """Whether the file is not what was written."""
-        return path in self._originals
+    def original(self, path: str) -> bytes | None:
+        """What was written under a path, whatever has become of it since; None if there is nothing."""
+        stored = self.inner.read(path)
+        return None if stored is None else self._originals.get(path, stored)
 
     def repair(self) -> bool:
         """Bring back what was written; returns whether anything was damaged."""

@@ -1,0 +1,176 @@
+"""How fast stateless steps are: expressions, filter + projection, Python row functions. Rows per CPU second.
+
+Run: `python benchmarks/expressions.py`. Each figure is the best of several rounds over one batch; the last column is
+the ratio to copying the three number columns of the batch once (the limit that memory sets, in this run).
+Row functions are also compared with `to_pylist`, the function, `from_pylist`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from lakeward.dsl.expressions import Expr, bind_columns, col, concat_str, when
+from lakeward.engine.api.context import Output
+from lakeward.operators.stateless import Filter, Project
+from lakeward.operators.udf import FilterRows, FlatMapRows, MapRows
+
+ROWS = 32_768
+SEED = 7
+
+
+class Discard(Output):
+    """Where results go."""
+
+    def emit(self, batch: pa.RecordBatch) -> None:
+        """Forget the rows."""
+
+    def emit_side(self, tag: str, batch: pa.RecordBatch) -> None:
+        """Forget the rows."""
+
+
+class Priced(NamedTuple):
+    """A row by position."""
+
+    auction: int
+    price: float
+
+
+def numbers() -> pa.RecordBatch:
+    """Three number columns."""
+    rng = np.random.default_rng(SEED)
+    return pa.record_batch(
+        {
+            "auction": rng.integers(0, 1_000, ROWS),
+            "price": rng.random(ROWS) * 100,
+            "bidder": rng.integers(0, 1_000_000, ROWS),
+        }
+    )
+
+
+def bids() -> pa.RecordBatch:
+    """Six columns as in Nexmark: three integers, text, a float, a time."""
+    rng = np.random.default_rng(SEED)
+    start_us = 1_767_225_600_000_000
+    times = pa.array(start_us + np.arange(ROWS) * 1_000).cast(pa.timestamp("us", "UTC"))
+    return pa.record_batch(
+        {
+            "auction": rng.integers(0, 1_000, ROWS),
+            "bidder": rng.integers(0, 1_000_000, ROWS),
+            "quantity": rng.integers(1, 10, ROWS),
+            "url": [f"https://www.nexmark.com/item{i % 97}/a/b?channel_id={i % 13}&x=1" for i in range(ROWS)],
+            "price": rng.random(ROWS) * 100,
+            "at": times,
+        }
+    )
+
+
+def rows_per_cpu_s(step: Callable[[], object], rows: int = ROWS, rounds: int = 7, seconds: float = 0.1) -> float:
+    """The best rate of several rounds."""
+    step()
+    best, repeats = 0.0, 1
+    for _ in range(rounds):
+        while True:
+            started = time.process_time()
+            for _ in range(repeats):
+                step()
+            spent = time.process_time() - started
+            if spent >= seconds / 2:
+                break
+            repeats *= 2
+        best = max(best, rows * repeats / spent)
+    return best
+
+
+EXPRESSIONS: dict[str, Expr] = {
+    "price > 50": col("price") > 50,
+    "price * 0.908": col("price") * 0.908,
+    "auction % 123 == 0": col("auction") % 123 == 0,
+    "auction // 7 + bidder": col("auction") // 7 + col("bidder"),
+    "(price > 1) & (auction < 500)": (col("price") > 1) & (col("auction") < 500),
+    "is_in of 5": col("auction").is_in([1, 20, 300, 400, 999]),
+    "when/then/when/otherwise": when(col("price") > 90).then(3).when(col("price") > 50).then(2).otherwise(1),
+    'dt.floor("10s")': col("at").dt.floor("10s"),
+    "dt.hour()": col("at").dt.hour(),
+    'dt.strftime("%Y-%m-%d %H:%M")': col("at").dt.strftime("%Y-%m-%d %H:%M"),
+    "str.upper()": col("url").str.upper(),
+    "str.split_part('/', 4)": col("url").str.split_part("/", 4),
+    "str.extract(channel_id=...)": col("url").str.extract(r"channel_id=([^&]*)"),
+    "concat_str(url, auction)": concat_str(col("url"), col("auction").cast("string"), separator="#"),
+}
+
+
+def report(name: str, rate: float, limit: float) -> None:
+    """Print one line."""
+    print(f"{name:42s} {rate / 1e6:10.2f} M rows/CPU s   {rate / limit:8.4f}")
+
+
+def main() -> None:
+    """Measure and print."""
+    plain, rich, out = numbers(), bids(), Discard()
+    limit = rows_per_cpu_s(lambda: [column.to_numpy().copy() for column in plain.columns])
+    print(f"batches of {ROWS} rows; pyarrow {pa.__version__}, numpy {np.__version__}\n")
+    report("limit: copy 3 number columns", limit, limit)
+    for name, expression in EXPRESSIONS.items():
+        bound = expression.bind(rich.schema)
+        report(name, rows_per_cpu_s(lambda bound=bound: bound.evaluate(rich)), limit)  # type: ignore[misc]
+    print()
+    for name, step in operators(plain, rich, out).items():
+        report(name, rows_per_cpu_s(step), limit)
+    one = plain.slice(0, 1)
+    bound = (col("price") * 2 > 100).bind(plain.schema)
+    per_s = rows_per_cpu_s(lambda: bound.evaluate(one), rows=1)
+    print(f"\nfixed cost of (price * 2) > 100, one row: {1e6 / per_s:.1f} us, {per_s:,.0f} evaluations/CPU s")
+
+
+def operators(plain: pa.RecordBatch, rich: pa.RecordBatch, out: Output) -> dict[str, Callable[[], object]]:
+    """The operators to measure, as steps over one batch."""
+    columns, schema = bind_columns(
+        {**{name: col(name) for name in plain.schema.names}, "euro": col("price") * 0.908}, plain.schema
+    )
+    project = Project(columns, schema).create()
+    steps: dict[str, Callable[[], object]] = {"project: + 1 column": lambda: project.on_batch(plain, out)}
+    for percent in (10, 50, 90):
+        steps[f"filter {percent} % + project"] = chained(plain, percent, Project(columns, schema), out)
+    words = pa.schema({"auction": pa.int64(), "price": pa.float64()})
+    row_steps = {
+        "map dict -> dict (6 columns)": MapRows(_dearer, rich.schema, rich.schema),
+        "map NamedTuple -> NamedTuple (2 columns)": MapRows(_dearer_tuple, rich.schema, words),
+        "flat_map dict -> 1 dict": FlatMapRows(lambda row: [row], rich.schema, rich.schema),
+        "filter by function": FilterRows(lambda row: row["price"] > 50, rich.schema),
+    }
+    steps["naive dict map: to_pylist, from_pylist"] = lambda: pa.RecordBatch.from_pylist(
+        [_dearer(row) for row in rich.to_pylist()], schema=rich.schema
+    )
+    for name, factory in row_steps.items():
+        operator = factory.create()
+        steps[name] = lambda operator=operator: operator.on_batch(rich, out)  # type: ignore[misc]
+    return steps
+
+
+def chained(plain: pa.RecordBatch, percent: int, project: Project, out: Output) -> Callable[[], object]:
+    """A filter that keeps some of the rows, chained with a projection."""
+    second = project.create()
+
+    class Next(Discard):
+        def emit(self, batch: pa.RecordBatch) -> None:
+            second.on_batch(batch, out)
+
+    first, chain = Filter((col("price") < percent).bind(plain.schema)).create(), Next()
+    return lambda: first.on_batch(plain, chain)
+
+
+def _dearer(row: dict[str, object]) -> dict[str, object]:
+    return {**row, "price": row["price"] * 2}  # type: ignore[operator]
+
+
+def _dearer_tuple(row: Priced) -> Priced:
+    return Priced(row.auction, row.price * 2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""Keyed state: rows per CPU second of look-ups, updates, flushes and restores, and the worst batch while growing.
+
+Run `python benchmarks/state.py` (add `--quick` for a short run). Rates are of CPU seconds of the whole process,
+including RocksDB's own threads; batches have 32,768 rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pyarrow as pa
+from lakeward.engine.api.state import ColumnSpec, TableSpec
+from lakeward.engine.core.hashing import Int64Array
+from lakeward.engine.state.backend import RestoreSource, StateBackend
+from lakeward.engine.state.rocksdb import RocksDbStoreFactory
+from lakeward.engine.state.table import SlotTable
+
+BATCH_ROWS = 32_768
+COLUMNS = (
+    ColumnSpec("count", pa.int64()),
+    ColumnSpec("sum", pa.int64()),
+    ColumnSpec("max", pa.int64(), -(2**63)),
+)
+KINDS: dict[str, tuple[pa.DataType, Callable[[Int64Array], pa.Array]]] = {
+    "int64": (pa.int64(), lambda numbers: pa.array(numbers * 7919)),
+    "string": (pa.string(), lambda numbers: pa.array([f"user-{n:011d}" for n in numbers.tolist()])),
+}
+
+
+class Bench:
+    """A table of one key kind in a directory of its own."""
+
+    def __init__(self, kind: str, memory_bytes: int = 4 << 30) -> None:
+        self.kind, self.make_keys = KINDS[kind]
+        self.directory = tempfile.mkdtemp(prefix="lakeward-bench-")
+        self.memory_bytes = memory_bytes
+        self.spec = TableSpec("t", (("key", self.kind),), COLUMNS)
+        self.backend = self.new_backend("a")
+        self.table = self.backend.table(self.spec)
+
+    def new_backend(self, name: str) -> StateBackend:
+        """A backend in a directory of its own."""
+        factory = RocksDbStoreFactory()
+        return StateBackend(factory, f"{self.directory}/{name}", range(128), 128, self.memory_bytes)
+
+    def close(self) -> None:
+        """Delete everything."""
+        self.backend.close()
+        shutil.rmtree(self.directory)
+
+
+def update(table: SlotTable, keys: pa.Array, values: Int64Array) -> None:
+    """What an aggregation does with a batch."""
+    pane = table.pane()
+    slots = pane.slots(table.keys([keys]))
+    np.add.at(pane.column("count"), slots, 1)
+    np.add.at(pane.column("sum"), slots, values)
+    np.maximum.at(pane.column("max"), slots, values)
+
+
+def rate_m_rows(run: Callable[[int], None], batches: int, seconds: float) -> float:
+    """Million rows per CPU second of `run(batch)`, over at least `seconds`."""
+    start, rows = time.process_time(), 0
+    while (spent := time.process_time() - start) < seconds:
+        for number in range(batches):
+            run(number)
+        rows += batches * BATCH_ROWS
+    return rows / spent / 1e6
+
+
+def steady(kind: str, distinct: int, seconds: float) -> None:
+    """Look-ups and updates of keys that are there, then a flush of all of them, then a restore."""
+    bench, random = Bench(kind), np.random.default_rng(1)
+    numbers = np.concatenate([np.arange(distinct), random.integers(0, distinct, -distinct % BATCH_ROWS + 8 * BATCH_ROWS)])
+    parts = random.permutation(numbers).reshape(-1, BATCH_ROWS)
+    batches = [bench.make_keys(part) for part in parts]
+    for batch, values in zip(batches, parts, strict=True):
+        update(bench.table, batch, values)
+    pane = bench.table.pane()
+    keys = [bench.table.keys([batch]) for batch in batches]
+    look_up = rate_m_rows(lambda n: void(pane.find(keys[n])), len(batches), seconds)
+    encode = rate_m_rows(lambda n: void(bench.table.keys([batches[n]])), len(batches), seconds)
+    whole = rate_m_rows(lambda n: update(bench.table, batches[n], parts[n]), len(batches), seconds)
+    flush, restore = flush_and_restore(bench, distinct)
+    print(f"{kind:8}{distinct:>10,}{encode:>10.1f}{look_up:>10.1f}{whole:>10.1f}{flush:>10.2f}{restore:>10.2f}")
+    bench.close()
+
+
+def void(_: object) -> None:
+    """Ignore a result."""
+
+
+def flush_and_restore(bench: Bench, distinct: int) -> tuple[float, float]:
+    """Million rows per CPU second of writing all rows to RocksDB, and of loading them again."""
+    start = time.process_time()
+    files = bench.backend.snapshot(f"{bench.directory}/snapshot")
+    flush = distinct / (time.process_time() - start) / 1e6
+    other = bench.new_backend("b")
+    start = time.process_time()
+    other.restore([RestoreSource(files.tables, f"{bench.directory}/snapshot", 0, 128)])
+    table = other.table(bench.spec)
+    everything = bench.make_keys(np.arange(distinct))
+    for offset in range(0, distinct, max(BATCH_ROWS, distinct // 4)):
+        table.pane().slots(table.keys([everything.slice(offset, max(BATCH_ROWS, distinct // 4))]))
+    restore = distinct / (time.process_time() - start) / 1e6
+    other.close()
+    return flush, restore
+
+
+def growing(kind: str, distinct: int) -> None:
+    """Insert new keys only; the batch that takes longest shows whether growing stalls."""
+    bench = Bench(kind)
+    parts = np.arange(distinct // BATCH_ROWS * BATCH_ROWS).reshape(-1, BATCH_ROWS)
+    spent = []
+    for part in parts:
+        keys = bench.make_keys(part)
+        start = time.perf_counter()
+        update(bench.table, keys, part)
+        spent.append(1e3 * (time.perf_counter() - start))
+    rate = parts.size / sum(spent) / 1e3
+    print(f"{kind:8}{parts.size:>10,}{rate:>10.2f} M rows/s{np.median(spent):>10.1f} ms median{max(spent):>10.1f} ms worst")
+    bench.close()
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer keys, shorter runs")
+    quick = parser.parse_args().quick
+    print("million rows per CPU second")
+    print(f"{'key':8}{'distinct':>10}{'encode':>10}{'look up':>10}{'update':>10}{'flush':>10}{'restore':>10}")
+    for kind in KINDS:
+        for distinct in (1_000, 100_000) if quick else (1_000, 100_000, 1_000_000):
+            steady(kind, distinct, 0.2 if quick else 1.0)
+    print("growing with new keys only, wall time")
+    for kind in KINDS:
+        growing(kind, 200_000 if quick else 2_000_000)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""The keyed state of one operator subtask: its tables, their snapshots, and how they come back."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lakeward.engine.api.state import TableSpec
+from lakeward.engine.core.errors import CheckpointError, GraphError, InternalError
+from lakeward.engine.core.json_types import JsonObject
+from lakeward.engine.core.snapshots import LocalFile
+from lakeward.engine.state.budget import MemoryBudget
+from lakeward.engine.state.heap import keep_freed_memory
+from lakeward.engine.state.keys import KeyCodec
+from lakeward.engine.state.kv import KeyValueStore, StoreFactory
+from lakeward.engine.state.pane import PaneContext
+from lakeward.engine.state.registry import TableRegistry
+from lakeward.engine.state.rescale import RestoreSource, copy_rows, link_files
+from lakeward.engine.state.row_store import RowStore
+from lakeward.engine.state.table import SlotTable
+
+__all__ = ["RestoreSource", "StateBackend", "StateFiles"]
+
+
+@dataclass(frozen=True, slots=True)
+class StateFiles:
+    """A snapshot of a backend.
+
+    Args:
+        tables: Describes the tables; needed to read the files.
+        files: The key-value store's files. They never change, and live until the caller deletes them.
+    """
+
+    tables: JsonObject
+    files: list[LocalFile]
+
+
+class StateBackend:
+    """All keyed tables of one operator subtask.
+
+    >>> import tempfile
+    >>> import numpy as np, pyarrow as pa
+    >>> from lakeward.engine.api.state import ColumnSpec
+    >>> from lakeward.engine.state.memory import MemoryStoreFactory
+    >>> work = tempfile.mkdtemp()
+    >>> backend = StateBackend(MemoryStoreFactory(), work + "/a", range(128), 128, memory_bytes=1 << 20)
+    >>> spec = TableSpec("counts", (("shop", pa.string()),), (ColumnSpec("n", pa.int64()),))
+    >>> table = backend.table(spec)
+    >>> pane = table.pane()
+    >>> slots = pane.slots(table.keys([pa.array(["a", "b", "a"])]))
+    >>> np.add.at(pane.column("n"), slots, 1)
+    >>> files = backend.snapshot(work + "/snapshot")
+    >>> again = StateBackend(MemoryStoreFactory(), work + "/b", range(128), 128, memory_bytes=1 << 20)
+    >>> again.restore([RestoreSource(files.tables, work + "/snapshot", 0, 128)])
+    >>> next(again.table(spec).pane().scan()).sort_by("shop").to_pydict()
+    {'shop': ['a', 'b'], 'n': [2, 1]}
+
+    Args:
+        store_factory: Makes the key-value store.
+        directory: The store's own directory: missing or empty.
+        key_groups: The key groups that the subtask owns.
+        max_parallelism: Number of key groups of the job.
+        memory_bytes: Memory for rows, over all tables; colder ones go to the store.
+    """
+
+    def __init__(
+        self, store_factory: StoreFactory, directory: str, key_groups: range, max_parallelism: int, memory_bytes: int
+    ) -> None:
+        keep_freed_memory()
+        self._factory = store_factory
+        self._directory = directory
+        self._key_groups = key_groups
+        self._registry = TableRegistry(max_parallelism)
+        self._budget = MemoryBudget(memory_bytes)
+        self._store: KeyValueStore | None = None
+        self._tables: dict[str, SlotTable] = {}
+
+    @property
+    def used_bytes(self) -> int:
+        """Memory that the tables use now."""
+        return self._budget.used_bytes
+
+    def restore(self, sources: Sequence[RestoreSource]) -> None:
+        """Take over the rows of our key groups from a checkpoint; before the first `table`.
+
+        One source with exactly our key groups is opened as it is; otherwise rows are copied out of every source that
+        overlaps (rescaling).
+
+        Raises:
+            CheckpointError: The sources do not hold all our key groups, or were made with another `max_parallelism`.
+            CorruptionError: Files are damaged or missing.
+        """
+        if self._store is not None:
+            raise InternalError("state is restored after a table was opened")
+        ours = self._key_groups
+        sources = [s for s in sources if len(s.overlap(ours))]
+        self._check(sources)
+        if len(sources) == 1 and (sources[0].key_group_start, sources[0].key_group_end) == (ours.start, ours.stop):
+            link_files(sources[0].directory, self._directory)
+            self._registry = TableRegistry.from_json(sources[0].tables)
+            self._open()
+        else:
+            copy_rows(self._open(), self._registry, sources, ours, self._factory)
+
+    def table(self, spec: TableSpec) -> SlotTable:
+        """Open a table, with the rows it had in the restored checkpoint.
+
+        Raises:
+            CheckpointError: The stored rows cannot be read as `spec` says.
+            SchemaError: A column cannot be a key, or a default is not of its column's type.
+            TypeError: State cannot hold a column's type.
+        """
+        if spec.name in self._tables:
+            raise GraphError(f"state table '{spec.name}' is opened twice", hint="call `table` once a name, in `open`")
+        codec = KeyCodec(spec.key)
+        stored, layouts = self._registry.open(spec)
+        rows = RowStore(self._open(), stored.id, codec, self._registry.max_parallelism)
+        table = SlotTable(PaneContext(spec, codec, rows, layouts, self._budget))
+        self._tables[spec.name] = table
+        return table
+
+    def snapshot(self, target_dir: str) -> StateFiles:
+        """Write what has changed to the store and checkpoint the store.
+
+        Args:
+            target_dir: A directory that does not exist yet, best on the file system of ours.
+
+        Returns:
+            The snapshot; later changes do not touch its files.
+
+        Raises:
+            CheckpointError: Files cannot be written.
+        """
+        for table in self._tables.values():
+            table.flush()
+        return StateFiles(self._registry.to_json(), self._open().checkpoint(target_dir))
+
+    def close(self) -> None:
+        """Release memory and the store; what was not snapshotted is gone."""
+        if self._store is not None:
+            self._store.close()
+        self._tables.clear()
+
+    def _open(self) -> KeyValueStore:
+        if self._store is None:
+            os.makedirs(self._directory, exist_ok=True)
+            self._store = self._factory.open(self._directory)
+        return self._store
+
+    def _check(self, sources: Sequence[RestoreSource]) -> None:
+        held = {group for source in sources for group in source.overlap(self._key_groups)}
+        missing = sorted(set(self._key_groups) - held)
+        if sources and missing:
+            raise CheckpointError(f"the checkpoint has no state of key groups {missing[0]} to {missing[-1]}")
+        for source in sources:
+            made_with = source.tables.get("max_parallelism")
+            if made_with != self._registry.max_parallelism:
+                raise CheckpointError(
+                    f"the state has {made_with} key groups, the job {self._registry.max_parallelism}",
+                    hint="max_parallelism is fixed for the life of a job's state: set it to what it was",
+                )

@@ -1,0 +1,103 @@
+"""One start of the job in the simulated world: an attempt of the real engine, stepped from outside."""
+
+from __future__ import annotations
+
+import random
+from enum import Enum
+
+from lakeward.engine.checkpoint.store import CheckpointStore
+from lakeward.engine.core.clock import ManualClock
+from lakeward.engine.core.ids import Generation
+from lakeward.engine.execute import Attempt, JobDefinition, Ports
+from lakeward.engine.graph.logical import LogicalGraph
+from lakeward.engine.graph.plan import plan
+from lakeward.engine.graph.validate import validate
+from lakeward.engine.runtime.drivers import SimulatedDriver
+from lakeward.engine.runtime.job import JobRunner
+from lakeward.engine.runtime.metrics import Metrics
+from lakeward.testing.simulation.faults import Faults
+from lakeward.testing.simulation.io import LossyIo, make_lossy
+from lakeward.testing.simulation.knobs import AttemptKnobs
+
+JOB_NAME = "simulated"
+
+
+class Life(Enum):
+    """What has become of a process."""
+
+    LIVE = "live"
+    DEAD = "dead"
+    ENDED = "ended"
+
+
+class Process:
+    """A process that runs the job.
+
+    Args:
+        number: Its name in the trace.
+        job: Graph, limits and checkpoint store.
+        ports: Everything outside, but for the I/O, which each process has for itself.
+        rng: Chooses its next step.
+        world: Virtual time and faults.
+    """
+
+    def __init__(
+        self, number: int, job: JobDefinition, ports: Ports, rng: random.Random, world: tuple[ManualClock, Faults]
+    ) -> None:
+        clock, self._faults = world
+        self.number = number
+        self.knobs = job.config
+        self.life = Life.LIVE
+        self.suspended = False
+        self.stopping = False
+        self.runner: JobRunner | None = None
+        self._clock = clock
+        io = LossyIo(self._faults, clock)
+        self._driver = SimulatedDriver(rng, clock, io, steps_max=2**31)
+        own_ports = Ports(
+            clock=clock,
+            new_id=ports.new_id,
+            make_io=lambda: io,
+            store_factory=ports.store_factory,
+            directory=ports.directory,
+        )
+        physical = plan(job.graph, job.config.parallelism, job.config.max_parallelism)
+        self.attempt = Attempt(job, physical, own_ports, Metrics())
+
+    @property
+    def generation(self) -> Generation:
+        """Its generation; 0 before it has one."""
+        return self.attempt._workflow._generation or Generation(0)
+
+    @property
+    def is_steppable(self) -> bool:
+        """Whether it can do something."""
+        return self.life is Life.LIVE and not self.suspended and self.runner is not None
+
+    def start(self) -> bool:
+        """Recover and open; False when the job had already ended."""
+        runner = self.attempt.start()
+        if runner is None:
+            return False
+        make_lossy(runner, self._faults, self._clock)
+        runner.open()
+        self.runner = runner
+        return True
+
+    def step(self) -> None:
+        """One step of some task or of the I/O."""
+        assert self.runner is not None, "only started processes are stepped"
+        if self._driver.run(self.runner, steps=1):
+            self.life = Life.ENDED
+
+    def request_stop(self) -> None:
+        """The user stops the job."""
+        assert self.runner is not None, "only started processes are stopped"
+        self.stopping = True
+        self.runner.request_stop()
+
+
+def define_job(graph: LogicalGraph, knobs: AttemptKnobs, store: CheckpointStore) -> JobDefinition:
+    """A validated job."""
+    validate(graph, knobs.config.max_parallelism)
+    return JobDefinition(graph, JOB_NAME, knobs.config, store)

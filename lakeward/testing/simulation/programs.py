@@ -1,0 +1,259 @@
+"""The jobs that are simulated: each is written once in the DSL and once as plain Python over the rows that were read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lakeward.dsl.aggregates import count
+from lakeward.dsl.aggregates import max as max_of
+from lakeward.dsl.aggregates import sum as sum_of
+from lakeward.dsl.environment import StreamExecutionEnvironment
+from lakeward.dsl.expressions import col
+from lakeward.dsl.stream import DataStream
+from lakeward.dsl.windows import Sliding, Tumbling
+from lakeward.engine.api.time import WatermarkStrategy
+from lakeward.engine.graph.logical import LogicalGraph
+from lakeward.testing.simulation.knobs import AttemptKnobs, Knobs
+from lakeward.testing.simulation.oracle import Cut, Truth, Windows
+from lakeward.testing.simulation.sink import SimTableSink
+from lakeward.testing.simulation.source import InputRow, SimSource, SplitData
+from lakeward.testing.simulation.table import Row, SimTable
+
+SECOND_US = 1_000_000
+MODULUS = 1_000_003
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What a program is built from, for one start of the job.
+
+    Args:
+        sources: By uid.
+        tables: By the uid of their sink.
+        knobs: The seed's.
+        attempt: This start's.
+    """
+
+    sources: Mapping[str, SimSource]
+    tables: Mapping[str, SimTable]
+    knobs: Knobs
+    attempt: AttemptKnobs
+
+    def read(self, env: StreamExecutionEnvironment, uid: str) -> DataStream:
+        """The stream of a source."""
+        watermark = WatermarkStrategy("ts", self.knobs.disorder_us)
+        return env.from_source(self.sources[uid], watermark=watermark, uid=uid)
+
+    def write(self, stream: DataStream, uid: str) -> None:
+        """End a stream in its table."""
+        stream.sink_to(SimTableSink(self.tables[uid]), uid=uid, parallelism=self.attempt.sink_parallelism)
+
+
+Inputs = Mapping[str, Sequence[SplitData]]
+"""The splits of each source, by its uid."""
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A job and its oracle.
+
+    Args:
+        sources: Uids of its sources.
+        build: Writes it in the DSL.
+        truths: What each sink has to hold, by its uid.
+    """
+
+    sources: tuple[str, ...]
+    build: Callable[[StreamExecutionEnvironment, Bench], None]
+    truths: Callable[[Inputs], dict[str, Truth]]
+
+    def graph(self, bench: Bench) -> LogicalGraph:
+        """The logical graph for one start of the job."""
+        env = StreamExecutionEnvironment(config=bench.attempt.config)
+        self.build(env, bench)
+        return env._builder.graph()
+
+
+def _keyed(bench: Bench) -> int:
+    return bench.attempt.keyed_parallelism
+
+
+# -- filter: stateless, one chain from source to sink if the parallelism allows
+
+
+def _build_filter(env: StreamExecutionEnvironment, bench: Bench) -> None:
+    rows = bench.read(env, "a").filter(col("v") > 0, uid="positive")
+    bench.write(rows.select("k", "name", double=col("v") * 2 + 1), "out")
+
+
+def _truth_of_filter(inputs: Inputs) -> dict[str, Truth]:
+    return {"out": lambda cut: Counter((r.k, r.name, r.v * 2 + 1) for r in cut.rows(inputs["a"]) if r.v > 0)}
+
+
+# -- tumbling and sliding windows by key
+
+
+_TUMBLING = Windows("window", 10 * SECOND_US, 10 * SECOND_US)
+_SLIDING = Windows("window", 10 * SECOND_US, 4 * SECOND_US)
+
+
+def _build_tumbling(env: StreamExecutionEnvironment, bench: Bench) -> None:
+    windows = bench.read(env, "a").key_by("k").window(Tumbling("10s"))
+    bench.write(windows.aggregate(uid="window", parallelism=_keyed(bench), n=count(), total=sum_of("v")), "out")
+
+
+def _build_sliding(env: StreamExecutionEnvironment, bench: Bench) -> None:
+    windows = bench.read(env, "a").key_by("name").window(Sliding("10s", slide="4s"))
+    bench.write(windows.aggregate(uid="window", parallelism=_keyed(bench), n=count(), total=sum_of("v")), "out")
+
+
+def _by_key(rows: Iterable[InputRow]) -> Iterator[tuple[object, int, int]]:
+    return ((row.k, row.ts, row.v) for row in rows)
+
+
+def _by_name(rows: Iterable[InputRow]) -> Iterator[tuple[object, int, int]]:
+    return ((row.name, row.ts, row.v) for row in rows)
+
+
+def _truth_of_tumbling(inputs: Inputs) -> dict[str, Truth]:
+    return {"out": lambda cut: _TUMBLING.count_and_sum(cut, _by_key(cut.rows(inputs["a"])))}
+
+
+def _truth_of_sliding(inputs: Inputs) -> dict[str, Truth]:
+    return {"out": lambda cut: _SLIDING.count_and_sum(cut, _by_name(cut.rows(inputs["a"])))}
+
+
+# -- union: two sources, one windowed operator behind a task with several inputs
+
+
+def _build_union(env: StreamExecutionEnvironment, bench: Bench) -> None:
+    both = bench.read(env, "a").union(bench.read(env, "b"), uid="both")
+    windows = both.key_by("k").window(Tumbling("10s"))
+    bench.write(windows.aggregate(uid="window", parallelism=_keyed(bench), n=count(), total=sum_of("v")), "out")
+
+
+def _truth_of_union(inputs: Inputs) -> dict[str, Truth]:
+    splits = [*inputs["a"], *inputs["b"]]
+    return {"out": lambda cut: _TUMBLING.count_and_sum(cut, _by_key(cut.rows(splits)))}
+
+
+# -- tree: one source, two sinks, one of them behind a window
+
+
+def _build_tree(env: StreamExecutionEnvironment, bench: Bench) -> None:
+    rows = bench.read(env, "a").filter(col("v") > -20, uid="most")
+    bench.write(rows.select("name", "v"), "rows")
+    windows = rows.key_by("name").window(Tumbling("10s"))
+    bench.write(windows.aggregate(uid="window", parallelism=_keyed(bench), n=count(), total=sum_of("v")), "windows")
+
+
+def _truth_of_tree(inputs: Inputs) -> dict[str, Truth]:
+    def most(cut: Cut) -> list[InputRow]:
+        return [row for row in cut.rows(inputs["a"]) if row.v > -20]
+
+    return {
+        "rows": lambda cut: Counter((row.name, row.v) for row in most(cut)),
+        "windows": lambda cut: _TUMBLING.count_and_sum(cut, _by_name(most(cut))),
+    }
+
+
+# -- python: functions over rows
+
+
+def _build_python(env: StreamExecutionEnvironment, bench: Bench) -> None:
+    mapped = bench.read(env, "a").map(
+        lambda row: {"name": row["name"].upper(), "v": row["v"] - 1}, returns={"name": str, "v": int}
+    )
+    repeated = mapped.flat_map(lambda row: [row] * (row["v"] % 3), returns={"name": str, "v": int})
+    bench.write(repeated, "out")
+
+
+def _truth_of_python(inputs: Inputs) -> dict[str, Truth]:
+    def truth(cut: Cut) -> Counter[Row]:
+        rows = [(row.name.upper(), row.v - 1) for row in cut.rows(inputs["a"])]
+        return Counter(row for row in rows for _ in range(row[1] % 3))
+
+    return {"out": truth}
+
+
+# -- reduce: keyed state that sees every row, by a function for which the order matters
+
+
+def _fold(total: Any, row: Any) -> dict[str, Any]:
+    return {"name": row["name"], "v": (total["v"] * 31 + row["v"]) % MODULUS}
+
+
+def _build_reduce(env: StreamExecutionEnvironment, bench: Bench) -> None:
+    totals = bench.read(env, "a").select("name", "v").key_by("name")
+    bench.write(totals.reduce(_fold, uid="reduce", parallelism=_keyed(bench)), "out")
+
+
+def _truth_of_reduce(inputs: Inputs) -> dict[str, Truth]:
+    def truth(cut: Cut) -> Counter[Row]:
+        totals: dict[str, int] = {}
+        results: Counter[Row] = Counter()
+        for row in cut.rows(inputs["a"]):
+            before = totals.get(row.name)
+            totals[row.name] = row.v if before is None else (before * 31 + row.v) % MODULUS
+            results[row.name, totals[row.name]] += 1
+        return results
+
+    return {"out": truth}
+
+
+# -- cascade: windows over the results of windows
+
+
+_FIRST = Windows("first", 5 * SECOND_US, 5 * SECOND_US)
+_SECOND = Windows("second", 20 * SECOND_US, 20 * SECOND_US)
+
+
+def _build_cascade(env: StreamExecutionEnvironment, bench: Bench) -> None:
+    first = bench.read(env, "a").key_by("name").window(Tumbling("5s"))
+    sums = first.aggregate(uid="first", parallelism=_keyed(bench), total=sum_of("v"))
+    second = sums.key_by("name").window(Tumbling("20s"))
+    bench.write(second.aggregate(uid="second", n=count(), best=max_of("total")), "out")
+
+
+def _truth_of_cascade(inputs: Inputs) -> dict[str, Truth]:
+    def truth(cut: Cut) -> Counter[Row]:
+        fired = _FIRST.fired(cut, _by_name(cut.rows(inputs["a"])))
+        sums = [(key, start + _FIRST.size_us - 1, sum(values)) for (key, start), values in fired.items()]
+        windows = _SECOND.fired(cut, sums)
+        return Counter(
+            (key, start, start + _SECOND.size_us, len(values), max(values)) for (key, start), values in windows.items()
+        )
+
+    return {"out": truth}
+
+
+# -- window_all: windows over everything, in one subtask
+
+
+def _build_window_all(env: StreamExecutionEnvironment, bench: Bench) -> None:
+    windows = bench.read(env, "a").window_all(Tumbling("10s"))
+    bench.write(windows.aggregate(uid="window", n=count(), total=sum_of("v")), "out")
+
+
+def _truth_of_window_all(inputs: Inputs) -> dict[str, Truth]:
+    def events(cut: Cut) -> Iterator[tuple[object, int, int]]:
+        return ((None, row.ts, row.v) for row in cut.rows(inputs["a"]))
+
+    return {"out": lambda cut: _TUMBLING.count_and_sum(cut, events(cut))}
+
+
+PROGRAMS_BY_NAME: Mapping[str, Program] = {
+    "filter": Program(("a",), _build_filter, _truth_of_filter),
+    "tumbling": Program(("a",), _build_tumbling, _truth_of_tumbling),
+    "sliding": Program(("a",), _build_sliding, _truth_of_sliding),
+    "union": Program(("a", "b"), _build_union, _truth_of_union),
+    "tree": Program(("a",), _build_tree, _truth_of_tree),
+    "python": Program(("a",), _build_python, _truth_of_python),
+    "reduce": Program(("a",), _build_reduce, _truth_of_reduce),
+    "cascade": Program(("a",), _build_cascade, _truth_of_cascade),
+    "window_all": Program(("a",), _build_window_all, _truth_of_window_all),
+}
+"""Every program, by the name that knobs draw."""

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lakeward.engine.core.errors import UserCodeError
+from lakeward.operators.reduce import Reduce, WindowReduce
+from lakeward.operators.windows.assigners import WindowAssigner
+from lakeward.testing.harness import HarnessConfig, OperatorHarness
+
+SCHEMA = pa.schema(
+    {
+        "k": pa.string(),
+        "at": pa.timestamp("us", tz="UTC"),
+        "n": pa.int64(),
+        "tags": pa.list_(pa.string()),
+        "note": pa.string(),
+    }
+)
+
+
+def together(a: Any, b: Any) -> Any:
+    n = None if a["n"] is None or b["n"] is None else a["n"] + b["n"]
+    return {**b, "n": n, "tags": (a["tags"] or []) + (b["tags"] or [])}
+
+
+def row(k: str | None, n: int | None = 1, at: int = 0, tags: list[str] | None = None) -> dict[str, Any]:
+    moment = dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(microseconds=at)
+    return {"k": k, "at": moment, "n": n, "tags": tags, "note": None}
+
+
+def test_each_row_sends_the_accumulated_row_of_its_key() -> None:
+    with OperatorHarness(Reduce(("k",), SCHEMA, together), SCHEMA) as harness:
+        harness.send([row("a", 1), row("b", 5), row("a", 2)])
+        harness.send([row("a", 4), row(None, 7), row(None, 1)])
+        assert [(r["k"], r["n"]) for r in harness.take()] == [
+            ("a", 1),
+            ("b", 5),
+            ("a", 3),
+            ("a", 7),
+            (None, 7),
+            (None, 8),
+        ]
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abc"), st.none() | st.integers(0, 9), st.none() | st.just(["x"])), min_size=1),
+    st.integers(0, 30),
+    st.integers(1, 3),
+)
+@settings(max_examples=25, deadline=None)
+def test_a_rolling_reduce_goes_on_where_it_was_after_a_rescale(
+    values: list[tuple[str, int | None, list[str] | None]], cut: int, parallelism: int
+) -> None:
+    rows = [row(k, n, i, tags) for i, (k, n, tags) in enumerate(values)]
+    expected: dict[str, dict[str, Any]] = {}
+    for one in rows:
+        expected[one["k"]] = together(expected[one["k"]], one) if one["k"] in expected else one
+    factory = Reduce(("k",), SCHEMA, together)
+    seen: dict[str, dict[str, Any]] = {}
+    with OperatorHarness(factory, SCHEMA) as harness:
+        if rows[:cut]:
+            harness.send(rows[:cut])
+        seen |= {r["k"]: r for r in harness.take()}
+        snapshot = harness.snapshot()
+    for key in "abc":
+        mine = [r for r in rows[cut:] if r["k"] == key]
+        if mine:
+            with OperatorHarness.restore(factory, SCHEMA, [snapshot], owner(key, parallelism)) as restored:
+                restored.send(mine)
+                seen |= {r["k"]: r for r in restored.take()}
+    assert seen == expected
+
+
+def owner(key: str, parallelism: int) -> HarnessConfig:
+    from lakeward.engine.core.hashing import hash_array
+    from lakeward.engine.core.ids import KeyGroup
+    from lakeward.engine.core.keygroups import key_groups, subtask_of
+
+    group = KeyGroup(int(key_groups(hash_array(pa.array([key])), 128)[0]))
+    return HarnessConfig(subtask_of(group, parallelism, 128), parallelism)
+
+
+def test_a_function_that_raises_is_named_with_its_line_and_the_key() -> None:
+    def broken(a: Any, b: Any) -> Any:
+        return {**a, "n": a["n"] // 0}
+
+    with (
+        OperatorHarness(Reduce(("k",), SCHEMA, broken), SCHEMA) as harness,
+        pytest.raises(UserCodeError, match="ZeroDivisionError") as caught,
+    ):
+        harness.send([row("shop-7"), row("shop-7")])
+    assert "k='shop-7'" in caught.value.message
+    assert caught.value.location == f"{__file__}:{broken.__code__.co_firstlineno}"
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+def test_a_function_that_returns_no_row_of_the_stream_is_told_so() -> None:
+    with (
+        OperatorHarness(Reduce(("k",), SCHEMA, lambda a, b: {"k": 1}), SCHEMA) as harness,
+        pytest.raises(UserCodeError, match="not a row of the columns"),
+    ):
+        harness.send([row("a"), row("a")])
+
+
+def test_a_value_of_a_wrong_type_names_the_column() -> None:
+    with (
+        OperatorHarness(Reduce(("k",), SCHEMA, lambda a, b: {**a, "n": "many"}), SCHEMA) as harness,
+        pytest.raises(UserCodeError, match=r"does not fit 'n' \(int64\)"),
+    ):
+        harness.send([row("a"), row("a")])
+
+
+@pytest.mark.parametrize("windows", [WindowAssigner(10, 10), WindowAssigner(10, 5)])
+def test_a_windowed_reduce_gives_one_row_a_window_and_key(windows: WindowAssigner) -> None:
+    rows = [row("a", 1, 1), row("b", 2, 3), row("a", 4, 7), row("a", 8, 12)]
+    with OperatorHarness(WindowReduce(("k",), SCHEMA, "at", windows, together), SCHEMA) as harness:
+        harness.send(rows)
+        harness.watermark(9)
+        first = sorted((r["k"], r["n"]) for r in harness.take())
+        rest = sorted((r["k"], r["n"]) for r in harness.end())
+    if windows.tumbling:
+        assert (first, rest) == ([("a", 5), ("b", 2)], [("a", 8)])
+    else:
+        assert first == [("a", 1), ("a", 5), ("b", 2), ("b", 2)]
+        assert rest == [("a", 8), ("a", 12)]
+
+
+def test_a_reduce_over_the_whole_stream_needs_no_key() -> None:
+    with OperatorHarness(WindowReduce((), SCHEMA, "at", WindowAssigner(10, 10), together), SCHEMA) as harness:
+        harness.send([row("a", 1, 1), row("b", 2, 3)])
+        assert [r["n"] for r in harness.end()] == [3]
+
+
+def test_the_plan_shows_the_slow_road_and_the_function() -> None:
+    factory = Reduce(("k",), SCHEMA, together)
+    assert not factory.vectorised
+    assert factory.stateful
+    assert factory.description.startswith("reduce by k with together (test_reduce.py:")
