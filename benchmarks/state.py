@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
+
 from lakeward.engine.api.state import ColumnSpec, TableSpec
 from lakeward.engine.core.hashing import Int64Array
 from lakeward.engine.state.backend import RestoreSource, StateBackend
@@ -76,7 +77,9 @@ def rate_m_rows(run: Callable[[int], None], batches: int, seconds: float) -> flo
 def steady(kind: str, distinct: int, seconds: float) -> None:
     """Look-ups and updates of keys that are there, then a flush of all of them, then a restore."""
     bench, random = Bench(kind), np.random.default_rng(1)
-    numbers = np.concatenate([np.arange(distinct), random.integers(0, distinct, -distinct % BATCH_ROWS + 8 * BATCH_ROWS)])
+    numbers = np.concatenate(
+        [np.arange(distinct), random.integers(0, distinct, -distinct % BATCH_ROWS + 8 * BATCH_ROWS)]
+    )
     parts = random.permutation(numbers).reshape(-1, BATCH_ROWS)
     batches = [bench.make_keys(part) for part in parts]
     for batch, values in zip(batches, parts, strict=True):
@@ -123,7 +126,8 @@ def growing(kind: str, distinct: int) -> None:
         update(bench.table, keys, part)
         spent.append(1e3 * (time.perf_counter() - start))
     rate = parts.size / sum(spent) / 1e3
-    print(f"{kind:8}{parts.size:>10,}{rate:>10.2f} M rows/s{np.median(spent):>10.1f} ms median{max(spent):>10.1f} ms worst")
+    median, worst = np.median(spent), max(spent)
+    print(f"{kind:8}{parts.size:>10,}{rate:>10.2f} M rows/s{median:>10.1f} ms median{worst:>10.1f} ms worst")
     bench.close()
 
 

@@ -196,7 +196,7 @@ class Attempt:
     @property
     def ended(self) -> bool:
         """Whether all input was read."""
-        return self._was_final or (self._runner is not None and all(task.has_ended for task in self._runner.tasks))
+        return self._was_final or (self._runner is not None and self._runner.ended)
 
     def start(self) -> JobRunner | None:
         """Recover and build; nothing of the input is read yet. None when the restored job had already ended."""

@@ -9,7 +9,8 @@ by batches that have some.
 The rules for single types:
 
 - Integers are summed in int64; a sum that does not fit raises and never wraps around. Means are taken in float64.
-- Decimals are summed exactly, in 32-bit limbs, up to 38 digits; their mean has at least 6 digits after the point.
+- Decimals are summed exactly, in 32-bit limbs, up to 38 digits; their mean has 6 digits after the point,
+  or their own scale.
 - NaN is greater than every number, as in PostgreSQL and DuckDB: `max` is NaN if any value is, `min` only if all are. A
   sum with a NaN is NaN.
 - Strings and bytes compare by their (UTF-8) bytes.
@@ -130,8 +131,9 @@ def aggregate_type(kind: str, input_type: pa.DataType | None, column: str = "") 
 
 def _numeric_type(kind: str, input_type: pa.DataType, column: str) -> pa.DataType:
     if pa.types.is_decimal128(input_type):
-        scale = input_type.scale
-        return pa.decimal128(38, scale if kind == "sum" else max(scale, 6))
+        # A mean has no more digits before the point than its values: what is left of 38 goes behind it, up to 6.
+        scale, whole = input_type.scale, input_type.precision - input_type.scale
+        return pa.decimal128(38, scale if kind == "sum" else max(scale, min(6, 38 - whole)))
     if pa.types.is_integer(input_type):
         return pa.int64() if kind == "sum" else pa.float64()
     if pa.types.is_floating(input_type):
@@ -163,7 +165,7 @@ def _check_distinct(kind: str, input_type: pa.DataType | None, column: str) -> N
 
 
 class AggregateFunction(ABC):
-    """How one aggregate is kept. Stateless itself: all state is in the columns it is handed.
+    """How one aggregate is kept. All its state is in the columns that it is handed.
 
     Args:
         bound: The aggregate.
@@ -194,6 +196,9 @@ class AggregateFunction(ABC):
     @abstractmethod
     def values(self, fetch: Fetch, counts: Rows, valid: Mask | None) -> pa.Array:
         """The results; `counts` are the values seen, `valid` marks the rows that saw any (None: all did)."""
+
+    def opened(self, empty: bool) -> None:  # noqa: B027 - a hook
+        """Called once before anything else: whether the state starts empty, or was restored."""
 
     def update(self, fetch: Fetch, slots: SlotArray, column: InputColumn, times_us: Rows) -> None:
         """Add a batch, nulls included, at these slots."""
@@ -278,9 +283,18 @@ class _OneColumn(AggregateFunction):
 
 
 class SumIntegers(_OneColumn):
-    """Sum of integers, exact: it fits int64 or raises."""
+    """Sum of integers, exact: it fits int64 or raises.
+
+    No sum can exceed the greatest value of each batch times its rows, added up over all batches. While that bound fits
+    int64, nothing needs to be checked; state of unknown origin, and sums past the bound, are checked a batch at a time.
+    """
 
     part = "sum"
+    _bound = _INT64_MAX
+
+    def opened(self, empty: bool) -> None:
+        """Nothing is known of restored sums."""
+        self._bound = 0 if empty else _INT64_MAX
 
     @property
     def fields(self) -> tuple[ColumnSpec, ...]:
@@ -290,27 +304,26 @@ class SumIntegers(_OneColumn):
     def add(self, fetch: Fetch, slots: SlotArray, column: InputColumn, times_us: Rows) -> None:
         """Scatter-add."""
         assert column.values is not None, "integers are fixed-width"
-        self._add(fetch(self.state), slots, column.values)
-
-    def combine(self, into: Fetch, ids: Rows, part: Fetch) -> None:
-        """Scatter-add."""
-        self._add(into(self.state), ids, part(self.state))
-
-    def _add(self, sums: Values, slots: Rows, values: Values) -> None:
-        if not len(values):
-            return
-        held = sums[slots]
-        # No slot can move further than this, in whatever order the values are added.
-        reach = max(abs(int(values.min())), abs(int(values.max()))) * len(values)
-        if max(abs(int(held.min())), abs(int(held.max()))) + reach > _INT64_MAX:
+        sums, values = fetch(self.state), column.values
+        self._bound += _reach(values)
+        if self._bound > _INT64_MAX:
             self._check(sums, slots, values)
         np.add.at(sums, slots, values.astype(np.int64, copy=False))
 
+    def combine(self, into: Fetch, ids: Rows, part: Fetch) -> None:
+        """Scatter-add; every row was counted in the bound when it came."""
+        if self._bound > _INT64_MAX:
+            self._check(into(self.state), ids, part(self.state))
+        np.add.at(into(self.state), ids, part(self.state))
+
     def _check(self, sums: Values, slots: Rows, values: Values) -> None:
-        """Add up exactly, in Python integers, and raise if one total does not fit.
+        """Raise if a total does not fit; totals that come near are added up in Python integers.
 
         Intermediate sums may wrap around: where the total fits, arithmetic modulo 2**64 arrives at it.
         """
+        held = sums[slots]
+        if _peak(held) + _reach(values) <= _INT64_MAX:
+            return
         totals = {slot: int(sums[slot]) for slot in np.unique(slots).tolist()}
         for slot, value in zip(slots.tolist(), values.tolist(), strict=True):
             totals[slot] += value
@@ -319,6 +332,16 @@ class SumIntegers(_OneColumn):
                 f"the sum '{self.bound.name}' of {self.bound.input_name} does not fit int64",
                 hint="sum it as a float: cast the input to float64",
             )
+
+
+def _peak(values: Values) -> int:
+    """The greatest absolute value."""
+    return max(abs(int(values.min())), abs(int(values.max()))) if len(values) else 0
+
+
+def _reach(values: Values) -> int:
+    """How far adding these values can move a sum, in whatever order, wherever they go."""
+    return _peak(values) * len(values)
 
 
 class SumFloats(_OneColumn):

@@ -66,7 +66,8 @@ class RowReducer:
             UserCodeError: It raised, or returned something that is not a row of the stream.
         """
         try:
-            result = self._function(held, row)
+            # A copy: a function that changes its first argument must not change the row that was already sent.
+            result = self._function(dict(held), row)
         except Exception as error:
             raise self._error(f"raised {type(error).__name__}: {error}", row) from error
         if not isinstance(result, Mapping) or set(result) != set(self.schema.names):
@@ -112,9 +113,9 @@ class RowReducer:
             try:
                 arrays.append(pa.array([row[field.name] for row in rows], type=field.type))
             except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
-                raise self._error(
-                    f"returned a value that does not fit '{field.name}' ({field.type}): {error}", rows[0]
-                ) from error
+                culprit = next(row for row in rows if not _fits(row[field.name], field.type))
+                what = f"returned {culprit[field.name]!r}, which does not fit '{field.name}' ({field.type})"
+                raise self._error(what, culprit) from error
         return self.batch(arrays)
 
     def fold_batch(self, pane: Pane, slots: Rows, new: Mask, batch: pa.RecordBatch) -> list[Row]:
@@ -128,6 +129,14 @@ class RowReducer:
             results.append(held[slot])
         self.store(pane, np.fromiter(held, dtype=np.int64, count=len(held)), self.to_batch(list(held.values())))
         return results
+
+
+def _fits(value: Any, kind: pa.DataType) -> bool:
+    try:
+        pa.scalar(value, type=kind)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+        return False
+    return True
 
 
 def _new_slots(slots: Rows, new: Mask) -> Mask:

@@ -156,7 +156,6 @@ class TextCursor(FileCursor):
         super().__init__(file)
         with reading(file.name):
             self._text = TextFile(file.filesystem, file.facts.path, place, ends)
-        self._ends = ends
         self._decoder = decoder
         self._bad = bad
         self._place = place
@@ -168,11 +167,11 @@ class TextCursor(FileCursor):
 
     def _next(self) -> Step | None:
         if not self._waiting:
-            block = self._text.next_block()
-            if block is None:
+            found = self._text.next_records()
+            if found is None:
                 return None
-            self._place = Place(block[0], self._place.record)
-            self._waiting = self._ends.split(block[1])
+            self._place = Place(found[0], self._place.record)
+            self._waiting = found[1]
         count = self._file.batch_rows
         records, self._waiting = self._waiting[:count], self._waiting[count:]
         decoded = self._decode(records)
@@ -183,9 +182,9 @@ class TextCursor(FileCursor):
 
     def _decode(self, records: list[bytes]) -> Decoded:
         """Decode all but blank records, which stand for nothing."""
-        filled = [i for i, record in enumerate(records) if not record.isspace()]
-        if len(filled) == len(records):
+        if not any(map(bytes.isspace, records)):
             return self._decoder.decode(records)
+        filled = [i for i, record in enumerate(records) if not record.isspace()]
         decoded = self._decoder.decode([records[i] for i in filled])
         return replace(decoded, rows=None, bad=[BadRecord(filled[one.index], one.reason) for one in decoded.bad])
 

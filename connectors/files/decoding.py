@@ -33,7 +33,7 @@ class CsvDecoder(Decoder):
 
     def decode(self, messages: Sequence[bytes | None]) -> Decoded:
         """The rows; a record with too few or too many columns, or a value that does not fit, is bad."""
-        records = [message or b"" for message in messages]
+        records = [message for message in messages if message is not None]
         good: list[pa.RecordBatch] = []
         bad: list[BadRecord] = []
         self._decode_part(records, 0, good, bad)
@@ -60,7 +60,7 @@ def read_csv(data: bytes, names: list[str], options: Csv, schema: pa.Schema | No
         pa.ArrowInvalid: A record does not fit.
     """
     if not data.strip():
-        return _empty(schema) if schema is not None else pa.table({name: pa.nulls(0) for name in names})
+        return (schema if schema is not None else pa.schema([(name, pa.null()) for name in names])).empty_table()
     return pcsv.read_csv(
         pa.BufferReader(data),
         read_options=pcsv.ReadOptions(column_names=names, use_threads=False, block_size=len(data) + 1),

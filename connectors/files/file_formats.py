@@ -115,10 +115,9 @@ def first_records(file: OpenFile, ends: RecordEnds) -> tuple[int, list[bytes]]:
     """The first mebibyte of records of a text file, and where they begin: after a byte order mark."""
     text = TextFile(file.filesystem, file.facts.path, Place(), ends, block_bytes=BLOCK_BYTES)
     try:
-        offset, data = text.next_block() or (0, b"")
+        return text.next_records() or (0, [])
     finally:
         text.close()
-    return offset, ends.split(data)
 
 
 def known_types(schema: pa.Schema) -> pa.Schema:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 from pyarrow import fs
 
@@ -41,54 +40,39 @@ class RecordEnds(ABC):
     """Finds where records end."""
 
     @abstractmethod
-    def last_end(self, data: bytes) -> int:
-        """Bytes up to the end of the last complete record in `data`, which begins with one; 0 when there is none."""
-
-    @abstractmethod
-    def split(self, data: bytes) -> list[bytes]:
-        """The records of `data`, which holds complete ones, each with its line end."""
+    def split(self, data: bytes) -> tuple[list[bytes], bytes]:
+        """The complete records of `data`, which begins with one, each with its line end; and what is left."""
 
 
 class LineEnds(RecordEnds):
     """Every line is a record."""
 
-    def last_end(self, data: bytes) -> int:
-        """After the last line feed."""
-        return data.rfind(b"\n") + 1
-
-    def split(self, data: bytes) -> list[bytes]:
+    def split(self, data: bytes) -> tuple[list[bytes], bytes]:
         r"""Cut after each line feed.
 
-        >>> LineEnds().split(b"a\nbc")
-        [b'a\n', b'bc']
+        >>> LineEnds().split(b"a\nbc\nd")
+        ([b'a\n', b'bc\n'], b'd')
         """
-        return io.BytesIO(data).readlines()
+        lines = io.BytesIO(data).readlines()
+        if not lines or lines[-1].endswith(b"\n"):
+            return lines, b""
+        return lines[:-1], lines[-1]
 
 
 class QuotedLineEnds(RecordEnds):
     """A line feed between quotes belongs to the record: only those after an even number of quotes end one."""
 
-    def last_end(self, data: bytes) -> int:
-        """After the last line feed outside quotes."""
-        ends = self._ends(data)
-        return int(ends[-1]) if len(ends) else 0
-
-    def split(self, data: bytes) -> list[bytes]:
+    def split(self, data: bytes) -> tuple[list[bytes], bytes]:
         r"""Cut after each line feed outside quotes.
 
         >>> QuotedLineEnds().split(b'1,"a\nb"\n2,c')
-        [b'1,"a\nb"\n', b'2,c']
+        ([b'1,"a\nb"\n'], b'2,c')
         """
-        cuts = [0, *self._ends(data).tolist()]
-        if cuts[-1] != len(data):
-            cuts.append(len(data))
-        return [data[begin:end] for begin, end in pairwise(cuts)]
-
-    def _ends(self, data: bytes) -> npt.NDArray[np.int64]:
         codes = np.frombuffer(data, dtype=np.uint8)
         ends = np.flatnonzero(codes == 10)
         quotes = np.flatnonzero(codes == 34)
-        return ends[np.searchsorted(quotes, ends) % 2 == 0] + 1
+        cuts = [0, *(ends[np.searchsorted(quotes, ends) % 2 == 0] + 1).tolist()]
+        return [data[begin:end] for begin, end in pairwise(cuts)], data[cuts[-1] :]
 
 
 class TextFile:
@@ -122,7 +106,7 @@ class TextFile:
         self._rest = b""
         self._ended = False
 
-    def next_block(self) -> tuple[int, bytes] | None:
+    def next_records(self) -> tuple[int, list[bytes]] | None:
         """The next complete records and the offset they begin at; None at the end of the file.
 
         The last record need not end with a line feed. A byte order mark is left out; the offset counts it.
@@ -133,13 +117,14 @@ class TextFile:
         while not self._ended:
             fresh = self._stream.read(self._block_bytes)
             self._ended = not fresh
-            data = self._rest + fresh
-            cut = len(data) if self._ended else self._ends.last_end(data)
-            self._rest = data[cut:]
-            if cut:
-                begin, self._offset = self._offset, self._offset + cut
-                return self._without_bom(begin, data[:cut])
-            if len(self._rest) > RECORD_BYTES_MAX:
+            records, rest = self._ends.split(self._rest + fresh)
+            if self._ended and rest:
+                records, rest = [*records, rest], b""
+            self._rest = rest
+            if records:
+                begin, self._offset = self._offset, self._offset + sum(map(len, records))
+                return _without_bom(begin, records)
+            if len(rest) > RECORD_BYTES_MAX:
                 raise RecordError(
                     f"{self._path}, byte {self._offset}: the record is longer than {RECORD_BYTES_MAX} bytes",
                     hint="is a quote unbalanced, or the file not made of lines?",
@@ -150,10 +135,11 @@ class TextFile:
         """Close the file."""
         self._stream.close()
 
-    def _without_bom(self, begin: int, data: bytes) -> tuple[int, bytes]:
-        if begin == 0 and data.startswith(_BOM):
-            return len(_BOM), data[len(_BOM) :]
-        return begin, data
+
+def _without_bom(begin: int, records: list[bytes]) -> tuple[int, list[bytes]]:
+    if begin or not records[0].startswith(_BOM):
+        return begin, records
+    return len(_BOM), [records[0][len(_BOM) :], *records[1:]]
 
 
 def _open_at(filesystem: fs.FileSystem, path: str, offset: int) -> pa.NativeFile:

@@ -98,14 +98,23 @@ class PlainColumn:
 
 @dataclass(frozen=True, slots=True)
 class TextColumn:
-    """Values written as text that Arrow can cast: dates, times, dictionaries of strings."""
+    """Values written as text that Arrow can cast: dates, times of day, dictionaries of strings."""
 
     type: pa.DataType
     wire_type: Any = str
 
     def build(self, values: list[Any]) -> tuple[pa.Array, Reasons]:
         """As strings, then one cast."""
-        return build_each(lambda part: pa.array(part, pa.string()).cast(self.type), values, self.type)
+        cast = self._time_of_day if pa.types.is_time(self.type) else self._cast
+        return build_each(cast, values, self.type)
+
+    def _cast(self, values: list[str | None]) -> pa.Array:
+        return pa.array(values, pa.string()).cast(self.type)
+
+    def _time_of_day(self, values: list[str | None]) -> pa.Array:
+        """Arrow casts no text to a time of day, but to a point in time, and that to its time of day."""
+        moments = pc.binary_join_element_wise("1970-01-01", pa.array(values, pa.string()), " ")
+        return moments.cast(pa.timestamp(self.type.unit)).cast(self.type)
 
 
 class TimestampColumn:

@@ -8,16 +8,20 @@ writers replaced are for their own clean-up.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
+from itertools import takewhile
 
 from pyiceberg.io import FileIO
 from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.table.snapshots import Snapshot
 from pyiceberg.table.update import TableUpdate
 
-from lakeward.connectors.iceberg.markers import SINK_ID, last_marked_snapshots
+from lakeward.connectors.iceberg.markers import SINK_ID, ancestors, last_marked_snapshots
 from lakeward.connectors.iceberg.options import EXPIRE_EVERY, RETAINED_PROPERTY
 from lakeward.connectors.iceberg.pyiceberg_internals import delete_files, remove_snapshots
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +30,11 @@ class Expiry:
 
     Args:
         expired: Them.
-        kept: The others, which their manifests may be shared with.
+        witnesses: Kept snapshots whose manifests, together, are all that the kept ones share with the expired.
     """
 
-    expired: tuple[Snapshot, ...]
-    kept: tuple[Snapshot, ...]
+    expired: tuple[Snapshot, ...] = ()
+    witnesses: tuple[Snapshot, ...] = ()
 
     @property
     def updates(self) -> tuple[TableUpdate, ...]:
@@ -38,17 +42,20 @@ class Expiry:
         ids = [snapshot.snapshot_id for snapshot in self.expired]
         return (remove_snapshots(ids),) if ids else ()
 
-    def delete_unreachable(self, io: FileIO, head: Snapshot | None) -> None:
-        """Delete the expired snapshots' manifest lists, and the manifests no kept snapshot and not `head` uses.
+    def delete_unreachable(self, io: FileIO) -> None:
+        """Delete the expired snapshots' manifest lists, and the manifests that no kept snapshot uses.
 
-        Call it after the commit has landed.
+        Call it after the commit has landed. What cannot be deleted is logged and left: the commit is not undone by it.
         """
-        if not self.expired:
-            return
-        kept = (*self.kept, head) if head is not None else self.kept
-        alive = {manifest.manifest_path for snapshot in kept for manifest in snapshot.manifests(io)}
+        try:
+            delete_files(io, self._unreachable(io))
+        except Exception:
+            _log.warning("could not list the manifests of expired snapshots; they stay", exc_info=True)
+
+    def _unreachable(self, io: FileIO) -> list[str]:
+        alive = {manifest.manifest_path for snapshot in self.witnesses for manifest in snapshot.manifests(io)}
         dead = {manifest.manifest_path for snapshot in self.expired for manifest in snapshot.manifests(io)} - alive
-        delete_files(io, [*dead, *(snapshot.manifest_list for snapshot in self.expired)])
+        return [*dead, *(snapshot.manifest_list for snapshot in self.expired)]
 
 
 def plan_expiry(metadata: TableMetadata, retained: int | None) -> Expiry:
@@ -64,11 +71,25 @@ def plan_expiry(metadata: TableMetadata, retained: int | None) -> Expiry:
     limit = retained if retained is not None else int(metadata.properties.get(RETAINED_PROPERTY, "0"))
     newest_first = sorted(metadata.snapshots, key=lambda s: (s.sequence_number or 0, s.timestamp_ms), reverse=True)
     if limit <= 0 or len(newest_first) < limit + EXPIRE_EVERY:
-        return Expiry((), ())
+        return Expiry()
     protected = {ref.snapshot_id for ref in metadata.refs.values()} | last_marked_snapshots(metadata)
     expired = [s for s in newest_first[limit:] if s.snapshot_id not in protected and _is_ours(s)]
+    return Expiry(tuple(expired), _witnesses(metadata, expired))
+
+
+def _witnesses(metadata: TableMetadata, expired: list[Snapshot]) -> tuple[Snapshot, ...]:
+    """The kept snapshots whose manifest lists must be read, to know which manifests of the expired ones live on.
+
+    Along the main branch a manifest that was dropped never comes back, so of the line of kept snapshots that ends in
+    the newest one, the oldest speaks for all, as long as the expired ones are older than it.
+    """
     gone = {snapshot.snapshot_id for snapshot in expired}
-    return Expiry(tuple(expired), tuple(s for s in newest_first if s.snapshot_id not in gone))
+    line = list(takewhile(lambda s: s.snapshot_id not in gone, ancestors(metadata)))
+    kept = [s for s in metadata.snapshots if s.snapshot_id not in gone]
+    if not line or any((s.sequence_number or 0) >= (line[-1].sequence_number or 0) for s in expired):
+        return tuple(kept)
+    spoken_for = {snapshot.snapshot_id for snapshot in line[:-1]}
+    return tuple(s for s in kept if s.snapshot_id not in spoken_for)
 
 
 def _is_ours(snapshot: Snapshot) -> bool:

@@ -26,7 +26,7 @@ EMPTY_CHECKPOINTS_MAX = 10
 SNAPSHOTS_RETAINED = 40
 """Newest snapshots that are kept in tables which the sink created; older ones of its own are expired."""
 
-EXPIRE_EVERY = 20
+EXPIRE_EVERY = 10
 """Snapshots beyond the retained ones that gather before they are expired, in the same commit."""
 
 RETAINED_PROPERTY = "lakeward.snapshots-retained"
@@ -41,7 +41,7 @@ TABLE_PROPERTIES = {
     "write.metadata.previous-versions-max": "5",
     "write.metadata.delete-after-commit.enabled": "true",
     "write.delete.isolation-level": "snapshot",
-    "commit.manifest.min-count-to-merge": "20",
+    "commit.manifest.min-count-to-merge": "30",
     "commit.manifest.target-size-bytes": str(1 << 20),
     RETAINED_PROPERTY: str(SNAPSHOTS_RETAINED),
 }

@@ -113,10 +113,10 @@ class Publisher:
         expiry = plan_expiry(table.metadata, self.snapshots_retained)
         recorded = SetPropertiesUpdate(updates={property_key(self.policy.sink_id): encode_marker(marker)})
         try:
-            metadata = commit_once(table, (*staged.updates, recorded, *expiry.updates), staged.requirements)
+            commit_once(table, (*staged.updates, recorded, *expiry.updates), staged.requirements)
         except Exception as error:  # whatever it is: whether the commit was applied, only the table can tell
             return self._look_after(error, staged, marker)
-        expiry.delete_unreachable(table.io, metadata.current_snapshot())
+        expiry.delete_unreachable(table.io)
         return marker, None
 
     def _stage(self, table: Table, files: Sequence[WrittenFile], target: Marker) -> StagedAppend:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lakeward.engine.checkpoint import paths
 from lakeward.engine.checkpoint.manifest import CheckpointClaim, CheckpointManifest, CommitMarker, sha256_hex
@@ -66,7 +66,8 @@ def take_inventory(store: CheckpointStore) -> list[CheckpointView]:
         store: The directory.
 
     Returns:
-        Views, newest checkpoint first; of one checkpoint, the newest generation's manifest first.
+        Views, newest checkpoint first; of one checkpoint, the newest generation's manifest first. A claim or marker
+        below the oldest manifest is not damage: a zombie put it there after its checkpoint had been deleted.
 
     Raises:
         CheckpointError: The store failed, or a newer version of Lakeward wrote one of the files. Damage alone raises
@@ -81,7 +82,11 @@ def take_inventory(store: CheckpointStore) -> list[CheckpointView]:
                 entry.writers.append(file.generation)
             entry.has_claim = entry.has_claim or file.kind == "claim"
             entry.has_marker = entry.has_marker or file.kind == "committed"
-    return [view for checkpoint in sorted(found, reverse=True) for view in _views(store, checkpoint, found[checkpoint])]
+    views = [
+        view for checkpoint in sorted(found, reverse=True) for view in _views(store, checkpoint, found[checkpoint])
+    ]
+    oldest = min((view.checkpoint for view in views if view.sha256), default=CheckpointId(0))
+    return [replace(view, damage="") if view.checkpoint < oldest else view for view in views]
 
 
 def _views(store: CheckpointStore, checkpoint: CheckpointId, found: _Found) -> Iterator[CheckpointView]:

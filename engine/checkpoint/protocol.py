@@ -19,7 +19,7 @@ files and states are those of Arroyo's state protocol).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from lakeward.engine.core.ids import CheckpointId, Generation
@@ -185,6 +185,15 @@ def resolve(candidates: Sequence[Candidate], generation: Generation) -> Resoluti
             skipped.append((candidate.checkpoint, reason))
         damaged = damaged or bool(candidate.damage)
     return RefuseDamaged(tuple(skipped)) if damaged else StartFresh(tuple(skipped))
+
+
+def passed_over(candidates: Sequence[Candidate]) -> list[str]:
+    """Of each candidate, why recovery would pass it over even if it were whole; empty for one that may be restored.
+
+    >>> passed_over([Candidate(CheckpointId(7), Generation(2), CheckpointState.ORPHANED)])
+    ['generation 2 lost it to another generation']
+    """
+    return [reason for _, reason in _judge([replace(candidate, damage="") for candidate in candidates])]
 
 
 def _judge(candidates: Sequence[Candidate]) -> Iterator[tuple[Candidate, str]]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from lakeward.engine.checkpoint.inventory import CheckpointView
-from lakeward.engine.checkpoint.protocol import CheckpointState
+from lakeward.engine.checkpoint.protocol import CheckpointState, passed_over
 from lakeward.engine.checkpoint.transfer import FileTransfer
 from lakeward.engine.core.ids import CheckpointId, Generation, JobId
 
@@ -96,10 +96,12 @@ def file_problems(view: CheckpointView, transfer: FileTransfer) -> Iterator[str]
 def all_problems(
     views: Sequence[CheckpointView], foreign: Mapping[ViewKey, str], transfer: FileTransfer
 ) -> tuple[CheckpointProblems, ...]:
-    """Everything that is wrong with any checkpoint, newest first."""
+    """Everything that is wrong with any checkpoint that could be restored, newest first."""
     problems: dict[CheckpointId, list[str]] = {}
-    for view in views:
-        known = [view.damage, view.remark, foreign.get(view_key(view), "")]
+    for view, passed in zip(views, passed_over([view.candidate() for view in views]), strict=True):
+        files = () if passed else file_problems(view, transfer)
         texts = problems.setdefault(view.checkpoint, [])
-        texts.extend(text for text in (*known, *file_problems(view, transfer)) if text and text not in texts)
+        for text in (view.damage, view.remark, foreign.get(view_key(view), ""), *files):
+            if text and text not in texts:
+                texts.append(text)
     return tuple(CheckpointProblems(checkpoint, tuple(texts)) for checkpoint, texts in problems.items() if texts)

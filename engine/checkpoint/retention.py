@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from lakeward.engine.checkpoint import paths
 from lakeward.engine.checkpoint.inventory import CheckpointView
-from lakeward.engine.checkpoint.protocol import CheckpointState
+from lakeward.engine.checkpoint.protocol import CheckpointState, passed_over
 from lakeward.engine.checkpoint.store import CheckpointStore
 from lakeward.engine.core.ids import CheckpointId, Generation
 
@@ -29,17 +28,32 @@ class Retention:
 
 
 @dataclass(frozen=True, slots=True)
+class Doomed:
+    """Manifests of one checkpoint that may go.
+
+    Args:
+        checkpoint: The checkpoint.
+        writers: Whose manifests.
+        whole: Those are all: claim and commit marker go with them.
+    """
+
+    checkpoint: CheckpointId
+    writers: tuple[Generation, ...]
+    whole: bool
+
+
+@dataclass(frozen=True, slots=True)
 class RetentionPlan:
     """What may go.
 
     Args:
-        checkpoints: Old checkpoints, oldest first, and the writers of their manifests.
+        doomed: Old and useless manifests, oldest first.
         freed: Checksums of files that only those refer to.
-        kept: Checksums of files that other checkpoints refer to.
+        kept: Checksums of files that other manifests refer to.
         refused: Why nothing may go.
     """
 
-    checkpoints: tuple[tuple[CheckpointId, tuple[Generation, ...]], ...] = ()
+    doomed: tuple[Doomed, ...] = ()
     freed: frozenset[str] = frozenset()
     kept: frozenset[str] = frozenset()
     refused: str = ""
@@ -53,22 +67,23 @@ def plan_retention(views: Sequence[CheckpointView], count: int) -> RetentionPlan
         count: Committed checkpoints to keep.
 
     Returns:
-        All checkpoints older than the `count`-th newest committed one. Nothing, with the reason, if any manifest that
-        is there cannot be read: the files that it refers to are not known.
+        All checkpoints older than the `count`-th newest committed one, and among the kept ones what zombies have left,
+        which recovery would pass over. Nothing, with the reason, if any manifest that is there cannot be read: the
+        files that it refers to are not known.
     """
-    ready = sorted({view.checkpoint for view in views if view.state is CheckpointState.READY}, reverse=True)
-    oldest_kept = ready[count - 1] if len(ready) >= count else CheckpointId(0)
     for view in views:
         if view.damage:
             return RetentionPlan(refused=f"checkpoint {view.checkpoint}: {view.damage}")
-    old = [view for view in views if view.checkpoint < oldest_kept]
-    kept = _references(view for view in views if view.checkpoint >= oldest_kept)
-    doomed = sorted({view.checkpoint for view in old})
-    return RetentionPlan(
-        checkpoints=tuple((checkpoint, _writers(old, checkpoint)) for checkpoint in doomed),
-        freed=_references(old) - kept,
-        kept=kept,
-    )
+    ready = sorted({view.checkpoint for view in views if view.state is CheckpointState.READY}, reverse=True)
+    newest = ready[0] if ready else CheckpointId(0)
+    oldest_kept = ready[count - 1] if len(ready) >= count else CheckpointId(0)
+    useless = passed_over([view.candidate() for view in views])
+    doomed, kept = [], []
+    for view, reason in zip(views, useless, strict=True):
+        goes = view.checkpoint < oldest_kept or (bool(reason) and view.checkpoint <= newest)
+        (doomed if goes else kept).append(view)
+    references = _references(kept)
+    return RetentionPlan(_group(doomed, kept), _references(doomed) - references, references)
 
 
 def delete_checkpoints(store: CheckpointStore, plan: RetentionPlan) -> None:
@@ -77,11 +92,12 @@ def delete_checkpoints(store: CheckpointStore, plan: RetentionPlan) -> None:
     Of each, the manifest goes last: cut off in between, it is an unclaimed checkpoint below claimed ones, which
     recovery passes over and the next retention deletes. The other way round, the rest would look like damage.
     """
-    for checkpoint, writers in plan.checkpoints:
-        store.delete(paths.claim(checkpoint))
-        store.delete(paths.committed(checkpoint))
-        for writer in writers:
-            store.delete(paths.manifest(checkpoint, writer))
+    for doomed in plan.doomed:
+        if doomed.whole:
+            store.delete(paths.claim(doomed.checkpoint))
+            store.delete(paths.committed(doomed.checkpoint))
+        for writer in doomed.writers:
+            store.delete(paths.manifest(doomed.checkpoint, writer))
 
 
 def delete_generations(store: CheckpointStore, newest_kept: Generation, count: int) -> None:
@@ -113,8 +129,14 @@ def _references(views: Iterable[CheckpointView]) -> frozenset[str]:
     return frozenset(file.sha256 for manifest in manifests for file in manifest.files())
 
 
+def _group(doomed: Sequence[CheckpointView], kept: Sequence[CheckpointView]) -> tuple[Doomed, ...]:
+    staying = {view.checkpoint for view in kept}
+    return tuple(
+        Doomed(checkpoint, _writers(doomed, checkpoint), whole=checkpoint not in staying)
+        for checkpoint in sorted({view.checkpoint for view in doomed})
+    )
+
+
 def _writers(views: Iterable[CheckpointView], checkpoint: CheckpointId) -> tuple[Generation, ...]:
-    writers: AbstractSet[Generation] = {
-        view.generation for view in views if view.checkpoint == checkpoint and view.generation is not None
-    }
+    writers = {view.generation for view in views if view.checkpoint == checkpoint and view.generation is not None}
     return tuple(sorted(writers))

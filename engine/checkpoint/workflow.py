@@ -178,10 +178,9 @@ class CheckpointWorkflow:
         damage = self._foreign(views)
         while True:
             resolution = resolve([view.candidate(damage.get(view_key(view), "")) for view in views], generation)
-            if isinstance(resolution, StartFresh):
-                return Recovery(None, False, resolution.skipped)
             if not isinstance(resolution, Restore):
-                raise _cannot_recover(resolution, generation)
+                self._check_current(generation)  # for a zombie, files may be missing because others have moved on
+                return _without_checkpoint(resolution, generation)
             chosen = (resolution.checkpoint, resolution.generation)
             view = next(view for view in views if view_key(view) == chosen)
             problem = next(file_problems(view, self._transfer), "")
@@ -214,9 +213,15 @@ class CheckpointWorkflow:
 
         Raises:
             CorruptionError: A file is missing or differs from its checksum.
+            StaleWriterError: That is so because a newer generation has started and moved on.
             CheckpointError: The store or the disk failed.
         """
-        self._transfer.download(files, directory)
+        try:
+            self._transfer.download(files, directory)
+        except CorruptionError:
+            if self._generation is not None:
+                self._check_current(self._generation)  # a newer generation may have deleted them by right
+            raise
 
     # Completing
 
@@ -315,7 +320,7 @@ class CheckpointWorkflow:
         files = delete_files(self._store, plan.freed | (strays & self._strays), self._transfer.in_flight)
         self._strays = strays
         delete_generations(self._store, generation, _GENERATIONS_KEPT)
-        return Retention(tuple(checkpoint for checkpoint, _ in plan.checkpoints), files)
+        return Retention(tuple(doomed.checkpoint for doomed in plan.doomed if doomed.whole), files)
 
     def list(self) -> tuple[CheckpointInfo, ...]:
         """Every checkpoint in the directory, newest first.
@@ -440,13 +445,13 @@ def _stale(generation: Generation, newer: Generation) -> StaleWriterError:
     )
 
 
-def _cannot_recover(
-    resolution: StopStale | RefuseDamaged, generation: Generation
-) -> StaleWriterError | CorruptionError:
+def _without_checkpoint(resolution: StartFresh | StopStale | RefuseDamaged, generation: Generation) -> Recovery:
+    if isinstance(resolution, StartFresh):
+        return Recovery(None, False, resolution.skipped)
     if isinstance(resolution, StopStale):
-        return _stale(generation, resolution.newer)
+        raise _stale(generation, resolution.newer)
     reasons = "; ".join(f"checkpoint {checkpoint}: {reason}" for checkpoint, reason in resolution.skipped)
-    return CorruptionError(
+    raise CorruptionError(
         f"there are checkpoints, and not one of them can be restored: {reasons}",
         hint="put the files back from a copy, start from a savepoint, or start anew with an empty checkpoint directory",
     )

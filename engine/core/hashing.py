@@ -32,13 +32,22 @@ def splitmix64(values: UInt64Array) -> UInt64Array:
     >>> [hex(h) for h in splitmix64(np.array([0, 1], dtype=np.uint64)).tolist()]
     ['0xe220a8397b1dcdaf', '0x910a2dec89025cc1']
     """
-    x = values + _COMBINE
-    x ^= x >> _S30
+    mixed = values.copy()
+    _mix(mixed, np.empty_like(mixed))
+    return mixed
+
+
+def _mix(x: UInt64Array, scratch: UInt64Array) -> None:
+    """`splitmix64` in place; no memory is asked for, which would cost as much as the arithmetic."""
+    x += _COMBINE
+    np.right_shift(x, _S30, out=scratch)
+    x ^= scratch
     x *= _C1
-    x ^= x >> _S27
+    np.right_shift(x, _S27, out=scratch)
+    x ^= scratch
     x *= _C2
-    x ^= x >> _S31
-    return x
+    np.right_shift(x, _S31, out=scratch)
+    x ^= scratch
 
 
 def hash_array(array: pa.Array) -> UInt64Array:
@@ -162,8 +171,9 @@ class PackedBytes:
 def hash_bytes(offsets: Int64Array, data: npt.NDArray[np.uint8]) -> UInt64Array:
     """Hash each byte string `data[offsets[i]:offsets[i + 1]]`, eight bytes at a time."""
     hashes = splitmix64((offsets[1:] - offsets[:-1]).astype(np.uint64))
+    scratch = np.empty_like(hashes)
     for rows, values in _words(offsets, data):
-        _fold(hashes, rows, values)
+        _fold(hashes, rows, values, scratch)
     return hashes
 
 
@@ -174,19 +184,27 @@ def pack_bytes(offsets: Int64Array, data: npt.NDArray[np.uint8]) -> PackedBytes:
     ends = np.cumsum(counts)
     starts = ends - counts
     words = np.empty(int(ends[-1]) if len(ends) else 0, dtype=np.uint64)
+    width = int(counts[0]) if len(counts) else 0
+    dense = words.reshape(-1, width) if width and (counts == width).all() else None
     hashes = splitmix64(lengths.astype(np.uint64))
+    scratch = np.empty_like(hashes)
     for number, (rows, values) in enumerate(_words(offsets, data)):
-        words[(starts if rows is None else starts[rows]) + number] = values
-        _fold(hashes, rows, values)
+        if dense is not None:
+            dense[:, number] = values
+        else:
+            words[(starts if rows is None else starts[rows]) + number] = values
+        _fold(hashes, rows, values, scratch)
     return PackedBytes(lengths, starts, words, hashes)
 
 
-def _fold(hashes: UInt64Array, rows: Int64Array | None, values: UInt64Array) -> None:
+def _fold(hashes: UInt64Array, rows: Int64Array | None, values: UInt64Array, scratch: UInt64Array) -> None:
     if rows is None:
         hashes ^= values
-        hashes[:] = splitmix64(hashes)
+        _mix(hashes, scratch)
     else:
-        hashes[rows] = splitmix64(hashes[rows] ^ values)
+        part = hashes[rows] ^ values
+        _mix(part, scratch[: len(part)])
+        hashes[rows] = part
 
 
 def _words(offsets: Int64Array, data: npt.NDArray[np.uint8]) -> Iterator[tuple[Int64Array | None, UInt64Array]]:
@@ -201,13 +219,10 @@ def _words(offsets: Int64Array, data: npt.NDArray[np.uint8]) -> Iterator[tuple[I
     loads = np.ndarray(end - base + 1, dtype="<u8", buffer=padded, strides=(1,))
     starts = offsets[:-1] - base
     shortest, longest = int(lengths.min()), int(lengths.max())
-    rows: Int64Array | None = None
     for position in range(0, longest, 8):
-        if rows is None and position < shortest:
-            values, left = loads[starts + position], lengths - position
-        else:
-            rows = np.flatnonzero(lengths > position)
-            values, left = loads[starts[rows] + position], lengths[rows] - position
+        rows = None if position < shortest else np.flatnonzero(lengths > position)
+        values = loads[starts + position] if rows is None else loads[starts[rows] + position]
         if position + 8 > shortest:
+            left = lengths - position if rows is None else lengths[rows] - position
             values &= _TAIL_MASKS.take(left, mode="clip")
         yield rows, values

@@ -34,6 +34,7 @@ from lakeward.engine.core.clock import Clock
 from lakeward.engine.core.errors import CheckpointError, SourceError, StaleWriterError
 from lakeward.engine.core.ids import CheckpointId, Generation, JobId, OperatorId
 from lakeward.engine.core.snapshots import OperatorSnapshot, TableSnapshot
+from lakeward.engine.runtime.carried import CarriedCommittables
 from lakeward.engine.runtime.chain import SnapshotPart
 from lakeward.engine.runtime.committers import JobCommitters
 from lakeward.engine.runtime.io import IoExecutor
@@ -118,11 +119,14 @@ class JobRunner:
         self._services = services
         self._snapshots: dict[CheckpointId, tuple[OperatorSnapshot, ...]] = {}
         self._permits: dict[CheckpointId, CommitPermit] = {}
+        self._carried = CarriedCommittables()
         now_ms = services.clock.monotonic_ms()
         self._next_tick_ms = now_ms
         self._discovery_ms = {uid: now_ms for uid in services.sources}
         self._ended_reported = False
         self.finished = False
+        self.ended = False
+        """Whether it has finished because all input was read; a stop's last checkpoint may lie before the end."""
         self.completed: list[CheckpointId] = []
 
     def open(self) -> None:
@@ -188,13 +192,15 @@ class JobRunner:
             case InjectBarriers(checkpoint):
                 for task in self._source_tasks():
                     task.inject(checkpoint)
-            case Publish(checkpoint, snapshots, final):
+            case Publish(checkpoint, acknowledged, final):
+                snapshots = self._carried.added_to(checkpoint, acknowledged)
                 self._snapshots[checkpoint] = snapshots
                 self._services.io.submit(lambda: self._publish(checkpoint, snapshots, final))
             case Commit(checkpoint):
                 self._services.io.submit(lambda: self._commit(checkpoint))
             case NotifyComplete(checkpoint):
                 self.completed.append(checkpoint)
+                self._carried.forget(checkpoint)
                 for one in self.tasks:
                     one.complete(checkpoint)
             case NotifyAborted(checkpoint, reason):
@@ -203,8 +209,9 @@ class JobRunner:
                     one.abort(checkpoint)
             case FailJob(reason):
                 raise CheckpointError(f"the job cannot go on: {reason}")
-            case FinishJob():
+            case FinishJob(final):
                 self.finished = True
+                self.ended = final
 
     def _take_reports(self) -> bool:
         busy = False
@@ -214,6 +221,7 @@ class JobRunner:
                 if isinstance(report, SnapshotDeclined):
                     self._handle(Declined(report.checkpoint, report.task, report.reason))
                 else:
+                    self._carried.note(report)
                     self._submit_upload(report)
         return busy
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+log = logging.getLogger("lakeward")
 
 
 @contextmanager
@@ -21,7 +24,9 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
         nonlocal asked
         if asked and number == signal.SIGINT:
             raise KeyboardInterrupt
-        asked = True
+        if not asked:
+            asked = True
+            log.warning("stopping after a last checkpoint; Ctrl-C again stops at once")
 
     if threading.current_thread() is not threading.main_thread():
         yield lambda: asked

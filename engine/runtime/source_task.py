@@ -163,8 +163,9 @@ class SourceTask:
                 self._finish(polled.split)
             case None:
                 pass
-        advanced = self._advance_watermark()
-        return self._end_if_done() or advanced or polled is not None
+        # The end comes before the watermark: with no split left the subtask would be called idle, receivers would no
+        # longer wait for it, and windows that its end fires would be late for the next operator.
+        return self._end_if_done() or self._advance_watermark() or polled is not None
 
     def tick(self, now_us: int) -> None:
         """Processing time has advanced."""

@@ -6,6 +6,7 @@ from typing import Protocol
 
 _IDLE_EPOCHS = 8
 _SLACK = 0.1
+_GROWTH_SHARE = 0.95
 
 
 class Evictable(Protocol):
@@ -63,7 +64,7 @@ class MemoryBudget:
 
     def fits(self, more_bytes: int) -> bool:
         """Whether this much more stays within the limit."""
-        return self.used_bytes + more_bytes <= self.limit_bytes
+        return self.used_bytes + more_bytes <= self.limit_bytes * _GROWTH_SHARE
 
     def make_room(self, asking: Evictable, more_bytes: int) -> bool:
         """Try to free memory of other panes; False if `asking` must make do with what it has."""

@@ -1,29 +1,33 @@
 """Keys to slot numbers by vectorised open addressing with triangular probing.
 
-A bucket is one 64-bit word: the high half of the key's hash, and the slot number. A probe of a whole batch is a
-gather of buckets, a gather of the slots' keys and a comparison; only the rows that did not match go on, one
-bucket further, then two, then three: after `n` steps a row stands `n (n + 1) / 2` from where it began, which visits
-every bucket of a table whose size is a power of two (Knuth, volume 3, 6.4 exercise 20), and clusters little. Keys are always compared in full, so colliding hashes cost time, never correctness. The table doubles without
-a pause: the old buckets are moved a share at a time while new keys come in, and looked at after the new ones until
-then (incremental rehashing, as in Redis' dict).
+A bucket is a slot number, and at most a quarter of the buckets are taken. A probe of a whole batch is a gather of
+buckets, a gather of the slots' keys and a comparison; only the rows that did not match go on, one bucket further, then
+two, then three: after `n` steps a row stands `n (n + 1) / 2` from where it began, which visits every bucket of a table
+whose size is a power of two (Knuth, volume 3, 6.4 exercise 20), and clusters little. Keys are always compared in full,
+so colliding hashes cost time, never correctness. The table doubles without a pause: the old buckets are moved a share
+at a time while new keys come in, and looked at after the new ones until then (incremental rehashing, as in Redis'
+dict).
 """
 
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from lakeward.engine.core.hashing import Int64Array, UInt64Array
 from lakeward.engine.state.key_columns import KeyColumn, grown
 from lakeward.engine.state.keys import BoolArray, KeyBatch
 
-_SLOT_BITS = np.uint64(0xFFFFFFFF)
-_TAG_BITS = np.uint64(0xFFFFFFFF00000000)
-_EMPTY = np.uint64(0)
-_DELETED = np.uint64(1 << 32)  # not empty, yet slot 0
-_BUCKETS_MIN = 64
-_REHASH_AT_ONCE = 1 << 15
-_MOVE_MIN = 8192
-_MOVE_PER_KEY = 4
+Buckets = npt.NDArray[np.int32]
+
+_EMPTY = 0
+_DELETED = -1
+_BUCKETS_PER_KEY = 4
+_BUCKETS_MIN = 128
+_ROOM_SHARE = 32  # a table is made anew when less than this part of it can still be filled
+_REHASH_AT_ONCE = 1 << 18
+_MOVE_MIN = 16_384
+_MOVE_PER_KEY = 8
 NULL_SLOT = 0
 
 
@@ -36,14 +40,14 @@ class SlotMap:
 
     def __init__(self, keys: KeyColumn) -> None:
         self.keys = keys
-        self._table: UInt64Array = np.zeros(_BUCKETS_MIN, dtype=np.uint64)
-        self._old: UInt64Array | None = None
+        self._table: Buckets = np.zeros(_BUCKETS_MIN, dtype=np.int32)
+        self._old: Buckets | None = None
         self._moved = 0
         self._tombstones = 0
         self._live = 0
         self._has_null = False
         self._next = 1
-        self._free: Int64Array = np.zeros(0, dtype=np.int64)
+        self._free: Buckets = np.zeros(0, dtype=np.int32)
         self._free_count = 0
 
     def __len__(self) -> int:
@@ -67,8 +71,14 @@ class SlotMap:
 
     def growth_bytes(self, more: int) -> int:
         """Memory of the larger table that `more` new keys would make necessary; 0 when they fit."""
-        fits = (self._live + self._tombstones + more) * 2 <= len(self._table)
-        return 0 if fits else max(0, 8 * (_power_of_two((self._live + more) * 2) - len(self._table)))
+        size = len(self._table)
+        if (self._live + self._tombstones + more) * _BUCKETS_PER_KEY <= size:
+            return 0
+        needed = _power_of_two((self._live + more) * _BUCKETS_PER_KEY)
+        if needed <= size and not self._worth_cleaning():
+            needed = size * 2
+        kept = size if needed <= _REHASH_AT_ONCE else 0  # a larger table is there beside the old one for a while
+        return max(0, needed - kept) * self._table.itemsize
 
     def occupied(self) -> Int64Array:
         """All slots that hold a key, rising."""
@@ -123,9 +133,9 @@ class SlotMap:
             self._has_null = True
             rows = np.flatnonzero(~batch.nulls)
             batch = batch.take(rows)
-        needed = self._live + len(rows)
-        if needed * 2 > len(self._table):
-            self._rebuild(_power_of_two(needed * 2))
+        needed = (self._live + self._tombstones + len(rows)) * _BUCKETS_PER_KEY
+        if needed > len(self._table):
+            self._rebuild(_power_of_two(needed))
         slots[rows] = self._allocate(len(rows))
         self.keys.put(slots[rows], batch)
         _place(self._table, batch.hashes, slots[rows])
@@ -150,36 +160,35 @@ class SlotMap:
         if self._old is not None:
             self._move(_MOVE_MIN)
 
-    def _probe(self, table: UInt64Array, batch: KeyBatch) -> Int64Array:
+    def _probe(self, table: Buckets, batch: KeyBatch) -> Int64Array:
         mask = np.uint64(len(table) - 1)
         buckets = (batch.hashes & mask).view(np.int64)
-        entries = table.take(buckets, mode="clip")
-        slots = (entries & _SLOT_BITS).view(np.int64)
+        slots = table.take(buckets, mode="clip").astype(np.int64)
         hit = self.keys.matches(slots, batch, None)
-        hit &= slots != 0
+        hit &= slots > 0
         if hit.all():
             return slots
         rows = np.flatnonzero(~hit)
+        others = slots.take(rows)
         slots[rows] = -1
-        rows = rows[entries.take(rows) != _EMPTY]
+        rows = rows[others != _EMPTY]
         if len(rows):
             self._probe_on(table, batch, rows, slots, buckets.take(rows))
         return slots
 
     def _probe_on(
-        self, table: UInt64Array, batch: KeyBatch, rows: Int64Array, slots: Int64Array, buckets: Int64Array
+        self, table: Buckets, batch: KeyBatch, rows: Int64Array, slots: Int64Array, buckets: Int64Array
     ) -> None:
         """Follow the chains of the rows whose first bucket held another key."""
         mask, step = len(table) - 1, 0
         while len(rows):
             step += 1
             buckets = (buckets + step) & mask
-            entries = table.take(buckets)
-            found = (entries & _SLOT_BITS).view(np.int64)
+            found = table.take(buckets).astype(np.int64)
             hit = self.keys.matches(found, batch, rows)
-            hit &= found != 0
+            hit &= found > 0
             slots[rows[hit]] = found[hit]
-            going = np.flatnonzero((entries != _EMPTY) & ~hit)
+            going = np.flatnonzero((found != _EMPTY) & ~hit)
             rows, buckets = rows.take(going), buckets.take(going)
 
     def _insert_null(
@@ -206,8 +215,8 @@ class SlotMap:
             won = pending[_claim(self._table, here)]
             self._settle(chunk, rows, slots, won, buckets[won])
             winners.append(won)
-            found = (self._table[here] & _SLOT_BITS).view(np.int64)
-            hit = self.keys.matches(found, chunk, pending) & (found != 0)
+            found = self._table[here].astype(np.int64)
+            hit = self.keys.matches(found, chunk, pending) & (found > 0)
             slots[rows[pending[hit]]] = found[hit]
             pending, step = pending[~hit], step + 1
             buckets[pending] = (buckets[pending] + step) & mask
@@ -223,44 +232,46 @@ class SlotMap:
         if not len(won):
             return
         new = self._allocate(len(won))
-        keys = chunk.take(won)
-        self.keys.put(new, keys)
-        self._table[buckets] = (keys.hashes & _TAG_BITS) | new.view(np.uint64)
+        self.keys.put(new, chunk.take(won))
+        self._table[buckets] = new
         slots[rows[won]] = new
         self._live += len(won)
 
     def _room(self, wanted: int) -> int:
         """How many rows may be inserted before the load limit; makes room first when that is few."""
         while True:
-            room = len(self._table) // 2 - self._live - self._tombstones
-            if room >= min(wanted, max(len(self._table) >> 3, 1)):
+            room = len(self._table) // _BUCKETS_PER_KEY - self._live - self._tombstones
+            if room >= min(wanted, len(self._table) // _ROOM_SHARE):
                 return room
             self._grow()
 
     def _grow(self) -> None:
         if self._old is not None:
             self._move(len(self._old))
-        size = len(self._table) * 2 if self._live * 4 > len(self._table) else len(self._table)
+        size = len(self._table) if self._worth_cleaning() else len(self._table) * 2
         if len(self._table) <= _REHASH_AT_ONCE:
             self._rebuild(size)
             return
         self._old, self._moved = self._table, 0
-        self._table = np.zeros(size, dtype=np.uint64)
+        self._table = np.zeros(size, dtype=np.int32)
         self._tombstones = 0
+
+    def _worth_cleaning(self) -> bool:
+        """Whether leaving out the deleted buckets makes enough room."""
+        return self._tombstones * _ROOM_SHARE >= len(self._table)
 
     def _rebuild(self, size: int) -> None:
         slots = self.occupied()
         slots = slots[slots != NULL_SLOT]
         self._old = None
-        self._table = np.zeros(size, dtype=np.uint64)
+        self._table = np.zeros(size, dtype=np.int32)
         self._tombstones = 0
         _place(self._table, self.keys.hashes(slots), slots)
 
     def _move(self, buckets: int) -> None:
         assert self._old is not None
         part = self._old[self._moved : self._moved + buckets]
-        slots = (part & _SLOT_BITS).view(np.int64)
-        slots = slots[slots != 0]
+        slots = part[part > 0].astype(np.int64)
         _place(self._table, self.keys.hashes(slots), slots)
         self._moved += len(part)
         if self._moved >= len(self._old):
@@ -268,7 +279,7 @@ class SlotMap:
 
     def _allocate(self, count: int) -> Int64Array:
         used = min(count, self._free_count)
-        reused = self._free[self._free_count - used : self._free_count][::-1]
+        reused = self._free[self._free_count - used : self._free_count][::-1].astype(np.int64)
         fresh = np.arange(self._next, self._next + count - used)
         self._free_count -= used
         self._next += count - used
@@ -295,32 +306,31 @@ def _rounded_up(count: int) -> int:
     return capacity
 
 
-def _claim(table: UInt64Array, buckets: Int64Array) -> Int64Array:
+def _claim(table: Buckets, buckets: Int64Array) -> Int64Array:
     """Of the rows whose bucket is empty, the first of each bucket; their buckets now hold a mark."""
     vacant = np.flatnonzero(table[buckets] == _EMPTY)
     if not len(vacant):
         return vacant
     wanted = buckets[vacant]
-    marks = np.arange(1, len(vacant) + 1, dtype=np.uint64) << np.uint64(32)
+    marks = np.arange(_DELETED - len(vacant), _DELETED, dtype=np.int32)
     table[wanted[::-1]] = marks[::-1]  # of several writes to one bucket the last stays: the first row's
     return vacant[table[wanted] == marks]
 
 
-def _place(table: UInt64Array, hashes: UInt64Array, slots: Int64Array) -> None:
+def _place(table: Buckets, hashes: UInt64Array, slots: Int64Array) -> None:
     """Enter slots whose keys are distinct and not in the table: nothing has to be compared."""
     mask = len(table) - 1
     buckets = (hashes & np.uint64(mask)).view(np.int64)
-    entries = (hashes & _TAG_BITS) | slots.view(np.uint64)
     step = 0
-    while len(entries):
+    while len(slots):
         step += 1
         vacant = table[buckets] == _EMPTY
-        table[buckets[vacant]] = entries[vacant]
-        rest = np.flatnonzero(table[buckets] != entries)
-        entries, buckets = entries[rest], (buckets[rest] + step) & mask
+        table[buckets[vacant]] = slots[vacant]
+        rest = np.flatnonzero(table[buckets] != slots)
+        slots, buckets = slots[rest], (buckets[rest] + step) & mask
 
 
-def _erase(table: UInt64Array, hashes: UInt64Array, slots: Int64Array) -> int:
+def _erase(table: Buckets, hashes: UInt64Array, slots: Int64Array) -> int:
     """Mark the buckets of slots as deleted; returns how many there were."""
     mask = len(table) - 1
     buckets = (hashes & np.uint64(mask)).view(np.int64)
@@ -328,7 +338,7 @@ def _erase(table: UInt64Array, hashes: UInt64Array, slots: Int64Array) -> int:
     while len(slots):
         step += 1
         entries = table[buckets]
-        hit = (entries & _SLOT_BITS).view(np.int64) == slots
+        hit = entries == slots
         table[buckets[hit]] = _DELETED
         erased += int(np.count_nonzero(hit))
         going = np.flatnonzero(~hit & (entries != _EMPTY))

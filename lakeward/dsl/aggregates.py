@@ -131,7 +131,7 @@ def max(x: str | Expr) -> AggregateExpr:
 
 
 def mean(x: str | Expr) -> AggregateExpr:
-    """The average: float64, or a decimal with at least six digits after the point for decimals.
+    """The average: float64, or for decimals a decimal, with six digits after the point or their own scale.
 
     >>> mean("price").bind(pa.schema({"price": pa.int64()}), "average").output_type
     DataType(double)

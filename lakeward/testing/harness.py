@@ -34,7 +34,6 @@ from lakeward.engine.state.memory import MemoryStoreFactory
 from lakeward.engine.state.rocksdb import RocksDbStoreFactory
 
 Store = Literal["memory", "rocksdb"]
-Rows = Sequence[Mapping[str, Any]] | pa.RecordBatch | pa.Table
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -116,7 +115,11 @@ class OperatorHarness:
         self._context = _Context(config, restored, self._directory / "state")
         self._out = _Output()
         self.operator = factory.create()
-        self.operator.open(self._context)
+        try:
+            self.operator.open(self._context)
+        except BaseException:
+            self.close()
+            raise
 
     @classmethod
     def restore(
@@ -134,7 +137,7 @@ class OperatorHarness:
         """Processing time; moved by `tick`."""
         return self._context.clock
 
-    def send(self, rows: Rows) -> None:
+    def send(self, rows: Sequence[Mapping[str, Any]] | pa.RecordBatch | pa.Table) -> None:
         """Hand the operator one batch.
 
         Args:
@@ -142,7 +145,7 @@ class OperatorHarness:
         """
         self.operator.on_batch(self._batch(rows), self._out)
 
-    def _batch(self, rows: Rows) -> pa.RecordBatch:
+    def _batch(self, rows: Sequence[Mapping[str, Any]] | pa.RecordBatch | pa.Table) -> pa.RecordBatch:
         if isinstance(rows, pa.RecordBatch):
             return rows
         if isinstance(rows, pa.Table):

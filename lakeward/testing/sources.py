@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import Enum
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 
@@ -22,7 +22,7 @@ class Mark(Enum):
     FAIL = "fail once with an error that a restart can heal; passed over after that"
 
 
-Item = pa.RecordBatch | Sequence[Mapping[str, Any]] | Mark
+Item: TypeAlias = pa.RecordBatch | Sequence[Mapping[str, Any]] | Mark
 
 
 class ScriptedSource(Source):

@@ -106,9 +106,9 @@ class WindowOperator(Operator):
             if rows is not None and not len(rows):
                 continue
             if rows is None:
-                self._state.add(PaneRows(pane_us, keys, key_arrays, None, times_us))
+                self._state.add(PaneRows(pane_us, keys, None, times_us))
             else:
-                self._state.add(PaneRows(pane_us, keys.take(rows), key_arrays, rows, times_us[rows]))
+                self._state.add(PaneRows(pane_us, keys.take(rows), rows, times_us[rows]))
             self._note_pane(pane_us)
             self._note_updates(pane_us, everything, current, updated)
         self._emit_updates(updated, key_arrays, out)

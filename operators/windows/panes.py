@@ -15,7 +15,6 @@ from lakeward.engine.core.hashing import hash_columns
 from lakeward.operators.aggregate import (
     ROWS,
     BoundAggregate,
-    CountDistinct,
     Fetch,
     aggregate_function,
 )
@@ -51,14 +50,12 @@ class PaneRows:
     Args:
         pane_us: Start of the pane, and its namespace in the state tables.
         keys: Their keys, hashed.
-        key_arrays: The key columns of the whole batch.
         rows: Their row numbers in the batch; None: all of it.
         times_us: Their event times.
     """
 
     pane_us: int
     keys: Keys
-    key_arrays: Sequence[pa.Array]
     rows: Rows | None
     times_us: Rows
 
@@ -109,17 +106,14 @@ class AggregatedPanes(PaneState):
         columns = [spec for function in self._functions for spec in function.columns]
         self._spec = TableSpec("window", keys, (ColumnSpec(ROWS, pa.int64(), 0), *columns))
         self._names = [name for name, _ in keys]
-        self._distinct: dict[str, StateTable] = {}
         self._inputs: dict[str, InputColumn] = {}
 
     def open(self, context: OperatorContext) -> None:
-        """Open the table of aggregates, and one of values for each distinct count."""
+        """Open the table of aggregates."""
         self._table = context.table(self._spec)
+        empty = not self._table.namespaces()
         for function in self._functions:
-            if isinstance(function, CountDistinct):
-                key = (*self._spec.key, ("#value", function.value_type))
-                spec = TableSpec(f"window.{function.bound.name}", key)
-                self._distinct[function.bound.name] = context.table(spec)
+            function.opened(empty)
 
     @property
     def table(self) -> StateTable:
@@ -141,21 +135,7 @@ class AggregatedPanes(PaneState):
             inputs = {name: column.take(rows.rows) for name, column in inputs.items()}
         for function in self._functions:
             column = _NOTHING if function.bound.column is None else inputs[function.bound.column]
-            if isinstance(function, CountDistinct):
-                self._add_distinct(function, column, rows, pane.column(function.state), slots)
-            else:
-                function.update(pane.column, slots, column, rows.times_us)
-
-    def _add_distinct(
-        self, function: CountDistinct, column: InputColumn, rows: PaneRows, counts: Values, slots: Rows
-    ) -> None:
-        present, column = column.present()
-        taken = rows.rows if present is None else present if rows.rows is None else rows.rows[present]
-        table = self._distinct[function.bound.name]
-        key_arrays = rows.key_arrays if taken is None else [a.take(pa.array(taken)) for a in rows.key_arrays]
-        keys = table.keys([*key_arrays, function.distinct_values(column)])
-        _, new = table.pane(rows.pane_us).insert(keys)
-        np.add.at(counts, (slots if present is None else slots[present])[new], 1)
+            function.update(pane.column, slots, column, rows.times_us)
 
     def all_results(self, panes: Sequence[int], keep: KeyFilter | None) -> Iterator[Result]:
         """One pane is read as it lies; several are merged."""
@@ -168,16 +148,15 @@ class AggregatedPanes(PaneState):
             kept = keep if passes == 1 else _one_of(passes, number, keep)
             parts = [batch for pane in panes for batch in scan_pane(self._table, pane, kept)]
             if parts:
-                yield from self._merged(parts, panes, kept)
+                yield self._merged(parts)
 
-    def _merged(self, parts: list[pa.RecordBatch], panes: Sequence[int], keep: KeyFilter | None) -> Iterator[Result]:
+    def _merged(self, parts: list[pa.RecordBatch]) -> Result:
         whole = pa.concat_batches(parts)
         all_keys = self._keys_of(whole)
         ids, firsts = group_rows(all_keys)
         keys = [array.take(pa.array(firsts)) for array in all_keys]
         into = self._merge(len(firsts), [(ids, _columns_of(whole))])
-        self._count_distinct(into, panes, keys, keep)
-        yield keys, self._finish(into)
+        return keys, self._finish(into)
 
     def results_of(self, panes: Sequence[int], keys: Sequence[pa.Array]) -> Result:
         """Look the keys up in each pane, and merge."""
@@ -190,7 +169,6 @@ class AggregatedPanes(PaneState):
             held = {spec.name: pane.column(spec.name)[slots[there]] for spec in self._spec.columns}
             parts.append((there, held.__getitem__))
         into = self._merge(len(wanted), parts)
-        self._count_distinct(into, panes, keys, None)
         return list(keys), self._finish(into)
 
     def _merge(self, count: int, parts: Sequence[tuple[Rows, Fetch]]) -> Fetch:
@@ -202,17 +180,6 @@ class AggregatedPanes(PaneState):
                 function.merge(into, ids, part)
         return into
 
-    def _count_distinct(
-        self, into: Fetch, panes: Sequence[int], keys: Sequence[pa.Array], keep: KeyFilter | None
-    ) -> None:
-        for function in self._functions:
-            if not isinstance(function, CountDistinct):
-                continue
-            table = self._distinct[function.bound.name]
-            parts = [batch for pane in panes for batch in scan_pane(table, pane, keep, key_columns=len(keys))]
-            if parts:
-                into(function.state)[:] = _distinct_a_key(pa.concat_batches(parts), keys)
-
     def _finish(self, fetch: Fetch) -> list[pa.Array]:
         return [function.result(fetch) for function in self._functions]
 
@@ -220,10 +187,8 @@ class AggregatedPanes(PaneState):
         return list(batch.columns[: len(self._names)])
 
     def drop(self, pane_us: int) -> None:
-        """Free a pane and its distinct values."""
+        """Free a pane."""
         self._table.drop(pane_us)
-        for table in self._distinct.values():
-            table.drop(pane_us)
 
 
 _NOTHING = InputColumn(pa.nulls(0), None, None)
@@ -241,11 +206,9 @@ def _fresh(spec: ColumnSpec, count: int) -> Values:
     return np.full(count, spec.default, dtype=spec.type.to_pandas_dtype())
 
 
-def scan_pane(
-    table: StateTable, pane_us: int, keep: KeyFilter | None, key_columns: int = 0
-) -> Iterator[pa.RecordBatch]:
-    """The rows of a pane, filtered by their first `key_columns` columns (0: the table's own keys)."""
-    width = key_columns or len(table.spec.key)
+def scan_pane(table: StateTable, pane_us: int, keep: KeyFilter | None) -> Iterator[pa.RecordBatch]:
+    """The rows of a pane, filtered by their keys."""
+    width = len(table.spec.key)
     for batch in table.pane(pane_us).scan():
         kept = batch if keep is None else batch.filter(pa.array(keep(batch.columns[:width])))
         if kept.num_rows:
@@ -260,20 +223,6 @@ def _one_of(passes: int, number: int, keep: KeyFilter | None) -> KeyFilter:
         return mask if keep is None else mask & keep(keys)
 
     return chosen
-
-
-def _distinct_a_key(values: pa.RecordBatch, keys: Sequence[pa.Array]) -> Rows:
-    """How many different values each key has; rows of other keys are ignored."""
-    _, firsts = group_rows(values.columns)
-    different = pa.array(firsts)
-    both = [
-        pa.concat_arrays([key, column.take(different)])
-        for key, column in zip(keys, values.columns[: len(keys)], strict=True)
-    ]
-    ids, _ = group_rows(both)  # the keys come first and are all different: their ids are their positions
-    count = len(keys[0])
-    found = ids[count:]
-    return np.bincount(found[found < count], minlength=count)
 
 
 def rebatch(batches: Iterator[pa.RecordBatch], rows_max: int = EMIT_ROWS_MAX) -> Iterator[pa.RecordBatch]:

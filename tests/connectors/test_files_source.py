@@ -251,9 +251,9 @@ class TestText:
             start = Place(sum(map(len, records[:first])), first)
             file = TextFile(location.filesystem, location.path, start, ends, block_bytes=block_bytes)
             found: list[bytes] = []
-            for offset, data in iter(file.next_block, None):
+            for offset, some in iter(file.next_records, None):
                 assert offset == start.offset + sum(map(len, found))
-                found += ends.split(data)
+                found += some
             file.close()
             assert found == records[first:]
 

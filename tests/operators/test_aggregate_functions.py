@@ -17,7 +17,7 @@ from lakeward.engine.core.errors import RecordError, SchemaError
 from lakeward.operators.aggregate import AGGREGATE_KINDS, BoundAggregate, aggregate_type
 from lakeward.operators.windows.assigners import WindowAssigner
 from lakeward.operators.windows.operator import WindowAggregate
-from lakeward.testing.harness import OperatorHarness
+from lakeward.testing.harness import HarnessConfig, OperatorHarness
 
 UTC = dt.UTC
 Case = tuple[pa.DataType, st.SearchStrategy[Any]]
@@ -65,7 +65,9 @@ def mean_of(values: Sequence[Any], kind: pa.DataType) -> Any:
     total = Decimal(0)
     for value in values:
         total = exact.add(total, value)
-    return exact.quantize(exact.divide(total, Decimal(len(values))), Decimal(1).scaleb(-max(kind.scale, 6)))
+    return exact.quantize(
+        exact.divide(total, Decimal(len(values))), Decimal(1).scaleb(-aggregate_type("mean", kind).scale)
+    )
 
 
 def sum_of(values: Sequence[Any], kind: pa.DataType) -> Any:
@@ -132,6 +134,10 @@ def test_aggregates_agree_with_plain_python(case: str, data: st.DataObject) -> N
             if rows[start:end]:
                 harness.send([{"k": k, "at": t, "x": x} for k, t, x in rows[start:end]])
         results = harness.end()
+    assert_results(results, rows, kind)
+
+
+def assert_results(results: list[dict[str, Any]], rows: list[tuple[str, int, Any]], kind: pa.DataType) -> None:
     assert results
     for result in results:
         start = int(result["window_start"].timestamp() * 1_000_000)
@@ -139,6 +145,27 @@ def test_aggregates_agree_with_plain_python(case: str, data: st.DataObject) -> N
         for bound in all_aggregates(kind):
             wanted = expected(bound.kind, inside, kind)
             assert same(result[bound.name], wanted), (bound.kind, result[bound.name], wanted, inside)
+
+
+@pytest.mark.parametrize("store", ["memory", "rocksdb"])
+@pytest.mark.parametrize("case", CASES)
+@given(data=st.data())
+@settings(max_examples=3, deadline=None)
+def test_aggregates_come_back_from_a_snapshot(case: str, store: Any, data: st.DataObject) -> None:
+    kind, values = CASES[case]
+    rows = data.draw(
+        st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 11), st.none() | values), min_size=2, max_size=12)
+    )
+    half = len(rows) // 2
+    schema, config = schema_of(kind), HarnessConfig(store=store)
+    factory = WindowAggregate(schema, ("k",), "at", WindowAssigner(12, 6), all_aggregates(kind))
+    with OperatorHarness(factory, schema, config) as harness:
+        harness.send([{"k": k, "at": t, "x": x} for k, t, x in rows[:half]])
+        snapshot = harness.snapshot()
+    with OperatorHarness.restore(factory, schema, [snapshot], config) as harness:
+        harness.send([{"k": k, "at": t, "x": x} for k, t, x in rows[half:]])
+        results = harness.end()
+    assert_results(results, rows, kind)
 
 
 def run_one(bound: BoundAggregate, values: list[Any], batches: int = 1) -> Any:

@@ -100,6 +100,16 @@ def test_a_function_that_raises_is_named_with_its_line_and_the_key() -> None:
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
 
+def test_a_function_that_changes_its_argument_does_not_change_rows_already_sent() -> None:
+    def grow(a: Any, b: Any) -> Any:
+        a["n"] += b["n"]
+        return a
+
+    with OperatorHarness(Reduce(("k",), SCHEMA, grow), SCHEMA) as harness:
+        harness.send([row("a", 1), row("a", 2), row("a", 4)])
+        assert [r["n"] for r in harness.take()] == [1, 3, 7]
+
+
 def test_a_function_that_returns_no_row_of_the_stream_is_told_so() -> None:
     with (
         OperatorHarness(Reduce(("k",), SCHEMA, lambda a, b: {"k": 1}), SCHEMA) as harness,
@@ -108,12 +118,13 @@ def test_a_function_that_returns_no_row_of_the_stream_is_told_so() -> None:
         harness.send([row("a"), row("a")])
 
 
-def test_a_value_of_a_wrong_type_names_the_column() -> None:
-    with (
-        OperatorHarness(Reduce(("k",), SCHEMA, lambda a, b: {**a, "n": "many"}), SCHEMA) as harness,
-        pytest.raises(UserCodeError, match=r"does not fit 'n' \(int64\)"),
-    ):
-        harness.send([row("a"), row("a")])
+def test_a_value_of_a_wrong_type_names_the_column_and_the_key() -> None:
+    def wrong_for_b(a: Any, b: Any) -> Any:
+        return {**a, "n": "many" if a["k"] == "b" else 1}
+
+    harness = OperatorHarness(Reduce(("k",), SCHEMA, wrong_for_b), SCHEMA)
+    with harness, pytest.raises(UserCodeError, match=r"'many', which does not fit 'n' \(int64\); key: k='b'"):
+        harness.send([row("a"), row("a"), row("b"), row("b")])
 
 
 @pytest.mark.parametrize("windows", [WindowAssigner(10, 10), WindowAssigner(10, 5)])

@@ -229,6 +229,22 @@ def test_the_same_late_decision_with_and_without_a_restore(store: Any) -> None:
         assert results(restored) == [("a", 10, 8)]
 
 
+@pytest.mark.parametrize("window", [Tumbling("10s"), Sliding("10s", "5s")])
+def test_windows_larger_than_memory_are_exact(window: WindowSpec) -> None:
+    made = factory(window, lateness_s=5)
+    shops = [f"shop-{i}" for i in range(3_000)]
+    config = HarnessConfig(store="rocksdb", memory_bytes=64 << 10)
+    with OperatorHarness(made, SCHEMA, config) as harness:
+        for second in (5, 6, 7):
+            harness.send([order(shop, second, i) for i, shop in enumerate(shops)])
+        harness.watermark(10 * SECOND - 1)
+        fired = {r["shop"]: r["revenue"] for r in harness.take()}
+        assert fired == {shop: 3 * i for i, shop in enumerate(shops)}
+        harness.send([order(shop, 8, 1) for shop in shops[::10]])
+        again = {r["shop"]: r["revenue"] for r in harness.take()}
+        assert again == {shop: 30 * i + 1 for i, shop in enumerate(shops[::10])}
+
+
 def test_state_of_passed_windows_is_freed() -> None:
     with OperatorHarness(factory(Sliding("10s", "5s"), lateness_s=5), SCHEMA) as harness:
         operator = harness.operator

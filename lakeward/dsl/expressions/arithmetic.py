@@ -9,9 +9,27 @@ import pyarrow.compute as pc
 from pyarrow import types as pt
 
 from lakeward.dsl.expressions import numpy_kernels
-from lakeward.dsl.expressions.compiled import Compiled, Kernel, apply, cast_hint, convert, kernel, mismatch, unify
+from lakeward.dsl.expressions.compiled import (
+    Compiled,
+    Kernel,
+    apply,
+    cast_hint,
+    constant,
+    convert,
+    kernel,
+    mismatch,
+    unify,
+)
 from lakeward.dsl.expressions.nodes import Call, Function, IsIn, Node, Style
-from lakeward.dsl.expressions.types import is_decimal, is_float, is_integer, is_numeric, is_text
+from lakeward.dsl.expressions.types import (
+    INTEGER_DIGITS,
+    exact_decimal,
+    is_decimal,
+    is_float,
+    is_integer,
+    is_numeric,
+    is_text,
+)
 
 Rule = Callable[[Call, Sequence[Compiled]], Compiled]
 
@@ -85,10 +103,9 @@ def _exact(side: Compiled) -> Compiled:
     """An integer as a decimal without a fraction; a constant in as few digits as it has."""
     if not is_integer(side.type):
         return side
-    digits = {8: 3, 16: 5, 32: 10, 64: 20}[side.type.bit_width]
-    if side.constant is not None and side.constant.is_valid:
-        digits = len(str(abs(side.constant.as_py())))
-    return convert(side, pa.decimal128(digits, 0))
+    if side.constant is not None:
+        return constant(side.node, exact_decimal(side.constant), side.weak)
+    return convert(side, pa.decimal128(INTEGER_DIGITS[side.type.bit_width], 0))
 
 
 def _decimals(call: Call, function: Kernel, sides: Sequence[Compiled]) -> Compiled:

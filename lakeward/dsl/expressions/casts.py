@@ -28,15 +28,15 @@ def _cast(call: Call, args: Sequence[Compiled]) -> Compiled:
     if arg.type.equals(target):
         return arg
     strict = cast_kernel(arg.type, target)
-    return apply(call, strict if errors == "raise" else _forgiving(strict, arg.type, target), args)
+    return apply(call, strict if errors is None else _forgiving(strict, arg.type, target), args)
 
 
-CAST = Function("cast", Style.METHOD, _cast)
+CAST = Function("cast", Style.METHOD, _cast, keywords=("errors",))
 
 
 def cast_kernel(source: pa.DataType, target: pa.DataType) -> Kernel:
     """The cast between two types: fractions are cut off toward zero, times rounded down; a loss of range raises."""
-    plain = _arrow_cast(target)
+    plain = _arrow_cast(target, rounds=is_integer(source) and is_float(target))
     if is_float(source) and is_integer(target):
         return lambda array: plain(pc.trunc(array))
     if pt.is_timestamp(source) and pt.is_timestamp(target):
@@ -46,8 +46,9 @@ def cast_kernel(source: pa.DataType, target: pa.DataType) -> Kernel:
     return plain
 
 
-def _arrow_cast(target: pa.DataType) -> Kernel:
-    options = pc.CastOptions(target, allow_float_truncate=True)
+def _arrow_cast(target: pa.DataType, rounds: bool) -> Kernel:
+    """Arrow's safe cast; `rounds` lets integers beyond 2^53 become the nearest float."""
+    options = pc.CastOptions(target, allow_float_truncate=rounds)
     call = pc.get_function("cast").call
     return lambda array: call([array], options)
 

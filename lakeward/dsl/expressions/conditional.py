@@ -26,7 +26,7 @@ _coalesce = kernel("coalesce")
 def broadcast(value: Any, rows: int) -> pa.Array:
     """A result as an array, also when it is a constant."""
     if isinstance(value, pa.Scalar):
-        return pa.nulls(rows, value.type) if not value.is_valid else pa.repeat(value, rows)
+        return pa.repeat(value, rows) if value.is_valid and rows else pa.nulls(rows, value.type)
     return value
 
 

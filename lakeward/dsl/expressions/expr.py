@@ -160,7 +160,10 @@ class Expr:
         )
 
     def __iter__(self) -> NoReturn:
-        raise TypeError(f"an expression has no elements: {self}\n  hint: for membership write .is_in([...])")
+        raise TypeError(f"an expression has no elements: {self}")
+
+    def __contains__(self, value: object) -> NoReturn:
+        raise TypeError(f"whether {self} holds a value is known only row by row\n  hint: write .is_in([...])")
 
     # Arithmetic
 
@@ -401,7 +404,8 @@ class Expr:
         """
         if errors not in ("raise", "null"):
             raise GraphError(f'errors is "raise" or "null", not {errors!r}')
-        return Expr(Call(CAST, (self._node,), (arrow_type(type, f"cast of {self}"), errors)))
+        fallback = None if errors == "raise" else errors
+        return Expr(Call(CAST, (self._node,), (arrow_type(type, f"cast of {self}"), fallback)))
 
     @property
     def str(self) -> StringNamespace:

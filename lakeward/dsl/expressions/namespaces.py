@@ -187,7 +187,10 @@ class StringNamespace(Namespace):
 
 
 class TimeNamespace(Namespace):
-    """Functions of timestamps and dates; calendar fields are UTC's unless the column was cast to another zone."""
+    """Functions of timestamps and dates; calendar fields are UTC's unless the column was cast to another zone.
+
+    In a local zone they follow Arrow, which knows no daylight saving after 2037.
+    """
 
     __slots__ = ()
 

@@ -39,11 +39,13 @@ class Function:
         name: As written: "+", "str.upper", "coalesce".
         style: Where the name stands.
         compile: Checks the arguments' types and makes the column computation.
+        keywords: How the last of the fixed parameters are called, where they are written with their names.
     """
 
     name: str
     style: Style
     compile: Callable[[Call, Sequence[Compiled]], Compiled]
+    keywords: tuple[str, ...] = ()
 
 
 class Node:
@@ -102,8 +104,15 @@ class Call(Node):
         if style is Style.PREFIX:
             return f"{name}{receiver(self.args[0])}"
         inside = [inner(arg) for arg in (self.args[1:] if style is Style.METHOD else self.args)]
-        listed = ", ".join(inside + [parameter(value) for value in self.params])
+        listed = ", ".join(inside + self._parameters())
         return f"{receiver(self.args[0])}.{name}({listed})" if style is Style.METHOD else f"{name}({listed})"
+
+    def _parameters(self) -> list[str]:
+        """The fixed parameters; those that are None are left out."""
+        words = self.function.keywords
+        heads = [""] * (len(self.params) - len(words)) + [f"{word}=" for word in words[: len(self.params)]]
+        pairs = zip(heads, self.params, strict=True)
+        return [f"{head}{parameter(value)}" for head, value in pairs if value is not None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +124,10 @@ class Case(Node):
 
     @property
     def children(self) -> tuple[Node, ...]:
-        """Conditions and values, in the order written."""
-        parts = [part for branch in self.branches for part in branch]
-        return (*parts, self.otherwise) if self.otherwise is not None else tuple(parts)
+        """Values, then conditions: the first value names the column."""
+        values = [value for _, value in self.branches]
+        last = [] if self.otherwise is None else [self.otherwise]
+        return (*values, *last, *(condition for condition, _ in self.branches))
 
     def __str__(self) -> str:
         text = ".".join(f"when({inner(cond)}).then({inner(value)})" for cond, value in self.branches)

@@ -168,4 +168,4 @@ def _concat_str(call: Call, args: Sequence[Compiled]) -> Compiled:
     return apply(call, function, parts)
 
 
-CONCAT_STR = Function("concat_str", Style.FUNCTION, _concat_str)
+CONCAT_STR = Function("concat_str", Style.FUNCTION, _concat_str, keywords=("separator", "ignore_nulls"))

@@ -112,7 +112,7 @@ def _from_epoch(call: Call, args: Sequence[Compiled]) -> Compiled:
     return apply(call, lambda array: coarsen(array.cast(instants)), [convert(arg, pa.int64())])
 
 
-FROM_EPOCH = Function("from_epoch", Style.FUNCTION, _from_epoch)
+FROM_EPOCH = Function("from_epoch", Style.FUNCTION, _from_epoch, keywords=("unit",))
 
 
 def offset_us(text: str) -> int:

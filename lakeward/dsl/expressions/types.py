@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from decimal import Decimal
 
 import pyarrow as pa
 from pyarrow import types as pt
 
-_DIGITS = {8: 3, 16: 5, 32: 10, 64: 20}
+INTEGER_DIGITS = {8: 3, 16: 5, 32: 10, 64: 20}
+"""Decimal digits that hold any integer of a width."""
+
 _UNITS = ("s", "ms", "us", "ns")
 
 
@@ -106,7 +109,7 @@ def _common_float(left: pa.DataType, right: pa.DataType) -> pa.DataType:
 
 
 def _as_decimal(kind: pa.DataType) -> pa.DataType:
-    return pa.decimal128(_DIGITS[kind.bit_width], 0) if is_integer(kind) else kind
+    return pa.decimal128(INTEGER_DIGITS[kind.bit_width], 0) if is_integer(kind) else kind
 
 
 def _common_decimal(left: pa.DataType, right: pa.DataType) -> pa.DataType:
@@ -145,11 +148,19 @@ def adapt(value: pa.Scalar, other: pa.DataType) -> pa.Scalar:
     if kind.equals(other) or not _may_adapt(kind, other):
         return value
     if is_integer(kind) and is_decimal(other):
-        return value.cast(pa.decimal128(max(len(str(abs(value.as_py()))), 1), 0))
+        return exact_decimal(value)
     try:
         return value.cast(other)
     except pa.ArrowException:
         return value
+
+
+def exact_decimal(value: pa.Scalar) -> pa.Scalar:
+    """An integer constant as a decimal of as few digits as it has."""
+    if not value.is_valid:
+        return pa.scalar(None, pa.decimal128(1, 0))
+    number = value.as_py()
+    return pa.scalar(Decimal(number), pa.decimal128(len(str(abs(number))), 0))
 
 
 def _may_adapt(kind: pa.DataType, other: pa.DataType) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections import Counter
@@ -15,6 +16,7 @@ def main(arguments: list[str]) -> int:
     if not 1 <= len(arguments) <= 2 or not all(argument.isdecimal() for argument in arguments):
         sys.stderr.write(f"{__doc__}\n")
         return 2
+    logging.getLogger("lakeward").setLevel(logging.ERROR)  # failed checkpoints are the daily bread here
     first, count = int(arguments[0]), int(arguments[1]) if len(arguments) == 2 else 1
     began = time.process_time()
     reports: list[SimulationReport] = []

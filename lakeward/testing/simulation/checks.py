@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, cast
 
 from lakeward.engine.checkpoint import paths
@@ -40,9 +41,7 @@ class ContentCheck:
         max_parallelism: Number of key groups.
     """
 
-    def __init__(
-        self, store: FaultyStore, inputs: Inputs, truths: Mapping[str, Truth], max_parallelism: int
-    ) -> None:
+    def __init__(self, store: FaultyStore, inputs: Inputs, truths: Mapping[str, Truth], max_parallelism: int) -> None:
         self._store = store
         self._splits = {split.id: split for splits in inputs.values() for split in splits}
         self._sources = set(inputs)
@@ -77,9 +76,8 @@ class ContentCheck:
         if table.content == truth:
             return
         lost, extra = truth - table.content, table.content - truth
-        raise ViolationFound(
-            f"{table.name} at {when}: {lost.total()} rows lost {_some(lost)}, {extra.total()} rows too many {_some(extra)}"
-        )
+        problem = f"{lost.total()} rows lost {_some(lost)}, {extra.total()} rows too many {_some(extra)}"
+        raise ViolationFound(f"{table.name} at {when}: {problem}")
 
     def _claimed_manifest(self, checkpoint: CheckpointId) -> CheckpointManifest:
         found = claimed_manifest(self._store, checkpoint)
@@ -109,15 +107,15 @@ class ContentCheck:
 
 
 def claimed_manifest(store: FaultyStore, checkpoint: CheckpointId) -> CheckpointManifest | None:
-    """The manifest that may be committed; None if there is none. Damage is looked through: checks see what was written."""
+    """The manifest that may be committed; None if there is none. Of damaged files, what was written is read."""
     claim_bytes = store.original(paths.claim(checkpoint))
     if claim_bytes is None:
         return None
     claim = CheckpointClaim.from_bytes(claim_bytes)
     data = store.original(paths.manifest(checkpoint, claim.generation))
-    if data is None or sha256_hex(data) != claim.manifest_sha256:
+    if data is None or _sha256(data) != claim.manifest_sha256:
         return None
-    return CheckpointManifest.from_bytes(data)
+    return _manifest(data)
 
 
 def check_restorable(store: FaultyStore, retained: int, completed: Sequence[int]) -> None:
@@ -126,10 +124,10 @@ def check_restorable(store: FaultyStore, retained: int, completed: Sequence[int]
     Args:
         store: The checkpoint store.
         retained: How many completed ones are kept.
-        completed: Checkpoints that were completed, rising.
+        completed: Checkpoints that were completed.
     """
     whole = {manifest.checkpoint for manifest in _whole_manifests(store)}
-    missing = [one for one in completed[-retained:] if one not in whole]
+    missing = [one for one in sorted(completed)[-retained:] if one not in whole]
     if missing:
         raise ViolationFound(f"completed checkpoints {missing} are gone, although {retained} are to be kept")
 
@@ -144,10 +142,20 @@ def _whole_manifests(store: FaultyStore) -> Iterator[CheckpointManifest]:
             continue
         for file in manifest.files():
             data = store.original(paths.state_file(file.sha256))
-            if data is None or sha256_hex(data) != file.sha256:
+            if data is None or _sha256(data) != file.sha256:
                 problem = "missing" if data is None else "another one"
                 raise ViolationFound(f"checkpoint {checkpoint} cannot be restored: {file.name} is {problem}")
         yield manifest
+
+
+@lru_cache(maxsize=256)
+def _manifest(data: bytes) -> CheckpointManifest:
+    return CheckpointManifest.from_bytes(data)
+
+
+@lru_cache(maxsize=256)
+def _sha256(data: bytes) -> str:
+    return sha256_hex(data)
 
 
 def _checkpoint_files(store: FaultyStore) -> Iterator[paths.CheckpointFile]:

@@ -1,4 +1,4 @@
-"""The job's I/O with faults: acknowledgements that come late or never."""
+"""The job's I/O with faults: acknowledgements that come late, or only when the checkpoint has been given up."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from lakeward.testing.simulation.faults import Faults
 from lakeward.testing.simulation.knobs import Fault
 
 LATE_MS_MAX = 1000
+TOO_LATE_MS = 3000
+"""Later than any checkpoint timeout that seeds draw."""
 
 
-class LossyIo(SteppedIo[IoResult]):
-    """Runs the job's I/O when it is stepped; loses and delays acknowledgements of tasks with state files.
+class LateIo(SteppedIo[IoResult]):
+    """Runs the job's I/O when it is stepped; delays acknowledgements of tasks with state files.
 
     Args:
         faults: What goes wrong.
@@ -36,11 +38,9 @@ class LossyIo(SteppedIo[IoResult]):
         result = self._done[-1]
         if not isinstance(result, Acked):
             return
-        if self._faults.happens(Fault.ACK_LOST):
-            self._faults.note(f"ACK_LOST of {result.task}")
-            self._done.pop()
-        elif self._faults.happens(Fault.ACK_LATE):
-            self._late.append((self._clock.monotonic_ms() + self._faults.choose(LATE_MS_MAX), self._done.pop()))
+        delay_ms = _delay_ms(self._faults, result.task)
+        if delay_ms:
+            self._late.append((self._clock.monotonic_ms() + delay_ms, self._done.pop()))
 
     def poll(self) -> IoResult | None:
         """The oldest result, or a late one whose time has come."""
@@ -52,8 +52,8 @@ class LossyIo(SteppedIo[IoResult]):
         return super().poll()
 
 
-class LossyReports:
-    """Stands in for a task's `take_reports`: loses and delays the reports of tasks without state files.
+class LateReports:
+    """Stands in for a task's `take_reports`: delays the reports of a task, all in their order.
 
     Args:
         task: The task.
@@ -72,11 +72,8 @@ class LossyReports:
     def __call__(self) -> list[TaskReport]:
         """The reports that come through now."""
         new = self._take()
-        if new and self._faults.happens(Fault.ACK_LOST):
-            self._faults.note(f"ACK_LOST of {self._id}")
-            new = []
-        if new and self._faults.happens(Fault.ACK_LATE):
-            self._until_ms = self._clock.monotonic_ms() + self._faults.choose(LATE_MS_MAX)
+        if new:
+            self._until_ms = max(self._until_ms, self._clock.monotonic_ms() + _delay_ms(self._faults, self._id))
         self._held += new
         if self._clock.monotonic_ms() < self._until_ms:
             return []
@@ -84,8 +81,15 @@ class LossyReports:
         return reports
 
 
-def make_lossy(runner: JobRunner, faults: Faults, clock: ManualClock) -> None:
+def _delay_ms(faults: Faults, task: str) -> int:
+    if faults.happens(Fault.ACK_TOO_LATE):
+        faults.note(f"ACK_TOO_LATE of {task}")
+        return TOO_LATE_MS + faults.choose(LATE_MS_MAX)
+    return faults.choose(LATE_MS_MAX) if faults.happens(Fault.ACK_LATE) else 0
+
+
+def make_late(runner: JobRunner, faults: Faults, clock: ManualClock) -> None:
     """Put faults between the tasks and the control side of a job."""
     for task in runner.tasks:
         replaced: Any = task
-        replaced.take_reports = LossyReports(task, faults, clock)
+        replaced.take_reports = LateReports(task, faults, clock)

@@ -36,7 +36,7 @@ class Fault(Enum):
     TABLE_LOST = ("a table commit happens and its answer is lost", 0.02, 0.5, 8)
     RIVAL_COMMIT = ("somebody else commits to the table in between", 0.05, 0.5, 50)
     SOURCE_ERROR = ("a source cannot be read", 0.002, 0.02, 8)
-    ACK_LOST = ("an acknowledgement is lost", 0.01, 0.2, 8)
+    ACK_TOO_LATE = ("an acknowledgement comes after every timeout", 0.01, 0.2, 8)
     ACK_LATE = ("an acknowledgement is late", 0.05, 0.5, 100)
     CRASH = ("the process dies at a port call", 0.002, 0.03, 8)
     CRASH_BETWEEN = ("the process dies between two steps", 0.0005, 0.01, 8)
@@ -179,9 +179,7 @@ def draw_attempt(rng: random.Random, knobs: Knobs, swarm: Swarm, *, calm: bool) 
 
 def _draw_rates(rng: random.Random) -> dict[Fault, float]:
     share = rng.choice((0.1, 0.3, 0.6))
-    return {
-        fault: _log_uniform(rng, fault.rate_min, fault.rate_max) for fault in Fault if rng.random() < share
-    }
+    return {fault: _log_uniform(rng, fault.rate_min, fault.rate_max) for fault in Fault if rng.random() < share}
 
 
 def _log_uniform(rng: random.Random, low: float, high: float) -> float:

@@ -1,4 +1,4 @@
-"""The truth: the same programs over a prefix of the input, in plain Python and without any of the engine's operators."""
+"""The truth: the same programs over a prefix of the input, in plain Python, without any of the engine's operators."""
 
 from __future__ import annotations
 

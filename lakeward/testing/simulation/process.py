@@ -16,7 +16,7 @@ from lakeward.engine.runtime.drivers import SimulatedDriver
 from lakeward.engine.runtime.job import JobRunner
 from lakeward.engine.runtime.metrics import Metrics
 from lakeward.testing.simulation.faults import Faults
-from lakeward.testing.simulation.io import LossyIo, make_lossy
+from lakeward.testing.simulation.io import LateIo, make_late
 from lakeward.testing.simulation.knobs import AttemptKnobs
 
 JOB_NAME = "simulated"
@@ -52,7 +52,7 @@ class Process:
         self.stopping = False
         self.runner: JobRunner | None = None
         self._clock = clock
-        io = LossyIo(self._faults, clock)
+        io = LateIo(self._faults, clock)
         self._driver = SimulatedDriver(rng, clock, io, steps_max=2**31)
         own_ports = Ports(
             clock=clock,
@@ -79,7 +79,7 @@ class Process:
         runner = self.attempt.start()
         if runner is None:
             return False
-        make_lossy(runner, self._faults, self._clock)
+        make_late(runner, self._faults, self._clock)
         runner.open()
         self.runner = runner
         return True

@@ -1,4 +1,4 @@
-"""The jobs that are simulated: each is written once in the DSL and once as plain Python over the rows that were read."""
+"""The jobs that are simulated: each is written once in the DSL, and once as plain Python over the rows read so far."""
 
 from __future__ import annotations
 

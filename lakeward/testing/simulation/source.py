@@ -15,9 +15,7 @@ from lakeward.engine.core.json_types import JsonObject
 from lakeward.testing.simulation.faults import Faults
 from lakeward.testing.simulation.knobs import Fault, Knobs
 
-SCHEMA = pa.schema(
-    [("k", pa.int64()), ("name", pa.string()), ("v", pa.int64()), ("ts", pa.timestamp("us", tz="UTC"))]
-)
+SCHEMA = pa.schema([("k", pa.int64()), ("name", pa.string()), ("v", pa.int64()), ("ts", pa.timestamp("us", tz="UTC"))])
 START_US = 1_767_225_600_000_000
 """Event times begin here."""
 

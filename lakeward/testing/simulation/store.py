@@ -63,7 +63,7 @@ class FaultyStore:
         self._before("create", path)
         made = self.inner.create_if_absent(path, data)
         file = paths.parse_checkpoint_file(path)
-        if made and file is not None and file.kind == "committed":
+        if made and file is not None and file.kind == "committed" and self._has_manifest(file.checkpoint):
             self.committed.append(file.checkpoint)
         self._after("create" if made else "create (taken)", path)
         return made
@@ -80,6 +80,11 @@ class FaultyStore:
         self.inner.delete(path)
         self._originals.pop(path, None)
         self._after("delete", path)
+
+    def _has_manifest(self, checkpoint: CheckpointId) -> bool:
+        """A stale process may mark a checkpoint that has been deleted since: that makes no checkpoint of it."""
+        files = self.inner.list(paths.checkpoint_directory(checkpoint))
+        return any("manifest" in path for path in files)
 
     # -- damage
 

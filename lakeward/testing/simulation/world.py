@@ -6,14 +6,15 @@ import random
 from collections.abc import Callable
 from functools import partial
 
+from lakeward.engine.checkpoint import paths
 from lakeward.engine.checkpoint.store import MemoryStore
 from lakeward.engine.core.clock import ManualClock
-from lakeward.engine.core.errors import CorruptionError, InternalError, LakewardError, SinkStateError, StaleWriterError
+from lakeward.engine.core.errors import CorruptionError, InternalError, LakewardError, Retry, SinkStateError
 from lakeward.engine.execute import Ports
 from lakeward.engine.state.memory import MemoryStoreFactory
 from lakeward.testing.simulation.checks import ContentCheck, check_restorable, validate_runner
 from lakeward.testing.simulation.faults import Faults, SimulatedCrash, ViolationFound
-from lakeward.testing.simulation.knobs import Fault, Knobs, Swarm, draw_attempt
+from lakeward.testing.simulation.knobs import CALM_TIMEOUT_MS, Fault, Knobs, Swarm, draw_attempt
 from lakeward.testing.simulation.process import Life, Process, define_job
 from lakeward.testing.simulation.programs import PROGRAMS_BY_NAME, Bench
 from lakeward.testing.simulation.source import SimSource, make_splits
@@ -102,7 +103,7 @@ class World:
         self.calm = True
         self.store.repair()
         current = self._current
-        if current is not None and (current.knobs.checkpoint_timeout_ms == self.knobs.timeout_ms or self._chance(0.5)):
+        if current is not None and (self.knobs.timeout_ms < CALM_TIMEOUT_MS or self._chance(0.5)):
             self._kill(current, "is killed, to be started without timeouts")
 
     def _check_end(self) -> None:
@@ -187,7 +188,7 @@ class World:
     def _start_process(self, process: Process) -> None:
         if not process.start():
             process.life = Life.ENDED
-            self.finished = self.finished or process is self._current
+            self.finished = True
         if process.life is Life.LIVE:
             self.note(f"runs as generation {process.generation} from checkpoint {process.attempt.restored}")
         self._recovered = max(self._recovered, process.generation)
@@ -237,34 +238,36 @@ class World:
 
     def _judge(self, process: Process, error: LakewardError) -> None:
         """Which errors a process may end with."""
-        stale = process is not self._current
         if isinstance(error, InternalError):
             raise ViolationFound(f"a bug in the engine shows: {error}") from error
-        if isinstance(error, CorruptionError | SinkStateError) and not (stale or self.store.was_damaged):
-            raise ViolationFound(f"nothing was damaged, and still: {error}") from error
-        if isinstance(error, StaleWriterError) and not (stale or self.store.was_damaged):
-            raise ViolationFound(f"the newest process is called stale: {error}") from error
-        if not str(error.message).count("simulated: ") and error.domain.value == "user" and not isinstance(
-            error, SinkStateError
-        ):
-            raise ViolationFound(f"the job is refused: {error}") from error
+        if not self._is_newest(process) or self.store.was_damaged:
+            return
+        if error.retry is Retry.NO:
+            raise ViolationFound(f"nothing was damaged, nobody newer has started, and still: {error}") from error
 
     def _kill(self, process: Process, how: str) -> None:
         self.note_of(process, how)
         process.life = Life.DEAD
+        self._forget(process)
+
+    def _forget(self, process: Process) -> None:
         if process is self._current:
             self._current = None
         self._zombies = [zombie for zombie in self._zombies if zombie is not process]
+
+    def _is_newest(self, process: Process) -> bool:
+        """Whether no later generation has begun; a process that stood still while it started may be the newest."""
+        numbers = (paths.parse_generation(path) for path in self.store.inner.list(paths.GENERATIONS))
+        return process.generation >= max((number for number in numbers if number is not None), default=0)
 
     def _ended(self, process: Process) -> None:
         read_all = process.attempt.ended
         self.note_of(process, "has ended" if read_all else "has stopped")
         process.attempt.close()
-        if process is self._current:
-            self.finished = read_all
-            self._current = None
-        elif read_all or process.stopping:
+        if not self._is_newest(process):
             raise ViolationFound(f"process {process.number} is stale, and ended as if it were not")
+        self.finished = self.finished or read_all
+        self._forget(process)
 
     # -- what faults and checks need
 
@@ -298,8 +301,8 @@ class World:
             raise ViolationFound(f"{table.name} was changed by nobody")
         if process.generation < self._recovered and not self.store.was_damaged:
             raise ViolationFound(
-                f"process {process.number} of generation {process.generation} has changed {table.name}, after generation "
-                f"{self._recovered} had recovered"
+                f"process {process.number} of generation {process.generation} has changed {table.name}, although "
+                f"generation {self._recovered} had recovered by then"
             )
         self.check.at_commit(uid, table, snapshot)
 

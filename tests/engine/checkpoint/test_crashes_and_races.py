@@ -22,7 +22,7 @@ from lakeward.engine.checkpoint.store import CheckpointStore, MemoryStore
 from lakeward.engine.checkpoint.store_fs import FileSystemStore
 from lakeward.engine.checkpoint.workflow import CheckpointWorkflow, Recovery
 from lakeward.engine.core.errors import CheckpointError, CorruptionError, StaleWriterError
-from lakeward.engine.core.ids import CheckpointId, JobId, OperatorId, SubtaskIndex
+from lakeward.engine.core.ids import CheckpointId, Generation, JobId, OperatorId, SubtaskIndex
 from lakeward.engine.core.snapshots import LocalFile, OperatorSnapshot, TableSnapshot
 
 ROWS_A_CHECKPOINT = 10
@@ -37,6 +37,7 @@ class Crash(BaseException):
 
 T = TypeVar("T")
 Gate = Callable[[str], None]
+WRITE = "before a write"
 
 
 class GatedStore:
@@ -46,8 +47,8 @@ class GatedStore:
         self._inner = inner
         self._gate = gate
 
-    def _through(self, call: Callable[[], T]) -> T:
-        self._gate("before")
+    def _through(self, call: Callable[[], T], before: str = "before a read") -> T:
+        self._gate(before)
         result = call()
         self._gate("after")
         return result
@@ -56,13 +57,13 @@ class GatedStore:
         return self._through(lambda: self._inner.read(path))
 
     def put(self, path: str, data: bytes) -> None:
-        self._through(lambda: self._inner.put(path, data))
+        self._through(lambda: self._inner.put(path, data), WRITE)
 
     def create_if_absent(self, path: str, data: bytes) -> bool:
-        return self._through(lambda: self._inner.create_if_absent(path, data))
+        return self._through(lambda: self._inner.create_if_absent(path, data), WRITE)
 
     def put_file(self, path: str, local_path: str) -> None:
-        self._through(lambda: self._inner.put_file(path, local_path))
+        self._through(lambda: self._inner.put_file(path, local_path), WRITE)
 
     def get_file(self, path: str, local_path: str) -> None:
         self._through(lambda: self._inner.get_file(path, local_path))
@@ -74,7 +75,7 @@ class GatedStore:
         return self._through(lambda: self._inner.list(prefix))
 
     def delete(self, path: str) -> None:
-        self._through(lambda: self._inner.delete(path))
+        self._through(lambda: self._inner.delete(path), WRITE)
 
 
 @dataclass
@@ -85,7 +86,7 @@ class Lake:
     history: dict[CheckpointId, list[int]] = field(default_factory=dict)
 
     def commit(self, checkpoint: CheckpointId, rows: list[int], gate: Gate) -> None:
-        gate("before")
+        gate(WRITE)
         if checkpoint in self.history:
             assert self.history[checkpoint] == rows, f"checkpoint {checkpoint} is committed with another content"
         else:
@@ -117,7 +118,7 @@ class Job:
             self._commit(manifest)
             self.workflow.retain(RETAINED, started.generation)
             offset += ROWS_A_CHECKPOINT
-            checkpoint = CheckpointId(checkpoint + 1)
+            checkpoint = CheckpointId(checkpoint + 1 + started.generation % 2)  # an odd one gives every second id up
         return recovery
 
     def _restore(self, recovery: Recovery) -> int:
@@ -258,64 +259,86 @@ def test_a_folder_on_disk_survives_crashes_like_memory_does(seed: int, tmp_path:
 
 
 class Turns:
-    """Runs several programs in threads, one at a time, changing at gates as a seeded scheduler says."""
+    """Runs attempts of one job in threads, one at a time; who goes on at a gate, the test says."""
 
-    def __init__(self, rng: random.Random) -> None:
-        self._rng = rng
-        self._back = threading.Semaphore(0)
-        self._go: list[threading.Semaphore] = []
-        self._ended: list[int] = []
+    def __init__(self, count: int, folder: Path) -> None:
+        self.store = MemoryStore()
+        self.lake = Lake()
         self.errors: list[BaseException] = []
-
-    def run(self, programs: list[Callable[[Gate], object]]) -> None:
-        self._go = [threading.Semaphore(0) for _ in programs]
-        threads = [threading.Thread(target=self._thread, args=(n, program)) for n, program in enumerate(programs)]
-        for thread in threads:
+        self._back = threading.Semaphore(0)
+        self._go = [threading.Semaphore(0) for _ in range(count)]
+        self._moments = ["before the start"] * count
+        self._threads = [threading.Thread(target=self._thread, args=(n, folder / str(n))) for n in range(count)]
+        for thread in self._threads:
             thread.start()
-        for number in range(len(programs)):  # each gets somewhere, and is then stopped in the middle of something
-            self._let_run(number, self._rng.randint(1, 160))
-        while len(self._ended) < len(programs):
-            self._let_run(self._rng.randrange(len(programs)), self._rng.choice([1, 2, 5, 20, 1000]))
-        for thread in threads:
+
+    def let_run(self, number: int, passages: int = 1 << 30) -> None:
+        """Up to this many gates."""
+        while passages and self._moments[number] != "ended":
+            self._go[number].release()
+            self._back.acquire()
+            passages -= 1
+
+    def let_run_to_write(self, number: int, writes: int) -> None:
+        """Until just before its n-th write from now."""
+        while writes and self._moments[number] != "ended":
+            self.let_run(number, 1)
+            writes -= self._moments[number] == WRITE
+
+    def finish(self, folder: Path) -> None:
+        """One attempt more, and then all has to be in order."""
+        for number, thread in enumerate(self._threads):
+            self.let_run(number)
             thread.join()
+        lost_its_id = [error for error in self.errors if type(error) is CheckpointError and "lost its id" in str(error)]
+        assert self.errors == lost_its_id
+        finish(self.store, self.lake, folder)
+        check_nothing_is_left_over(self.store)
 
-    def _let_run(self, number: int, passages: int) -> None:
-        for _ in range(passages):
-            if number not in self._ended:
-                self._go[number].release()
-                self._back.acquire()
+    def ended(self, number: int) -> bool:
+        return self._moments[number] == "ended"
 
-    def _thread(self, number: int, program: Callable[[Gate], object]) -> None:
-        def gate(_moment: str) -> None:
+    def _thread(self, number: int, folder: Path) -> None:
+        def gate(moment: str) -> None:
+            self._moments[number] = moment
             self._back.release()
             self._go[number].acquire()
 
         self._go[number].acquire()
         try:
-            program(gate)
+            folder.mkdir(exist_ok=True)
+            Job(self.store, self.lake, folder, gate).run()
         except StaleWriterError:
             pass  # a zombie has noticed
         except BaseException as error:
             self.errors.append(error)
         finally:
-            self._ended.append(number)
+            self._moments[number] = "ended"
             self._back.release()
 
 
-@pytest.mark.parametrize("seed", range(100))
+@pytest.mark.parametrize("newer_writes", [2, 6, 8, 10, 12, 20, 1000])
+def test_a_zombie_that_wakes_before_any_of_its_writes_does_no_harm(newer_writes: int, tmp_path: Path) -> None:
+    """Generation 1 is stopped before its n-th write, generation 2 runs for a while, 1 runs to its end, then 2."""
+    for number in range(1, 40):
+        turns = Turns(2, tmp_path)
+        turns.let_run_to_write(0, number)
+        turns.let_run_to_write(1, newer_writes)
+        turns.let_run(0)
+        turns.finish(tmp_path)
+
+
+@pytest.mark.parametrize("seed", range(40))
 def test_generations_that_race_commit_every_row_once(seed: int, tmp_path: Path) -> None:
     """Old generations are never killed here: they go on as zombies until they notice."""
     rng = random.Random(seed)
-    store, lake = MemoryStore(), Lake()
-    folders = [tmp_path / str(n) for n in range(rng.randint(2, 3))]
-    for folder in folders:
-        folder.mkdir()
-    turns = Turns(rng)
-    turns.run([lambda gate, folder=folder: Job(store, lake, folder, gate).run() for folder in folders])  # type: ignore[misc]
-    lost_its_id = [error for error in turns.errors if type(error) is CheckpointError and "lost its id" in str(error)]
-    assert turns.errors == lost_its_id, f"seed {seed}"
-    finish(store, lake, tmp_path)
-    check_nothing_is_left_over(store)
+    count = rng.randint(2, 3)
+    turns = Turns(count, tmp_path)
+    for number in range(count):  # each gets somewhere, and is then stopped in the middle of something
+        turns.let_run(number, rng.randint(1, 160))
+    while not all(turns.ended(number) for number in range(count)):
+        turns.let_run(rng.randrange(count), rng.choice([1, 2, 5, 20, 1000]))
+    turns.finish(tmp_path)
 
 
 def damage(rng: random.Random, store: CheckpointStore, path: str) -> str:
@@ -336,10 +359,13 @@ def damage(rng: random.Random, store: CheckpointStore, path: str) -> str:
     return how
 
 
+KEPT = [CheckpointId(9), CheckpointId(7), CheckpointId(5)]
+
+
 def three_checkpoints(store: CheckpointStore, folder: Path) -> None:
-    """Checkpoints 3, 4 and 5; the commit marker of the last is not yet there."""
+    """The last three checkpoints of a run; the commit marker of the very last is not yet there."""
     Job(store, Lake(), folder, open_gate).run()
-    store.delete(paths.committed(CheckpointId(5)))
+    store.delete(paths.committed(KEPT[0]))
 
 
 def expected_after(store: CheckpointStore, path: str, how: str, before: dict[str, bytes]) -> set[CheckpointId]:
@@ -368,16 +394,17 @@ def test_damage_to_any_file_is_found_and_the_newest_whole_checkpoint_is_taken(se
         how = damage(rng, store, path)
         spoilt = expected_after(store, path, how, before)
         _check_recovery(store, spoilt, f"seed {seed}: {how} {path}")
-        silent = how == "delete" and not spoilt  # a missing claim or marker is what a crash leaves, too
+        # A missing claim or marker, or a remnant older than all else, is what a crash or a zombie leaves, too.
+        silent = how == "delete" and (not spoilt or path == paths.manifest(KEPT[-1], Generation(1)))
         assert bool(CheckpointWorkflow(store).verify()) is not silent, f"seed {seed}: {how} {path}"
         _restore_files(store, before)
 
 
 def _check_recovery(store: CheckpointStore, spoilt: set[CheckpointId], what: str) -> None:
-    whole = [CheckpointId(n) for n in (5, 4, 3) if n not in spoilt]
+    whole = [checkpoint for checkpoint in KEPT if checkpoint not in spoilt]
     workflow = CheckpointWorkflow(store)
     started = workflow.start_generation("numbers", JobId("j"), "test", 0)
-    assert started.next_checkpoint == 6
+    assert started.next_checkpoint == KEPT[0] + 1
     if not whole:
         with pytest.raises(CorruptionError, match="not one of them can be restored"):
             workflow.recover(started.generation)
@@ -385,7 +412,7 @@ def _check_recovery(store: CheckpointStore, spoilt: set[CheckpointId], what: str
     recovery = workflow.recover(started.generation)
     assert recovery.manifest is not None, what
     assert recovery.manifest.checkpoint == whole[0], what
-    assert [checkpoint for checkpoint, _ in recovery.skipped] == [n for n in (5, 4, 3) if n > whole[0]], what
+    assert [checkpoint for checkpoint, _ in recovery.skipped] == [n for n in KEPT if n > whole[0]], what
     assert all(reason for _, reason in recovery.skipped)
 
 

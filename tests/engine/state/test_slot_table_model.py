@@ -6,6 +6,7 @@ import datetime
 import itertools
 import tempfile
 from collections.abc import Callable
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from lakeward.engine.api.state import ColumnSpec, TableSpec
 from lakeward.engine.state.backend import RestoreSource, StateBackend
 from lakeward.engine.state.kv import StoreFactory
@@ -179,6 +181,24 @@ def play(kind: str, factory: StoreFactory, memory_bytes: int, steps: list[tuple[
 @given(steps=STEPS)
 def test_a_table_behaves_like_a_dictionary(kind: str, memory_bytes: int, steps: list[tuple[Any, ...]]) -> None:
     play(kind, MemoryStoreFactory(), memory_bytes, steps)
+
+
+@pytest.mark.parametrize("kind", KEY_KINDS)
+@pytest.mark.parametrize("seed", range(4))
+def test_a_long_random_program_on_little_memory_behaves_like_a_dictionary(kind: str, seed: int) -> None:
+    random = Random(seed)
+    pair = Pair(kind, MemoryStoreFactory(), random.choice([1, 30_000, 80_000]))
+    for _ in range(60):
+        name = random.choice(["update"] * 4 + ["find"] * 3 + ["remove", "snapshot", "restore", "check", "idle"])
+        if name in ("update", "find", "remove"):
+            start, count = random.randrange(600), random.choice([0, 1, 20, 300])
+            numbers = [random.randrange(start, start + 300) for _ in range(count)]
+            getattr(pair, name)(random.choice([0, 0, 0, 7]), numbers)
+        else:
+            getattr(pair, name)()
+        if random.random() < 0.02:
+            pair.drop(7)
+    pair.check()
 
 
 @pytest.mark.parametrize("kind", ["int64 with null", "string", "composite"])

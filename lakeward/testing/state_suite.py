@@ -1,0 +1,247 @@
+"""What every key-value store must do; a new store adds one line to the test that calls this."""
+
+from __future__ import annotations
+
+import os
+import random
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lakeward.engine.core.errors import CorruptionError
+from lakeward.engine.state.kv import KeyValueStore, StoreFactory
+from lakeward.engine.state.rescale import link_files
+
+
+@dataclass(frozen=True, slots=True)
+class StoreUnderTest:
+    """What a check gets: a factory, and a directory that nobody else uses."""
+
+    factory: StoreFactory
+    directory: str
+
+    def new(self, name: str = "store") -> KeyValueStore:
+        """A store in a folder of the directory: empty, or with the files that lie there."""
+        return self.factory.open(self.path(name))
+
+    def path(self, name: str) -> str:
+        """A folder of the directory."""
+        return os.path.join(self.directory, name)
+
+    def reopen(self, snapshot: str, name: str) -> KeyValueStore:
+        """A store with a snapshot's files, linked as a restore does."""
+        link_files(self.path(snapshot), self.path(name))
+        return self.new(name)
+
+
+Check = Callable[[StoreUnderTest], None]
+
+
+def check_key_value_store(factory: StoreFactory) -> None:
+    """Run all checks, each in a directory of its own.
+
+    >>> from lakeward.engine.state.memory import MemoryStoreFactory
+    >>> check_key_value_store(MemoryStoreFactory())
+
+    Args:
+        factory: Opens the stores to be checked.
+
+    Raises:
+        AssertionError: The store breaks the contract; the message names the check.
+    """
+    for name, check in KEY_VALUE_STORE_CHECKS.items():
+        with tempfile.TemporaryDirectory() as directory:
+            try:
+                check(StoreUnderTest(factory, directory))
+            except AssertionError as error:
+                raise AssertionError(f"key-value store check '{name}' failed: {error}") from error
+
+
+def numbered_rows(count: int, suffix: bytes = b"") -> list[tuple[bytes, bytes]]:
+    """Sorted rows with keys and values of several lengths, also empty values and zero bytes."""
+    return [(b"k%06d\0" % n, (b"v%d" % n) * (n % 4) + suffix) for n in range(count)]
+
+
+def what_was_written_is_read(test: StoreUnderTest) -> None:
+    """By key in any order, with None for what is not there, also for a key that is a prefix of another."""
+    store = test.new()
+    rows = numbered_rows(500)
+    store.write(rows)
+    keys = [key for key, _ in rows]
+    random.Random(1).shuffle(keys)
+    assert store.get_many(keys) == [dict(rows)[key] for key in keys]
+    assert store.get_many([b"k", b"k000001", rows[1][0], b"zzz"]) == [None, None, rows[1][1], None]
+    assert store.get_many([]) == []
+    store.close()
+
+
+def a_write_replaces_and_deletes(test: StoreUnderTest) -> None:
+    """Deletes of unknown keys are ignored; a key that is deleted and put in one write is there."""
+    store = test.new()
+    store.write([(b"a", b"1"), (b"b", b"1"), (b"c", b"1")])
+    store.write([(b"a", b"2"), (b"c", b"2")], [b"b", b"c", b"unknown"])
+    assert list(store.scan(b"", b"z")) == [(b"a", b"2"), (b"c", b"2")]
+    store.write([], [b"a", b"c"])
+    assert list(store.scan(b"", b"z")) == []
+    store.close()
+
+
+def a_scan_is_sorted_and_half_open(test: StoreUnderTest) -> None:
+    """Bytes are compared as unsigned numbers; the start is included, the end is not."""
+    store = test.new()
+    keys = sorted([b"a", b"a\0", b"a\xff", b"b", b"\x00", b"\x7f", b"\x80", b"\xff"])
+    store.write([(key, b"") for key in keys])
+    assert [key for key, _ in store.scan(b"\x00", b"\xff")] == keys[:-1]
+    assert [key for key, _ in store.scan(b"a\0", b"b")] == [b"a\0", b"a\xff"]
+    assert list(store.scan(b"b", b"b")) == []
+    store.close()
+
+
+def a_range_is_deleted_half_open(test: StoreUnderTest) -> None:
+    """And can be written again at once."""
+    store = test.new()
+    rows = numbered_rows(100)
+    store.write(rows)
+    store.delete_range(rows[10][0], rows[90][0])
+    assert list(store.scan(b"", b"z")) == rows[:10] + rows[90:]
+    assert store.get_many([rows[10][0], rows[90][0]]) == [None, rows[90][1]]
+    store.write(rows[50:51])
+    assert list(store.scan(b"", b"z")) == rows[:10] + rows[50:51] + rows[90:]
+    store.close()
+
+
+def a_checkpoint_holds_what_was_there(test: StoreUnderTest) -> None:
+    """Every row, also those just written, and nothing of what comes later; every file lies where it says."""
+    store = test.new()
+    rows = numbered_rows(3000)
+    store.write(rows)
+    files = store.checkpoint(test.path("one"))
+    assert files
+    assert all(file.path == os.path.join(test.path("one"), file.name) for file in files)
+    assert sorted(file.name for file in files) == sorted(os.listdir(test.path("one")))
+    store.write(numbered_rows(3000, b"later"))
+    store.delete_range(b"", b"z")
+    store.close()
+    again = test.reopen("one", "again")
+    assert list(again.scan(b"", b"z")) == rows
+    again.close()
+
+
+def an_empty_store_can_be_checkpointed(test: StoreUnderTest) -> None:
+    """A first checkpoint may come before the first row."""
+    store = test.new()
+    store.checkpoint(test.path("one"))
+    store.close()
+    again = test.reopen("one", "again")
+    assert list(again.scan(b"", b"z")) == []
+    again.close()
+
+
+def checkpoint_files_never_change(test: StoreUnderTest) -> None:
+    """Neither when the store goes on, nor when another store works on links of them."""
+    store = test.new()
+    store.write(numbered_rows(2000))
+    store.checkpoint(test.path("one"))
+    before = contents(test.path("one"))
+    store.write(numbered_rows(2000, b"later"))
+    store.checkpoint(test.path("two"))
+    store.close()
+    again = test.reopen("one", "again")
+    again.write(numbered_rows(4000, b"again"))
+    again.checkpoint(test.path("three"))
+    again.close()
+    assert contents(test.path("one")) == before
+
+
+def a_chain_of_checkpoints_restores_each(test: StoreUnderTest) -> None:
+    """Restore, change, checkpoint, five times; each is right, and older ones stay so."""
+    store, model, expected = test.new("store0"), {}, {}
+    for number in range(5):
+        rows = [(b"%03d" % random.Random(number * 100 + n).randrange(300), b"%d" % number) for n in range(50)]
+        model.update(rows)
+        store.write(sorted(dict(rows).items()))
+        store.checkpoint(test.path(f"snapshot{number}"))
+        expected[number] = sorted(model.items())
+        store.close()
+        store = test.reopen(f"snapshot{number}", f"store{number + 1}")
+    store.close()
+    for number, rows in expected.items():
+        again = test.reopen(f"snapshot{number}", f"check{number}")
+        assert list(again.scan(b"", b"\xff")) == rows, f"snapshot {number}"
+        again.close()
+
+
+def a_damaged_file_is_an_error(test: StoreUnderTest) -> None:
+    """A flipped bit in the middle of the largest file never passes as data, and rows are never left out in silence."""
+    store = test.new()
+    noise = random.Random(7)
+    store.write([(b"%06d" % n, noise.randbytes(100)) for n in range(5000)])
+    files = store.checkpoint(test.path("one"))
+    store.close()
+    largest = max((file.path for file in files), key=os.path.getsize)
+    with open(largest, "rb") as file:
+        content = bytearray(file.read())
+    content[len(content) // 2] ^= 1
+    os.unlink(largest)
+    with open(largest, "wb") as file:
+        file.write(content)
+    assert raises_corruption(lambda: read_all(test.reopen("one", "again"))), "a scan did not see the damage"
+
+
+def a_missing_file_is_an_error(test: StoreUnderTest) -> None:
+    """Whichever file it is."""
+    store = test.new()
+    store.write(numbered_rows(100))
+    files = store.checkpoint(test.path("one"))
+    store.close()
+    for number, file in enumerate(files):
+        link_files(test.path("one"), test.path(f"part{number}"))
+        os.unlink(os.path.join(test.path(f"part{number}"), file.name))
+        with open(os.path.join(test.path(f"part{number}"), "unrelated"), "wb"):
+            pass
+        assert raises_corruption(lambda n=number: read_all(test.new(f"part{n}"))), f"{file.name} was not missed"  # type: ignore[misc]
+
+
+def contents(directory: str) -> dict[str, bytes]:
+    """Every file of a directory."""
+    found = {}
+    for name in os.listdir(directory):
+        with open(os.path.join(directory, name), "rb") as file:
+            found[name] = file.read()
+    return found
+
+
+def read_all(store: KeyValueStore) -> None:
+    """Scan everything, then close."""
+    try:
+        for _ in store.scan(b"", b"\xff"):
+            pass
+    finally:
+        store.close()
+
+
+def raises_corruption(run: Callable[[], None]) -> bool:
+    """Whether it raises `CorruptionError`."""
+    try:
+        run()
+    except CorruptionError:
+        return True
+    return False
+
+
+KEY_VALUE_STORE_CHECKS: dict[str, Check] = {
+    check.__name__: check
+    for check in (
+        what_was_written_is_read,
+        a_write_replaces_and_deletes,
+        a_scan_is_sorted_and_half_open,
+        a_range_is_deleted_half_open,
+        a_checkpoint_holds_what_was_there,
+        an_empty_store_can_be_checkpointed,
+        checkpoint_files_never_change,
+        a_chain_of_checkpoints_restores_each,
+        a_damaged_file_is_an_error,
+        a_missing_file_is_an_error,
+    )
+}
+"""Every check by its name."""

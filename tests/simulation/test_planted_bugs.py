@@ -1,0 +1,363 @@
+"""Bugs are put into the engine on purpose, one at a time: the simulator has to find each, or it proves nothing.
+
+The first group are the classic ones of checkpointing engines; the second are bugs that the simulator has found in
+Lakeward itself, put back as they were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from lakeward.engine.checkpoint import retention, workflow
+from lakeward.engine.checkpoint.alignment import BarrierAligner
+from lakeward.engine.checkpoint.coordinator import CheckpointCoordinator
+from lakeward.engine.checkpoint.events import Acked
+from lakeward.engine.checkpoint.protocol import Candidate, Resolution
+from lakeward.engine.checkpoint.protocol import resolve as real_resolve
+from lakeward.engine.checkpoint.retention import plan_retention as real_plan_retention
+from lakeward.engine.checkpoint.transfer import FileTransfer
+from lakeward.engine.checkpoint.workflow import CheckpointWorkflow
+from lakeward.engine.core.hashing import hash_columns
+from lakeward.engine.core.ids import CheckpointId
+from lakeward.engine.core.json_types import JsonObject
+from lakeward.engine.core.keygroups import key_groups
+from lakeward.engine.core.messages import Barrier, Batch, Message, Watermark
+from lakeward.engine.execute import Attempt
+from lakeward.engine.runtime.carried import CarriedCommittables
+from lakeward.engine.runtime.channel import Channel
+from lakeward.engine.runtime.committers import JobCommitters
+from lakeward.engine.runtime.context import SubtaskContext
+from lakeward.engine.runtime.job import JobRunner
+from lakeward.engine.runtime.partition import HashPartitioner
+from lakeward.engine.runtime.restore import RestoredState
+from lakeward.engine.runtime.source_task import SourceTask
+from lakeward.engine.state import memory
+from lakeward.engine.state.backend import StateBackend
+from lakeward.operators.windows.progress import Progress
+from lakeward.testing.simulation import Fault, SimulationViolation, Swarm, simulate
+from lakeward.testing.simulation.sink import COMMIT_TRIES_MAX, SimTableCommitter
+from lakeward.testing.simulation.table import CommitConflict
+
+SEEDS_MAX = 500
+
+Patch = Callable[[pytest.MonkeyPatch], None]
+
+CRASHES = {Fault.CRASH: 0.01, Fault.CRASH_BETWEEN: 0.01}
+STOPS = {Fault.STOP: 0.01, Fault.CRASH_BETWEEN: 0.01}
+PAUSES = {Fault.PAUSE: 0.03}
+KEYED = ("tumbling", "reduce")
+
+
+@dataclass(frozen=True)
+class Plant:
+    """A bug, and where to look for it first."""
+
+    name: str
+    patch: Patch
+    swarm: Swarm = field(default_factory=Swarm)
+
+
+def set_method(owner: Any, name: str, method: Callable[..., Any] | property) -> Patch:
+    return lambda monkeypatch: monkeypatch.setattr(owner, name, method)
+
+
+# -- sinks and commits
+
+
+def blind_commit(self: SimTableCommitter, checkpoint: CheckpointId, committables: Sequence[JsonObject]) -> None:
+    """Commits whatever the table is at."""
+    summary = {"sink_id": self._sink_id, "checkpoint": str(checkpoint), "job_id": self._context.job_id}
+    version, _ = self._table.load(self._sink_id)
+    self._table.commit(version, summary, [str(one["file"]) for one in committables])
+    self._expected = checkpoint
+
+
+def commit_that_looks_once(
+    self: SimTableCommitter, checkpoint: CheckpointId, committables: Sequence[JsonObject]
+) -> None:
+    """Looks for the mark before the first try only; a conflict is answered by a blind retry."""
+    summary = {"sink_id": self._sink_id, "checkpoint": str(checkpoint), "job_id": self._context.job_id}
+    version, marker = self._table.load(self._sink_id)
+    if self._is_done(checkpoint, marker):
+        return
+    for _ in range(COMMIT_TRIES_MAX):
+        try:
+            self._table.commit(version, summary, [str(one["file"]) for one in committables])
+        except CommitConflict:
+            version, _ = self._table.load(self._sink_id)
+            continue
+        self._expected = checkpoint
+        return
+
+
+def recover_without_pending(self: JobCommitters, pending: object) -> None:
+    """Takes for granted that the restored checkpoint was committed."""
+    for _, committer in self._committers.values():
+        assert isinstance(committer, SimTableCommitter)
+        _, committer._expected = committer._table.load(committer._sink_id)
+
+
+real_publish = JobRunner._publish
+
+
+def commit_before_publish(self: JobRunner, checkpoint: CheckpointId, snapshots: Any, final: bool) -> Any:
+    self._services.committers.commit(checkpoint, snapshots)
+    return real_publish(self, checkpoint, snapshots, final)
+
+
+# -- recovery
+
+
+def resolve_to_an_older_one(candidates: Sequence[Candidate], generation: Any) -> Resolution:
+    newest = max((one.checkpoint for one in candidates), default=0)
+    older = [one for one in candidates if one.checkpoint < newest]
+    return real_resolve(older or candidates, generation)
+
+
+def distrust_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No checksum of a state file is looked at, neither in the checkpoint store nor in the key-value store."""
+    monkeypatch.setattr(FileTransfer, "problem", lambda self, file: "")
+    monkeypatch.setattr(FileTransfer, "_check_downloaded", lambda self, file, target: None)
+    monkeypatch.setattr(memory, "_decode", decode_without_checksum)
+
+
+def decode_without_checksum(content: bytes, path: str) -> dict[bytes, bytes]:
+    body = content[: -memory._CHECKSUM.size]
+    return real_decode(body + memory._CHECKSUM.pack(memory.zlib.crc32(body)), path)
+
+
+real_decode = memory._decode
+
+
+def plan_retention_without_looking(views: Any, count: int) -> retention.RetentionPlan:
+    plan = real_plan_retention(views, count)
+    return replace(plan, freed=plan.freed | plan.kept) if plan.checkpoints else plan
+
+
+def keyed_of_the_same_number(self: RestoredState, uid: Any, subtask: int, parallelism: int) -> list[Any]:
+    """What each subtask had, whatever the parallelism is now."""
+    parts = [one for one in self.snapshots(uid) if one.keyed is not None and one.subtask == subtask]
+    return [self._fetch(one, one.subtask) for one in parts]
+
+
+# -- streams
+
+
+def overtaking(kind: type[Message]) -> Callable[[Channel, Message], None]:
+    """A channel in which one kind of message overtakes the rows."""
+
+    def send(self: Channel, message: Message) -> None:
+        place = len(self._queue)
+        while isinstance(message, kind) and place and isinstance(self._queue[place - 1], Batch):
+            place -= 1
+        self._queue.insert(place, message)
+
+    return send
+
+
+def split_by_modulo(self: HashPartitioner, batch: pa.RecordBatch) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Spreads keys evenly, but not to the owners of their key groups."""
+    groups = key_groups(hash_columns([batch.column(key) for key in self._keys]), self._max_parallelism)
+    targets = groups % self._receivers
+    for receiver in np.unique(targets):
+        yield int(receiver), batch.filter(pa.array(targets == receiver))
+
+
+real_send = SourceTask._send
+
+
+def send_and_record_early(self: SourceTask, polled: Any) -> None:
+    before = self._splits[polled.split].position
+    real_send(self, polled)
+    self._splits[polled.split] = replace(self._splits[polled.split], position=before)
+
+
+def send_and_record_late(self: SourceTask, polled: Any) -> None:
+    rows = len(self._setup.node.work.source.splits[polled.split].rows)  # type: ignore[union-attr]
+    real_send(self, replace(polled, position={"next": min(polled.position["next"] + 1, rows)}))
+
+
+real_classify = CheckpointCoordinator._classify
+
+
+def accept_any_ack(self: CheckpointCoordinator, event: Acked, now_ms: int) -> Any:
+    """Takes the acknowledgement of a checkpoint that was given up for one of the checkpoint in flight."""
+    return real_on_acked(self, replace(event, checkpoint=self.in_flight or event.checkpoint), now_ms)
+
+
+real_on_acked = CheckpointCoordinator._on_acked
+
+
+def plant_any_ack(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lakeward.engine.checkpoint import coordinator
+
+    table = dict(coordinator._TRANSITIONS)
+    for phase, kind in table:
+        if kind is Acked:
+            monkeypatch.setitem(coordinator._TRANSITIONS, (phase, kind), accept_any_ack)  # type: ignore[arg-type]
+
+
+# -- bugs that were there
+
+
+def step_that_says_idle_before_the_end(self: SourceTask) -> bool:
+    ended = SourceTask._end_if_done
+    try:
+        SourceTask._end_if_done = lambda task: False  # type: ignore[method-assign, assignment]
+        stepped = real_step(self)
+    finally:
+        SourceTask._end_if_done = ended  # type: ignore[method-assign]
+    return (not self._ended and ended(self)) or stepped
+
+
+real_step = SourceTask.step
+
+
+def ended_when_tasks_have(self: Attempt) -> bool:
+    return self._was_final or (self._runner is not None and all(task.has_ended for task in self._runner.tasks))
+
+
+def rates(*groups: Mapping[Fault, float], **more: float) -> dict[Fault, float]:
+    return {fault: rate for group in groups for fault, rate in group.items()} | {Fault[k]: v for k, v in more.items()}
+
+
+PLANTS = [
+    Plant(
+        "the committer does not look for its mark",
+        set_method(SimTableCommitter, "commit", blind_commit),
+        Swarm(rates=rates(TABLE_LOST=0.3)),
+    ),
+    Plant(
+        "the committer looks for its mark before the first try only",
+        set_method(SimTableCommitter, "commit", commit_that_looks_once),
+        Swarm(rates={Fault.PAUSE: 0.05}, programs=("filter",), interval_ms=5),
+    ),
+    Plant(
+        "recovery does not repeat a commit that may be missing",
+        set_method(JobCommitters, "recover", recover_without_pending),
+        Swarm(rates=rates(CRASHES, TABLE_ERROR=0.2), programs=("filter",)),
+    ),
+    Plant(
+        "sinks commit before the checkpoint is complete",
+        set_method(JobRunner, "_publish", commit_before_publish),
+    ),
+    Plant(
+        "a stale generation goes on",
+        set_method(CheckpointWorkflow, "_check_current", lambda self, generation: None),
+        Swarm(rates=rates(PAUSES, PAUSE_BETWEEN=0.01), programs=("filter",)),
+    ),
+    Plant(
+        "recovery takes an older checkpoint",
+        set_method(workflow, "resolve", resolve_to_an_older_one),
+        Swarm(rates=STOPS, retained=3, interval_ms=20),
+    ),
+    Plant(
+        "checksums of state files are not verified",
+        distrust_no_file,
+        Swarm(rates=rates(STOPS, BIT_ROT=0.02), programs=KEYED, retained=1, rows=(10, 40)),
+    ),
+    Plant(
+        "retention deletes files that are still referred to",
+        set_method(workflow, "plan_retention", plan_retention_without_looking),
+        Swarm(rates={}, programs=KEYED, retained=1, interval_ms=20),
+    ),
+    Plant(
+        "keyed state is not restored",
+        set_method(StateBackend, "restore", lambda self, sources: None),
+        Swarm(rates=STOPS, programs=KEYED, rows=(10, 60)),
+    ),
+    Plant(
+        "rescaling restores each subtask's own old state",
+        set_method(RestoredState, "keyed", keyed_of_the_same_number),
+        Swarm(rates=STOPS, programs=KEYED, rows=(10, 60)),
+    ),
+    Plant(
+        "the watermark of windows is not restored",
+        set_method(Progress, "_restore", lambda self, restored: None),
+        Swarm(rates=STOPS, programs=("sliding",), rows=(10, 60)),
+    ),
+    Plant(
+        "the aligner never blocks",
+        set_method(BarrierAligner, "is_blocked", lambda self, channel: False),
+        Swarm(rates={}, programs=("filter", "tumbling", "union"), parallelism=(1, 3), interval_ms=20, rows=(20, 60)),
+    ),
+    Plant(
+        "a barrier overtakes rows",
+        set_method(Channel, "send", overtaking(Barrier)),
+        Swarm(rates={}, channel_batches=4, interval_ms=20, rows=(20, 60)),
+    ),
+    Plant(
+        "a watermark overtakes rows",
+        set_method(Channel, "send", overtaking(Watermark)),
+        Swarm(rates={}, programs=("tumbling",), channel_batches=4, interval_ms=20, rows=(20, 60)),
+    ),
+    Plant(
+        "a key goes to a subtask that does not own it",
+        set_method(HashPartitioner, "split", split_by_modulo),
+        Swarm(rates=STOPS, programs=KEYED, parallelism=(2, 3), rows=(10, 60)),
+    ),
+    Plant("positions are recorded one batch early", set_method(SourceTask, "_send", send_and_record_early)),
+    Plant("positions are recorded one row late", set_method(SourceTask, "_send", send_and_record_late)),
+    Plant(
+        "an acknowledgement of a given-up checkpoint counts for the next",
+        plant_any_ack,
+        Swarm(rates={Fault.ACK_TOO_LATE: 0.2}, rows=(20, 60)),
+    ),
+    Plant(
+        "rows of a given-up checkpoint are not committed with the next",
+        set_method(CarriedCommittables, "added_to", lambda self, checkpoint, snapshots: tuple(snapshots)),
+        Swarm(rates={Fault.ACK_TOO_LATE: 0.2, Fault.STORE_ERROR: 0.02}, programs=("filter",), rows=(20, 60)),
+    ),
+    Plant(
+        "a source is called idle just before it ends",
+        set_method(SourceTask, "step", step_that_says_idle_before_the_end),
+        Swarm(rates={}, programs=("cascade",), parallelism=(2, 3)),
+    ),
+    Plant(
+        "a stopped job is called ended when its tasks have ended meanwhile",
+        set_method(Attempt, "ended", property(ended_when_tasks_have)),
+        Swarm(rates={Fault.STOP: 0.02}, programs=("tumbling",), rows=(5, 12)),
+    ),
+    Plant(
+        "operators are told the default number of key groups",
+        set_method(SubtaskContext, "max_parallelism", property(lambda self: 128)),
+        Swarm(rates=STOPS, programs=("sliding", "tumbling"), rows=(10, 60)),
+    ),
+]
+
+
+@pytest.mark.parametrize("plant", PLANTS, ids=[plant.name for plant in PLANTS])
+def test_the_simulator_finds(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as planted:
+        plant.patch(planted)
+        found = first_violation(plant.swarm)
+    assert found is not None, f"not found within {SEEDS_MAX} seeds"
+    print(f"{plant.name}: seed {found.seed}: {found.problem.splitlines()[0]}")
+    simulate(found.seed, plant.swarm)
+
+
+def first_violation(swarm: Swarm) -> SimulationViolation | None:
+    for seed in range(SEEDS_MAX):
+        try:
+            simulate(seed, swarm)
+        except SimulationViolation as violation:
+            return violation
+    return None
+
+
+def test_a_violation_says_how_to_see_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SourceTask, "_send", send_and_record_early)
+    found = first_violation(Swarm())
+    assert found is not None
+    text = str(found)
+    assert text.startswith(f"seed {found.seed}: ")
+    assert f"python -m lakeward.testing.simulation {found.seed}" in text
+    assert "program = " in text
+    assert "runs as generation 1" in text
+
