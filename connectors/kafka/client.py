@@ -26,6 +26,12 @@ _CONNECTION = {
     KafkaError._TIMED_OUT,
     KafkaError._SSL,
 }
+GONE = {
+    KafkaError._UNKNOWN_PARTITION,
+    KafkaError._UNKNOWN_TOPIC,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError.UNKNOWN_TOPIC_ID,
+}
 _REFUSED = {
     KafkaError._AUTHENTICATION,
     KafkaError.SASL_AUTHENTICATION_FAILED,
@@ -41,6 +47,7 @@ class ErrorLog:
 
     last: KafkaError | None = None
     refused: KafkaError | None = None
+    gone: KafkaError | None = None
     all_down: bool = False
     seen: list[str] = field(default_factory=list)
 
@@ -50,6 +57,8 @@ class ErrorLog:
         self.last = error
         if error.code() in _REFUSED:
             self.refused = error
+        elif error.code() in GONE:
+            self.gone = error
         elif error.code() == KafkaError._ALL_BROKERS_DOWN:
             self.all_down = True
         elif not error.str().startswith("GroupCoordinator"):
@@ -129,6 +138,11 @@ class Connection:
             return SourceError(
                 f"Kafka at {self.options.bootstrap} did not answer while {doing}: {detail}",
                 hint="is the broker running, the address right, and security.protocol what its port expects?",
+            )
+        if error.code() in GONE:
+            return SourceError(
+                f"a partition is gone from Kafka at {self.options.bootstrap}: {error.str()}",
+                hint="was the topic deleted?",
             )
         return SourceError(f"Kafka at {self.options.bootstrap} failed while {doing}: {self._hide(error.str())}")
 

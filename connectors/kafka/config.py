@@ -43,6 +43,8 @@ FETCH_SETTINGS: Mapping[str, str | int | float | bool] = {
     "queued.max.messages.kbytes": 65_536,
     # Some brokers answer a fetch with everything they have; a lower limit would make such a topic unreadable.
     "receive.message.max.bytes": 1_000_000_000,
+    # How long a topic may be unknown before that is an error; it was there when the splits were listed.
+    "topic.metadata.propagation.max.ms": 5000,
     "socket.keepalive.enable": True,
     "reconnect.backoff.max.ms": 2000,
     "allow.auto.create.topics": False,

@@ -6,19 +6,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from difflib import get_close_matches
+from math import ceil
 from typing import Any
 
 from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
+from confluent_kafka.admin import AdminClient, ClusterMetadata, OffsetSpec  # type: ignore[attr-defined]
 
 from lakeward.connectors.kafka.client import REQUEST_TIMEOUT_S, Connection, ErrorLog
 from lakeward.connectors.kafka.config import KafkaOptions, OffsetSpecifier
 from lakeward.engine.api.source import Split
-from lakeward.engine.core.errors import ConfigError, SourceError
+from lakeward.engine.core.errors import ConfigError, InternalError, SourceError
 from lakeward.engine.core.ids import SplitId
 from lakeward.engine.core.json_types import JsonObject
 
 POSITION_VERSION = 1
+
+_TURNS = 4
 
 _EARLIEST: OffsetSpec = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
 _LATEST: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]
@@ -113,10 +116,7 @@ class PartitionLister:
 
     def _partitions(self) -> list[Partition]:
         doing = f"looking for topic {', '.join(self.options.topics)}"
-        try:
-            topics = self._admin.list_topics(timeout=REQUEST_TIMEOUT_S).topics
-        except KafkaException as error:
-            raise self.connection.explain(error.args[0], doing, self._errors) from None
+        topics = self._ask_topics(doing).topics
         found: list[Partition] = []
         for name in self.options.topics:
             if name not in topics:
@@ -126,6 +126,18 @@ class PartitionLister:
                 raise self.connection.explain(failed, doing, self._errors)
             found += [(name, number) for number in sorted(topics[name].partitions)]
         return found
+
+    def _ask_topics(self, doing: str) -> ClusterMetadata:
+        """The cluster's topics, asked in short turns: that no broker is up shows long before the last timeout."""
+        for turn in range(1, _TURNS + 1):
+            try:
+                return self._admin.list_topics(timeout=REQUEST_TIMEOUT_S / _TURNS)
+            except KafkaException as error:
+                self._admin.poll(0)  # serves what the client has to say about it
+                hopeless = self._errors.refused is not None or (self._errors.all_down and turn >= 2)
+                if hopeless or turn == _TURNS:
+                    raise self.connection.explain(error.args[0], doing, self._errors) from None
+        raise InternalError("unreachable: the last turn returns or raises")
 
     def _check_none_vanished(self, partitions: Sequence[Partition], known: Mapping[SplitId, JsonObject]) -> None:
         for split in known:
@@ -159,7 +171,7 @@ class PartitionLister:
         if isinstance(where, Mapping):
             return self._given(partitions, where, option)
         if isinstance(where, datetime):
-            return self._at_time(partitions, round(where.timestamp() * 1000))
+            return self._at_time(partitions, ceil(where.timestamp() * 1000))
         if isinstance(where, int):
             return self._at_time(partitions, where)
         if where.startswith("committed"):

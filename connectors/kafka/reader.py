@@ -27,13 +27,8 @@ _CALLS_PER_POLL = 16
 _BATCH_BYTES = 16 << 20  # a batch is cut here even if it has few rows
 _BUFFERED_BATCHES = 4  # full batches' worth of records that all partitions together may hold back
 _DOWN_LIMIT_MS = 30_000
+_PROBE_TIMEOUT_S = 2.0
 _LOG_INTERVAL_MS = 10_000
-_GONE = {
-    KafkaError._UNKNOWN_PARTITION,
-    KafkaError._UNKNOWN_TOPIC,
-    KafkaError.UNKNOWN_TOPIC_OR_PART,
-    KafkaError.UNKNOWN_TOPIC_ID,
-}
 
 
 @dataclass(slots=True)
@@ -264,11 +259,6 @@ class KafkaReader(SourceReader):
             self._on_missing_offset(consumer, one)
         elif error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED and self._options.group_id is None:
             return  # no group is used: the client only looked for one
-        elif error.code() in _GONE:
-            raise SourceError(
-                f"topic '{where[0]}' partition {where[1]} is gone from Kafka at {self._options.bootstrap}",
-                hint="was the topic deleted?",
-            )
         else:
             raise self._explain(error, f"reading {where[0]}" if message.topic() else "reading")
 
@@ -286,12 +276,15 @@ class KafkaReader(SourceReader):
         LOG.warning("%s: offsets %d to %d of %s are gone; passed over", self._context.uid, wanted, first, one.split)
         if not len(one.buffer):
             one.position = replace(one.position, offset=first)
-        consumer.seek(TopicPartition(topic, number, first))
+        # Assigned anew: after such an error the client fetches no more, and does not let itself be sought.
+        consumer.incremental_unassign([TopicPartition(topic, number)])
+        consumer.incremental_assign([TopicPartition(topic, number, first)])
 
     def _check_connection(self, consumer: Consumer) -> None:
-        """Raise when access was refused, or when no broker has been reachable for long."""
-        if self._errors.refused is not None:
-            raise self._explain(self._errors.refused, "reading")
+        """Raise when access was refused, a partition is gone, or no broker has been reachable for long."""
+        final = self._errors.refused or self._errors.gone
+        if final is not None:
+            raise self._explain(final, "reading")
         if not self._errors.all_down:
             return
         now_ms = self._context.clock.monotonic_ms()
@@ -299,7 +292,7 @@ class KafkaReader(SourceReader):
             self._down_since_ms = now_ms
         if now_ms - self._down_since_ms >= _DOWN_LIMIT_MS:
             try:
-                consumer.list_topics(self._options.topics[0], timeout=REQUEST_TIMEOUT_S)
+                consumer.list_topics(self._options.topics[0], timeout=_PROBE_TIMEOUT_S)
             except KafkaException as error:
                 raise self._explain(error.args[0], "reading") from None
             self._down_since_ms, self._errors.all_down = None, False

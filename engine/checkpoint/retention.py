@@ -78,7 +78,8 @@ def plan_retention(views: Sequence[CheckpointView], count: int) -> RetentionPlan
     newest = ready[0] if ready else CheckpointId(0)
     oldest_kept = ready[count - 1] if len(ready) >= count else CheckpointId(0)
     useless = passed_over([view.candidate() for view in views])
-    doomed, kept = [], []
+    doomed: list[CheckpointView] = []
+    kept: list[CheckpointView] = []
     for view, reason in zip(views, useless, strict=True):
         goes = view.checkpoint < oldest_kept or (bool(reason) and view.checkpoint <= newest)
         (doomed if goes else kept).append(view)

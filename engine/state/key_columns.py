@@ -12,7 +12,7 @@ from lakeward.engine.state.keys import BoolArray, ByteKeys, IntKeys, KeyBatch, s
 
 _LENGTH_BITS = 24
 _LENGTH_MASK = (1 << _LENGTH_BITS) - 1
-_GARBAGE_WORDS_MIN = 1 << 16
+_GARBAGE_WORDS_MIN = 1 << 10
 
 
 class KeyColumn(Protocol):
@@ -200,6 +200,8 @@ class ByteKeyColumn:
         return 16.0 + 8.0 * (live_words / self._live if self._live else 2.0)
 
     def _reserve_words(self, more: int) -> None:
+        if self._used_words + more > len(self._arena) and self._garbage_words > self._used_words // 8:
+            self._compact()
         need = self._used_words + more
         if need > len(self._arena):
             self._arena = grown(self._arena, max(need, len(self._arena) * 3 // 2))  # type: ignore[assignment]

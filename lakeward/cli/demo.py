@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 import pyarrow as pa
@@ -19,12 +20,13 @@ from lakeward.connectors.nexmark import NexmarkSource, json_lines
 from lakeward.engine.core.clock import SystemClock
 from lakeward.engine.core.errors import ConfigError
 from lakeward.testing.brokers import Broker, embedded_broker
-from lakeward.testing.lake import read_table, table_snapshots
+from lakeward.testing.lake import LocalLake, read_independently
 
 TOPIC = "bids"
+BIDS, REVENUE = "auctions.bids", "auctions.revenue"
 EVENTS_A_PIECE = 100_000
 KILLS = 2
-WAIT_MAX_S = 120.0
+WAIT_MAX_MS = 120_000
 _JOB = [
     sys.executable,
     "-m",
@@ -59,11 +61,25 @@ class Place:
         """What the job said."""
         return self.root / "job.log"
 
-    @property
-    def catalog(self) -> dict[str, str]:
-        """Catalog properties, as the job uses them."""
-        uri = f"sqlite:///{self.warehouse}/catalog.db"
-        return {"type": "sql", "uri": uri, "warehouse": f"file://{self.warehouse}"}
+    def read(self, table: str) -> pa.Table:
+        """A table's rows, as an independent reader sees them."""
+        lake = LocalLake(self.warehouse)
+        try:
+            return read_independently(lake.load(table))
+        finally:
+            lake.close()
+
+    def snapshots(self) -> list[dict[str, str]]:
+        """The summaries of the snapshots of the table of bids, oldest first; [] before the job has made it."""
+        if not (self.warehouse / "catalog.db").exists():
+            return []
+        lake = LocalLake(self.warehouse)
+        try:
+            if not lake.open_catalog().table_exists(BIDS):
+                return []
+            return [_summary(snapshot) for snapshot in lake.load(BIDS).snapshots()]
+        finally:
+            lake.close()
 
 
 def run_demo(directory: str, events: int, partitions: int) -> int:
@@ -85,7 +101,7 @@ def run_demo(directory: str, events: int, partitions: int) -> int:
             "CHECKPOINT_INTERVAL": "200ms",
             "STOP_AT_END": "1",
         }
-        _run_with_kills(place, environment)
+        _run_with_kills(place, environment, len(bids))
     shutil.rmtree(place.root / "broker", ignore_errors=True)
     return _report(place, bids)
 
@@ -120,16 +136,14 @@ def _produce(broker: Broker, events: int, partitions: int) -> pa.Table:
     return pa.Table.from_batches(pieces)
 
 
-def _run_with_kills(place: Place, environment: Mapping[str, str]) -> None:
+def _run_with_kills(place: Place, environment: Mapping[str, str], bids: int) -> None:
     clock = SystemClock()
-    start_ms = clock.monotonic_ms()
     for kill in range(KILLS + 1):
-        seen = len(_snapshots(place))
         with place.log.open("ab") as log:
             process = subprocess.Popen(_JOB, env=dict(environment), stdout=log, stderr=log)
         try:
-            # Two new snapshots, and it is in the middle; the last run is left to end by itself.
-            _wait(place, process, clock, start_ms, None if kill == KILLS else seen + 2)
+            # Killed when a quarter, and then half, of the bids have been read; the last run is left to end by itself.
+            _wait(place, process, clock.monotonic_ms() + WAIT_MAX_MS, None if kill == KILLS else bids * (kill + 1) // 4)
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGKILL)
@@ -137,37 +151,34 @@ def _run_with_kills(place: Place, environment: Mapping[str, str]) -> None:
         if kill < KILLS:
             click.echo(err=True)
             how = "killed with -9" if process.returncode == -signal.SIGKILL else "ended before it could be killed"
-            _say(f"the job was {how} after {len(_snapshots(place))} snapshots; it starts again")
+            _say(f"the job was {how} after {len(place.snapshots())} snapshots; it starts again")
     click.echo(err=True)
     if process.returncode != 0:
         tail = "\n".join(place.log.read_text().splitlines()[-8:])
         raise ConfigError(f"the job failed: {tail}", hint=f"its whole output is in {place.log}")
 
 
-def _wait(
-    place: Place, process: subprocess.Popen[bytes], clock: SystemClock, start_ms: int, snapshots: int | None
-) -> None:
+def _wait(place: Place, process: subprocess.Popen[bytes], until_ms: int, rows_max: int | None) -> None:
+    """Until the process has ended, or the table has this many rows."""
+    clock = SystemClock()
     while process.poll() is None:
-        clock.sleep_ms(50)
-        found = _snapshots(place)
-        _progress(
-            "ingesting",
-            sum(int(one.summary.get("added-records", 0)) for one in found),
-            f"rows in {len(found)} snapshots",
-        )
-        if snapshots is not None and len(found) >= snapshots:
+        clock.sleep_ms(20)
+        found = place.snapshots()
+        rows = max((int(one["total-records"]) for one in found), default=0)
+        _progress("ingested", rows, f"rows, {len(found)} snapshots")
+        if rows_max is not None and rows >= rows_max:
             return
-        if clock.monotonic_ms() - start_ms > WAIT_MAX_S * 1000:
-            raise ConfigError(f"the job made no headway in {WAIT_MAX_S:.0f} s", hint=f"its output is in {place.log}")
+        if clock.monotonic_ms() > until_ms:
+            raise ConfigError("the job makes no headway", hint=f"its output is in {place.log}")
 
 
-def _snapshots(place: Place) -> list[object]:
-    return table_snapshots(place.catalog, "auctions.bids")
+def _summary(snapshot: Any) -> dict[str, str]:
+    return {"snapshot": str(snapshot.snapshot_id), **snapshot.summary.additional_properties}
 
 
 def _report(place: Place, bids: pa.Table) -> int:
     kept = bids.filter(pc.greater_equal(bids["price"], 1_000))
-    raw, revenue = read_table(place.catalog, "auctions.bids"), read_table(place.catalog, "auctions.revenue")
+    raw, revenue = place.read(BIDS), place.read(REVENUE)
     names = kept.column_names
     lost, doubled = compare(kept, raw.select(names))
     expected = _revenue(kept)
@@ -229,11 +240,9 @@ def _show_top(revenue: pa.Table) -> None:
 
 def _show_snapshots(place: Place) -> None:
     click.echo("\nsnapshots of auctions.bids (the last five)")
-    for one in _snapshots(place)[-5:]:
-        checkpoint = one.summary.get("lakeward.checkpoint-id", "-")
-        click.echo(
-            f"  {one.snapshot_id:>20}  checkpoint {checkpoint:>4}  {one.summary.get('added-records', '0'):>9} rows added"
-        )
+    for one in place.snapshots()[-5:]:
+        checkpoint, added = one.get("lakeward.checkpoint-id", "-"), int(one.get("added-records", "0"))
+        click.echo(f"  {one['snapshot']:>20}  checkpoint {checkpoint:>4}  {added:>9,} rows added")
 
 
 def _show_places(place: Place) -> None:

@@ -77,7 +77,7 @@ def explain(job: str, parallelism: int | None, checkpoint_dir: str | None, check
 
 @main.command()
 @click.option("--directory", default="demo-output", show_default=True, help="Where everything is put.")
-@click.option("--events", default=300_000, show_default=True, type=click.IntRange(min=1000), help="Nexmark events.")
+@click.option("--events", default=1_000_000, show_default=True, type=click.IntRange(min=1000), help="Nexmark events.")
 @click.option("--partitions", default=4, show_default=True, type=click.IntRange(min=1), help="Kafka partitions.")
 def demo(directory: str, events: int, partitions: int) -> None:
     """Kafka to Iceberg on this machine, killed twice with -9 on the way; counts what was lost or doubled."""

@@ -18,7 +18,7 @@ from lakeward.engine.core.errors import GraphError, LakewardError, SchemaError
 from lakeward.engine.core.hashing import is_binary_like
 from lakeward.engine.graph.logical import Exchange, Node
 from lakeward.operators.aggregate import BoundAggregate
-from lakeward.operators.reduce import Reduce
+from lakeward.operators.reduce import Reduce, WindowReduce
 from lakeward.operators.windows.operator import WindowAggregate
 
 _INPUT_PREFIX = "__in_"
@@ -159,7 +159,45 @@ class WindowedStream:
         )
         count = parallelism if self._keys else 1
         node = _exchange(stream, self._keys, "window", factory, factory.schema, uid, count)
-        return WindowResult(stream, node, self._options.late_tag, self._stream.schema.names)
+        return WindowResult(
+            stream, node, self._options.late_tag, self._stream.schema.names, EventTime("window_end", -1)
+        )
+
+    def reduce(
+        self, function: Callable[[Any, Any], Any], *, uid: str | None = None, parallelism: int | None = None
+    ) -> DataStream:
+        """Combine the rows of each key and window by a Python function; one row a key and window.
+
+        >>> from lakeward import StreamExecutionEnvironment, Tumbling, WatermarkStrategy
+        >>> import datetime as dt
+        >>> at = dt.datetime(2026, 1, 1, tzinfo=dt.timezone.utc)
+        >>> rows = [{"k": 1, "v": 2, "at": at}, {"k": 1, "v": 3, "at": at}]
+        >>> stream = StreamExecutionEnvironment().from_collection(rows, watermark=WatermarkStrategy.monotonous("at"))
+        >>> windows = stream.key_by("k").window(Tumbling("1m"))
+        >>> windows.reduce(lambda a, b: {**a, "v": a["v"] + b["v"]}).execute_and_collect()["v"].to_pylist()
+        [5]
+
+        Args:
+            function: Gets the combined row so far and the next row, both dicts; returns the new combined row.
+            uid: The operator's name in checkpoints; give one, since it has state.
+            parallelism: Its subtasks.
+
+        Returns:
+            A stream of the input's schema, with its event time.
+        """
+        stream, time_column = self._with_time_column()
+        tag = self._options.late_tag
+        factory = WindowReduce(
+            keys=self._keys,
+            schema=stream.schema,
+            time_column=time_column,
+            window=self._window.assigner(),
+            function=function,
+            allowed_lateness_us=self._options.allowed_lateness_us,
+            late_tag=tag.name if tag else None,
+        )
+        node = _exchange(stream, self._keys, "window", factory, stream.schema, uid, parallelism if self._keys else 1)
+        return WindowResult(stream, node, tag, self._stream.schema.names, self._stream.event_time)
 
     def _with_time_column(self) -> tuple[DataStream, str]:
         time = self._stream.event_time
@@ -199,8 +237,15 @@ class WindowedStream:
 class WindowResult(DataStream):
     """The results of windows; also gives the stream of rows that were too late."""
 
-    def __init__(self, stream: DataStream, node: Node, tag: OutputTag | None, late_columns: list[str]) -> None:
-        super().__init__(stream._context, node, EventTime("window_end", -1))
+    def __init__(
+        self,
+        stream: DataStream,
+        node: Node,
+        tag: OutputTag | None,
+        late_columns: list[str],
+        event_time: EventTime | None,
+    ) -> None:
+        super().__init__(stream._context, node, event_time)
         self._late_tag = tag
         self._late_columns = late_columns
         self._input = stream

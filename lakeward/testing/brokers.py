@@ -205,6 +205,7 @@ class Broker:
     def add_partitions(self, name: str, total: int) -> None:
         """Let a topic have `total` partitions, and wait until they can be used."""
         self._admin.create_partitions([NewPartitions(name, total)])[name].result(timeout=30)
+        self._producer = None  # it would go on with the partitions it knows
         _wait_until(lambda: len(self._partitions(name)) == total, f"{total} partitions of {name}")
 
     def delete_records(self, name: str, partition: int, before_offset: int) -> None:
@@ -283,6 +284,7 @@ class Broker:
 
 
 _PRODUCER_SETTINGS: dict[str, Any] = {
+    "log_level": 2,
     "linger.ms": 5,
     "batch.size": 1 << 20,
     "message.max.bytes": 10_000_000,
@@ -575,6 +577,7 @@ def _apache_kafka_launch(plan: BrokerPlan, directory: Path, port: int) -> list[s
         "share.coordinator.state.topic.replication.factor": 1,
         "share.coordinator.state.topic.min.isr": 1,
         "group.initial.rebalance.delay.ms": 0,
+        "log.retention.ms": -1,  # tests write records of any age
         "log.retention.check.interval.ms": 1000,
         "log.cleaner.backoff.ms": 500,
         "log.initial.task.delay.ms": 500,

@@ -155,7 +155,9 @@ def checkpoint_files_never_change(test: StoreUnderTest) -> None:
 
 def a_chain_of_checkpoints_restores_each(test: StoreUnderTest) -> None:
     """Restore, change, checkpoint, five times; each is right, and older ones stay so."""
-    store, model, expected = test.new("store0"), {}, {}
+    store = test.new("store0")
+    model: dict[bytes, bytes] = {}
+    expected: dict[int, list[tuple[bytes, bytes]]] = {}
     for number in range(5):
         rows = [(b"%03d" % random.Random(number * 100 + n).randrange(300), b"%d" % number) for n in range(50)]
         model.update(rows)
@@ -197,8 +199,8 @@ def a_missing_file_is_an_error(test: StoreUnderTest) -> None:
     for number, file in enumerate(files):
         link_files(test.path("one"), test.path(f"part{number}"))
         os.unlink(os.path.join(test.path(f"part{number}"), file.name))
-        with open(os.path.join(test.path(f"part{number}"), "unrelated"), "wb"):
-            pass
+        with open(os.path.join(test.path(f"part{number}"), "unrelated"), "wb") as unrelated:
+            unrelated.write(b"x")
         assert raises_corruption(lambda n=number: read_all(test.new(f"part{n}"))), f"{file.name} was not missed"  # type: ignore[misc]
 
 

@@ -31,7 +31,7 @@ def test_text_without_references_stays_as_it_is() -> None:
 def test_a_reference_that_leads_nowhere_is_an_error_that_names_it(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         resolve_secrets(text, {})
-    with pytest.raises(ConfigError, match="property 'sasl.password': "):
+    with pytest.raises(ConfigError, match=r"property 'sasl.password': "):
         resolve_all({"sasl.password": text}, {})
 
 

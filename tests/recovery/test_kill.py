@@ -21,7 +21,7 @@ from lakeward.cli.demo import compare
 from lakeward.connectors.nexmark import NexmarkSource, json_lines
 from lakeward.testing.brokers import Broker
 from lakeward.testing.kill_points import KillPoint
-from lakeward.testing.lake import read_table, table_snapshots
+from lakeward.testing.lake import LocalLake, read_independently
 
 JOB = Path(__file__).parent / "kill_job.py"
 PARTITIONS = 4
@@ -34,7 +34,7 @@ class Arena:
     """One topic and the tables it goes to."""
 
     options: dict[str, Any]
-    catalog: dict[str, str]
+    lake: LocalLake
     expected: pa.Table
     seen: set[int] = field(default_factory=set)
     visible_rows: int = 0
@@ -45,10 +45,13 @@ class Arena:
 
     def look(self) -> None:
         """What a reader polling the table must hold true in every snapshot it ever sees."""
-        for snapshot in table_snapshots(self.catalog, "db.raw"):
+        if not (self.lake.folder / "catalog.db").exists() or not self.lake.open_catalog().table_exists("db.raw"):
+            return
+        table = self.lake.load("db.raw")
+        for snapshot in table.snapshots():
             if snapshot.snapshot_id not in self.seen:
                 self.seen.add(snapshot.snapshot_id)
-                self.check(read_table(self.catalog, "db.raw", snapshot_id=snapshot.snapshot_id))
+                self.check(table.scan(snapshot_id=snapshot.snapshot_id).to_arrow())
 
     def check(self, rows: pa.Table) -> None:
         """A snapshot holds a prefix of each partition, each record once: no partial checkpoint, nothing doubled."""
@@ -68,15 +71,15 @@ def make_arena(broker: Broker, directory: Path, events: int, topic: str) -> Aren
     lines = json_lines(bids)
     for partition in range(PARTITIONS):
         broker.produce(topic, lines[partition::PARTITIONS], partition=partition)
-    catalog = {"type": "sql", "uri": f"sqlite:///{directory}/catalog.db", "warehouse": f"file://{directory}/warehouse"}
+    lake = LocalLake(directory / "warehouse")
     options = {
         "bootstrap": broker.bootstrap,
         "topic": topic,
-        "catalog": catalog,
+        "catalog": lake.catalog,
         "checkpoints": str(directory / "checkpoints"),
         "batch_rows": 300,
     }
-    return Arena(options, catalog, pa.Table.from_batches([bids]).select(COLUMNS))
+    return Arena(options, lake, pa.Table.from_batches([bids]).select(COLUMNS))
 
 
 def rounds(count: int, seed: int) -> Iterator[tuple[str, int, int]]:
@@ -111,13 +114,13 @@ def check_end(arena: Arena) -> None:
     _, error = process.communicate(timeout=300)
     assert process.returncode == 0, error.decode()
     arena.look()
-    raw = read_table(arena.catalog, "db.raw")
+    raw = read_independently(arena.lake.load("db.raw"))
     assert compare(arena.expected, raw.select(COLUMNS)) == (0, 0)
     start = pc.floor_temporal(arena.expected["dateTime"], 10, "second")
     grouped = arena.expected.append_column("window_start", start).group_by(["auction", "window_start"])
     windows = grouped.aggregate([([], "count_all"), ("price", "sum")])
     windows = windows.rename_columns(["auction", "window_start", "n", "total"])
-    assert compare(windows, read_table(arena.catalog, "db.windows").select(windows.column_names)) == (0, 0)
+    assert compare(windows, read_independently(arena.lake.load("db.windows")).select(windows.column_names)) == (0, 0)
 
 
 @pytest.mark.kafka

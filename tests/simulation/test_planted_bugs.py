@@ -32,7 +32,6 @@ from lakeward.engine.execute import Attempt
 from lakeward.engine.runtime.carried import CarriedCommittables
 from lakeward.engine.runtime.channel import Channel
 from lakeward.engine.runtime.committers import JobCommitters
-from lakeward.engine.runtime.context import SubtaskContext
 from lakeward.engine.runtime.job import JobRunner
 from lakeward.engine.runtime.partition import HashPartitioner
 from lakeward.engine.runtime.restore import RestoredState
@@ -183,9 +182,6 @@ def send_and_record_late(self: SourceTask, polled: Any) -> None:
     real_send(self, replace(polled, position={"next": min(polled.position["next"] + 1, rows)}))
 
 
-real_classify = CheckpointCoordinator._classify
-
-
 def accept_any_ack(self: CheckpointCoordinator, event: Acked, now_ms: int) -> Any:
     """Takes the acknowledgement of a checkpoint that was given up for one of the checkpoint in flight."""
     return real_on_acked(self, replace(event, checkpoint=self.in_flight or event.checkpoint), now_ms)
@@ -307,12 +303,12 @@ PLANTS = [
     Plant(
         "an acknowledgement of a given-up checkpoint counts for the next",
         plant_any_ack,
-        Swarm(rates={Fault.ACK_TOO_LATE: 0.2}, rows=(20, 60)),
+        Swarm(rates={Fault.ACK_LATE: 0.5}, rows=(20, 60), timeout_ms=150, interval_ms=20),
     ),
     Plant(
         "rows of a given-up checkpoint are not committed with the next",
         set_method(CarriedCommittables, "added_to", lambda self, checkpoint, snapshots: tuple(snapshots)),
-        Swarm(rates={Fault.ACK_TOO_LATE: 0.2, Fault.STORE_ERROR: 0.02}, programs=("filter",), rows=(20, 60)),
+        Swarm(rates={Fault.ACK_LATE: 0.5}, programs=("filter",), rows=(20, 60), timeout_ms=150, interval_ms=20),
     ),
     Plant(
         "a source is called idle just before it ends",
@@ -323,11 +319,6 @@ PLANTS = [
         "a stopped job is called ended when its tasks have ended meanwhile",
         set_method(Attempt, "ended", property(ended_when_tasks_have)),
         Swarm(rates={Fault.STOP: 0.02}, programs=("tumbling",), rows=(5, 12)),
-    ),
-    Plant(
-        "operators are told the default number of key groups",
-        set_method(SubtaskContext, "max_parallelism", property(lambda self: 128)),
-        Swarm(rates=STOPS, programs=("sliding", "tumbling"), rows=(10, 60)),
     ),
 ]
 

@@ -62,6 +62,7 @@ class Swarm:
         parallelism: Lowest and highest parallelism of an attempt.
         rows: Rows a split.
         interval_ms: Checkpoint interval.
+        timeout_ms: Checkpoint timeout.
         retained: Checkpoints kept.
         channel_batches: Messages a channel holds.
     """
@@ -71,6 +72,7 @@ class Swarm:
     parallelism: tuple[int, int] = (1, 3)
     rows: tuple[int, int] | None = None
     interval_ms: int | None = None
+    timeout_ms: int | None = None
     retained: int | None = None
     channel_batches: int | None = None
 
@@ -141,7 +143,7 @@ def draw_knobs(rng: random.Random, swarm: Swarm) -> Knobs:
         disorder_us=rng.choice((0, 1_000_000, 7_000_000)),
         max_parallelism=rng.choice((4, 7, 16, 128)),
         interval_ms=swarm.interval_ms or _log_uniform_int(rng, 1, 300),
-        timeout_ms=rng.choice((rng.randint(20, 2000), CALM_TIMEOUT_MS)),
+        timeout_ms=swarm.timeout_ms or rng.choice((rng.randint(20, 2000), CALM_TIMEOUT_MS)),
         failures_tolerated=rng.randint(0, 3),
         retained=swarm.retained or rng.randint(1, 3),
         state_memory_bytes=rng.choice((1_000, 20_000, 1 << 26)),

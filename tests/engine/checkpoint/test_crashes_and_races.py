@@ -18,6 +18,7 @@ import pytest
 
 from lakeward.engine.checkpoint import paths
 from lakeward.engine.checkpoint.manifest import CheckpointManifest
+from lakeward.engine.checkpoint.protocol import CheckpointState
 from lakeward.engine.checkpoint.store import CheckpointStore, MemoryStore
 from lakeward.engine.checkpoint.store_fs import FileSystemStore
 from lakeward.engine.checkpoint.workflow import CheckpointWorkflow, Recovery
@@ -192,8 +193,9 @@ def check_nothing_is_left_over(store: CheckpointStore) -> None:
     started = workflow.start_generation("numbers", JobId("j"), "test", 0)
     for _ in range(2):
         assert workflow.retain(RETAINED, started.generation).refused == ""
-    assert len({info.checkpoint for info in workflow.list()}) <= RETAINED
-    assert set(store.list(paths.FILES)) == _state_files(store)
+    assert sum(info.state is CheckpointState.READY for info in workflow.list()) <= RETAINED
+    assert len(workflow.list()) <= RETAINED + 1  # the newest may be a zombie's: it goes as soon as a newer one is ready
+    assert set(store.list(paths.FILES)) <= _state_files(store)
 
 
 def _state_files(store: CheckpointStore) -> set[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import itertools
 import os
+import re
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -174,8 +175,8 @@ def test_columns_can_be_added_dropped_and_widened(lab: Lab) -> None:
     assert rows_of(lab.backend(sources=[source]).table(new)) == expected
     halves = [lab.backend(groups, [source]).table(new) for groups in (range(64), range(64, 128))]
     assert rows_of(halves[0]) | rows_of(halves[1]) == expected
-    columns = list(source.tables["tables"]["t"]["layouts"])  # type: ignore[index, call-overload]
-    assert columns == ["1", "2"]
+    stored: Any = source.tables["tables"]
+    assert list(stored["t"]["layouts"]) == ["1", "2"]
 
 
 @pytest.mark.parametrize(
@@ -187,7 +188,8 @@ def test_any_other_change_of_a_column_names_table_column_and_types(tmp_path: Pat
     backend = lab.backend()
     backend.table(TableSpec("t", (("k", pa.int64()),), (ColumnSpec("c", old),)))
     again = lab.backend(sources=[lab.snapshot(backend)])
-    with pytest.raises(CheckpointError, match=rf"'t': column 'c' was stored as {old} and is now {new}"):
+    words = f"'t': column 'c' was stored as {old} and is now {new}"
+    with pytest.raises(CheckpointError, match=re.escape(words)):
         again.table(TableSpec("t", (("k", pa.int64()),), (ColumnSpec("c", new),)))
 
 
