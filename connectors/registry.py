@@ -24,7 +24,6 @@ SINKS: Mapping[str, str] = {
     "blackhole": "blackhole:BlackholeSink",
     "files": "files:FilesSink",
     "iceberg": "iceberg:IcebergSink",
-    "kafka": "kafka:KafkaSink",
     "memory": "memory:MemorySink",
     "print": "console:PrintSink",
 }

@@ -37,6 +37,7 @@ from lakeward.engine.runtime.restore import RestoredState, check_covers
 from lakeward.engine.runtime.signals import stop_on_signals
 from lakeward.engine.runtime.source_task import SplitState, split_states
 from lakeward.engine.runtime.splits import merge_splits
+from lakeward.engine.state.heap import keep_freed_memory
 from lakeward.engine.state.kv import StoreFactory
 from lakeward.engine.state.rocksdb import RocksDbStoreFactory
 
@@ -123,6 +124,7 @@ def execute(job: JobDefinition, ports: Ports | None = None) -> JobResult:
         LakewardError: It cannot run as written, an error said that trying again is useless, or it failed too often.
     """
     ports = ports or Ports()
+    keep_freed_memory()
     validate(job.graph, job.config.max_parallelism)
     physical = plan(job.graph, job.config.parallelism, job.config.max_parallelism)
     for node in job.graph:

@@ -40,7 +40,7 @@ class FileFormatSpec:
     @property
     def row_group_bytes(self) -> int:
         """Arrow bytes that make a row group; small targets get small groups, so that files roll in time."""
-        return max(_ROW_GROUP_BYTES_MIN, min(ROW_GROUP_BYTES_MAX, 2 * self.target_size_bytes))
+        return max(_ROW_GROUP_BYTES_MIN, min(ROW_GROUP_BYTES_MAX, self.target_size_bytes))
 
 
 class DataFileWriter:
@@ -64,12 +64,11 @@ class DataFileWriter:
         self._nan_counts: dict[str, int] = {}
 
     def write(self, batch: pa.RecordBatch) -> None:
-        """Take rows of the file schema; encode a row group when enough have gathered."""
-        for piece in _pieces(batch, self._spec.row_group_bytes):
-            self._buffer.append(piece)
-            self.buffered_bytes += piece.nbytes
-            if self.buffered_bytes >= self._spec.row_group_bytes:
-                self.flush()
+        """Take rows of the file schema, at most one of `pieces`; encode a row group when enough have gathered."""
+        self._buffer.append(batch)
+        self.buffered_bytes += batch.nbytes
+        if self.buffered_bytes >= self._spec.row_group_bytes:
+            self.flush()
 
     @property
     def is_full(self) -> bool:
@@ -161,7 +160,7 @@ def _distinct(column: pa.ChunkedArray) -> int:
     return int(pc.count_distinct(column).as_py())
 
 
-def _pieces(batch: pa.RecordBatch, bytes_max: int) -> Iterator[pa.RecordBatch]:
+def pieces(batch: pa.RecordBatch, bytes_max: int) -> Iterator[pa.RecordBatch]:
     """The batch, cut so that one piece is at most about `bytes_max`."""
     size_bytes = batch.nbytes
     rows = max(1, batch.num_rows * bytes_max // size_bytes) if size_bytes > bytes_max else batch.num_rows

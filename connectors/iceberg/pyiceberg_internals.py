@@ -31,7 +31,7 @@ from pyiceberg.manifest import (
 )
 from pyiceberg.partitioning import PartitionKey, PartitionSpec
 from pyiceberg.schema import Schema
-from pyiceberg.table import Table, Transaction
+from pyiceberg.table import Table, TableProperties, Transaction
 from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.table.refs import MAIN_BRANCH, SnapshotRefType
 from pyiceberg.table.snapshots import Operation, SnapshotSummaryCollector, Summary, update_snapshot_summaries
@@ -47,6 +47,7 @@ from pyiceberg.table.update import (
 from pyiceberg.table.update.snapshot import _MergeAppendFiles
 from pyiceberg.typedef import EMPTY_DICT, Record
 from pyiceberg.types import PrimitiveType
+from pyiceberg.utils.properties import property_as_bool
 
 from lakeward.connectors.iceberg.committables import WrittenFile
 
@@ -95,6 +96,8 @@ class _SpecAwareAppend(_MergeAppendFiles):
 
     def __init__(self, table: Table, files: Sequence[WrittenFile], snapshot_properties: dict[str, str]) -> None:
         super().__init__(Operation.APPEND, _FrozenTransaction(table), table.io, snapshot_properties=snapshot_properties)
+        # the library leaves merging off unless asked; Iceberg's own default is on, and without it every commit costs more
+        self._merge_enabled = property_as_bool(table.metadata.properties, TableProperties.MANIFEST_MERGE_ENABLED, True)
         self._layouts: dict[tuple[int, int], list[DataFile]] = {}
         for file in files:
             self._layouts.setdefault((file.spec_id, file.schema_id), []).append(_data_file(table.metadata, file))

@@ -16,7 +16,7 @@ from pyiceberg.table import Table
 from pyiceberg.types import PrimitiveType
 
 from lakeward.connectors.iceberg.committables import WrittenFile
-from lakeward.connectors.iceberg.data_file import DataFileWriter, FileFormatSpec
+from lakeward.connectors.iceberg.data_file import DataFileWriter, FileFormatSpec, pieces
 from lakeward.connectors.iceberg.lake_table import LakeTable
 from lakeward.connectors.iceberg.partitions import Partitioner, PartitionKey
 from lakeward.connectors.iceberg.pyiceberg_internals import file_statistics, leaf_columns, partition_path
@@ -100,7 +100,8 @@ class IcebergWriter(SinkWriter):
         rows = _conform(batch, self._arrow, self._lake.spec.name)
         try:
             for key, part in self._partitioner.split(rows):
-                self._write_part(key, part)
+                for piece in pieces(part, self._format.row_group_bytes):
+                    self._write_piece(key, piece)
             self._relieve_memory()
         except OSError as error:
             raise self._failed(error) from error
@@ -131,13 +132,13 @@ class IcebergWriter(SinkWriter):
         finally:
             self._lake.close()
 
-    def _write_part(self, key: PartitionKey, part: pa.RecordBatch) -> None:
+    def _write_piece(self, key: PartitionKey, piece: pa.RecordBatch) -> None:
         file = self._open.get(key)
         if file is None:
             file = self._open_file(key)
         self._open.move_to_end(key)
         before = file.buffered_bytes
-        file.write(part)
+        file.write(piece)
         self._buffered_bytes += file.buffered_bytes - before
         if file.is_full:
             del self._open[key]

@@ -107,7 +107,9 @@ class Connection:
 
     def _settings(self, errors: ErrorLog) -> dict[str, Any]:
         resolved = resolve_all(self.options.properties, self.environment)
-        return {**resolved, "bootstrap.servers": self.options.bootstrap, "error_cb": errors.note}
+        # The client repeats every connection error in its log, many times a second; they are noted by `errors`.
+        settings: dict[str, Any] = {"log_level": 2, "reconnect.backoff.max.ms": 2000, **resolved}
+        return settings | {"bootstrap.servers": self.options.bootstrap, "error_cb": errors.note}
 
     def _made(self, kind: Callable[..., Any], settings: dict[str, Any], **more: Any) -> Any:
         try:

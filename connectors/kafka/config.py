@@ -46,7 +46,6 @@ FETCH_SETTINGS: Mapping[str, str | int | float | bool] = {
     # How long a topic may be unknown before that is an error; it was there when the splits were listed.
     "topic.metadata.propagation.max.ms": 5000,
     "socket.keepalive.enable": True,
-    "reconnect.backoff.max.ms": 2000,
     "allow.auto.create.topics": False,
 }
 

@@ -240,8 +240,9 @@ def _local_root(location: str) -> Path:
         return Path(location).expanduser().absolute()
     if parts.scheme != "file":
         raise ConfigError(
-            f"{location} cannot hold checkpoints: this store is for folders, and {parts.scheme}:// is not one",
-            hint="use open_store(), or a path or file:// URI",
+            f"{location} cannot hold checkpoints: there is no way here to create a file on {parts.scheme}:// only if it "
+            "is absent, and without that two runs of a job could both believe to own it",
+            hint="use a folder of this machine, or one that all machines mount (NFS): a path or a file:// URI",
         )
     if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
         raise ConfigError(

@@ -1,7 +1,8 @@
 """Kafka brokers for tests and demos: one real broker on loopback, started here and ended with its starter.
 
 Which one: the cluster that `LAKEWARD_TEST_BOOTSTRAP` names; else Apache Kafka itself (one KRaft node, jars by Maven, on
-Java 17 or newer); else the `noida-db` binary, which speaks Kafka's protocol and needs no Java.
+Java 17 or newer); else the `noida-db` binary, which speaks Kafka's protocol and needs no Java. The variable
+`LAKEWARD_TEST_BROKER` (kafka, noida) asks for one of them.
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ BrokerKind = Literal["external", "kafka", "noida"]
 
 BOOTSTRAP_VARIABLE = "LAKEWARD_TEST_BOOTSTRAP"
 """Environment variable that names a running cluster to test against."""
+
+KIND_VARIABLE = "LAKEWARD_TEST_BROKER"
+"""Environment variable that asks for one kind: "kafka" or "noida"."""
 
 START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 30.0
@@ -372,8 +376,11 @@ def plan_broker(kind: BrokerKind | None = None, *, fetch: bool = True) -> Broker
         "kafka": lambda: _find_apache_kafka(fetch),
         "noida": _find_noida,
     }
+    wanted = kind or os.environ.get(KIND_VARIABLE, "")
+    if wanted and wanted not in finders:
+        raise ConfigError(f"{KIND_VARIABLE}={wanted!r} is none of {', '.join(finders)}")
     reasons = []
-    for one in (kind,) if kind else finders:
+    for one in [one for one in finders if wanted in ("", one)]:
         found = finders[one]()
         if isinstance(found, BrokerPlan):
             return found

@@ -185,8 +185,8 @@ def a_damaged_file_is_an_error(test: StoreUnderTest) -> None:
         content = bytearray(file.read())
     content[len(content) // 2] ^= 1
     os.unlink(largest)
-    with open(largest, "wb") as file:
-        file.write(content)
+    with open(largest, "wb") as damaged:
+        damaged.write(content)
     assert raises_corruption(lambda: read_all(test.reopen("one", "again"))), "a scan did not see the damage"
 
 

@@ -1,8 +1,10 @@
 """Catalogs: embedded, by properties, with secrets, locked, missing, created by several processes at a time."""
 
-import multiprocessing
+import json
 import os
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -23,10 +25,10 @@ def test_without_a_catalog_an_embedded_one_is_made_in_the_warehouse(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(WAREHOUSE_VARIABLE, str(tmp_path / "wh"))
-    table = LakeTable(TableSpec("shop.eu.orders"))
-    assert table.ensure(SCHEMA).location() == f"file://{tmp_path}/wh/shop/eu/orders"
+    table = LakeTable(TableSpec("shop.orders"))
+    assert table.ensure(SCHEMA).location() == f"file://{tmp_path}/wh/shop/orders"
     assert (tmp_path / "wh" / "catalog.db").exists()
-    again = LakeTable(TableSpec("shop.eu.orders"))
+    again = LakeTable(TableSpec("shop.orders"))
     assert again.find() is not None
     table.close()
     again.close()
@@ -68,17 +70,29 @@ def test_a_catalog_that_cannot_be_reached_may_be_tried_again(tmp_path: Path, mon
     assert raised.value.retry.value == "backoff"
 
 
-def make_table(catalog: dict[str, str]) -> str:
-    table = LakeTable(TableSpec("race.orders", catalog))
-    try:
-        return str(table.ensure(SCHEMA).metadata.table_uuid)
-    finally:
-        table.close()
+MAKE_TABLE = """
+import json, sys
+import pyarrow as pa
+from lakeward.connectors.iceberg.lake_table import LakeTable, TableSpec
+print("ready", flush=True)
+sys.stdin.readline()
+table = LakeTable(TableSpec("race.orders", json.loads(sys.argv[1])))
+print(table.ensure(pa.schema([("id", pa.int64())])).metadata.table_uuid)
+"""
 
 
 def test_processes_that_create_the_same_catalog_and_table_get_the_same_one(lake: LocalLake) -> None:
-    with multiprocessing.get_context("spawn").Pool(3) as pool:
-        uuids = pool.map(make_table, [lake.catalog] * 3)
+    command = [sys.executable, "-c", MAKE_TABLE, json.dumps(lake.catalog)]
+    started = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    for process in started:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in started:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    uuids = [process.communicate(timeout=60)[0].strip() for process in started]
+    assert all(uuids)
     assert len(set(uuids)) == 1
 
 

@@ -1,3 +1,4 @@
+# ruff: noqa: DTZ001 - columns without a time zone are part of what is tested
 """Data files: contents, partitions, statistics, rolling, bounds on memory and open files, clean-up."""
 
 import math
@@ -113,14 +114,12 @@ def test_a_null_in_a_required_column_names_column_and_row(lake: LocalLake) -> No
 
 
 def test_hidden_partitions_hold_their_own_rows_and_prune_scans(lake: LocalLake) -> None:
-    start = datetime(2026, 1, 1)
+    start, minute = datetime(2026, 1, 1), timedelta(minutes=1)
     rows = 500
     batch = pa.record_batch(
         {
             "id": pa.array(range(rows)),
-            "ts": pa.array(
-                [start + timedelta(minutes=37 * (i * 7919 % rows)) for i in range(rows)], pa.timestamp("us")
-            ),
+            "ts": pa.array([start + 37 * minute * (i * 7919 % rows) for i in range(rows)], pa.timestamp("us")),
             "city": pa.array([None if i % 50 == 0 else f"city-{i % 7}" for i in range(rows)]),
         }
     )
@@ -178,6 +177,7 @@ def reference_keys(kind: IcebergType, transform: str, array: pa.Array) -> list[A
     return [function(value) for value in physical.to_pylist()]
 
 
+US_PER_DAY = 86_400_000_000
 TIMES = st.one_of(st.none(), st.integers(-(10**16), 10**16))
 
 
@@ -259,7 +259,7 @@ def test_statistics_of_a_file_let_readers_skip_it(lake: LocalLake) -> None:
     table = lake.load(TABLE)
     assert not list(table.scan("id > 9").plan_files())
     assert table.scan("x is nan").to_arrow().num_rows == 1
-    assert table.scan("s starts with 'aaa'").to_arrow().num_rows == 1
+    assert table.scan("s like 'aaa%'").to_arrow().num_rows == 1
 
 
 def test_committables_survive_json_and_the_token_names_the_set_of_files() -> None:

@@ -319,7 +319,7 @@ class Turns:
             self._back.release()
 
 
-@pytest.mark.parametrize("newer_writes", [2, 6, 8, 10, 12, 20, 1000])
+@pytest.mark.parametrize("newer_writes", [2, 6, 10, 20, 1000])
 def test_a_zombie_that_wakes_before_any_of_its_writes_does_no_harm(newer_writes: int, tmp_path: Path) -> None:
     """Generation 1 is stopped before its n-th write, generation 2 runs for a while, 1 runs to its end, then 2."""
     for number in range(1, 40):
@@ -330,7 +330,7 @@ def test_a_zombie_that_wakes_before_any_of_its_writes_does_no_harm(newer_writes:
         turns.finish(tmp_path)
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(25))
 def test_generations_that_race_commit_every_row_once(seed: int, tmp_path: Path) -> None:
     """Old generations are never killed here: they go on as zombies until they notice."""
     rng = random.Random(seed)

@@ -61,7 +61,7 @@ def test_keys_whose_hashes_are_all_the_same_are_told_apart(kind: str) -> None:
         batch.hashes = np.full(len(batch), 42, dtype=np.uint64)
         return batch
 
-    slots.keys.hashes = lambda slots: np.full(len(slots), 42, dtype=np.uint64)  # type: ignore[method-assign, assignment]
+    slots.keys.hashes = lambda slots: np.full(len(slots), 42, dtype=np.uint64)  # type: ignore[method-assign]
     numbers = np.array([5, 3, 5, 9, 3, 11])
     first = find_or_insert(slots, colliding(numbers))
     assert first.tolist() == [1, 2, 1, 3, 2, 4]
