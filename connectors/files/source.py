@@ -95,6 +95,11 @@ class FilesSource(Source):
         return True
 
     @property
+    def reads_in_turn(self) -> bool:
+        """Files are read one after the other, in the order of their names."""
+        return True
+
+    @property
     def description(self) -> str:
         """For example "parquet files /data/orders"."""
         return f"{self._name} files {self._place}"

@@ -116,6 +116,7 @@ class Publisher:
             commit_once(table, (*staged.updates, recorded, *expiry.updates), staged.requirements)
         except Exception as error:  # whatever it is: whether the commit was applied, only the table can tell
             return self._look_after(error, staged, marker)
+        staged.tidy()
         expiry.delete_unreachable(table.io)
         return marker, None
 

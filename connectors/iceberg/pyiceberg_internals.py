@@ -77,6 +77,10 @@ class StagedAppend:
         """Delete its manifests. Only when it is certain that the commit did not and will not happen."""
         self.producer._clean_all_uncommitted()
 
+    def tidy(self) -> None:
+        """Delete manifests that were needed only on the way. Call it when the commit has landed."""
+        delete_files(self.producer._io, self.producer.merged_away)
+
 
 class _FrozenTransaction(Transaction):
     """A transaction that stages nothing; the stock one copies the whole metadata at every look at it."""
@@ -96,15 +100,19 @@ class _SpecAwareAppend(_MergeAppendFiles):
 
     def __init__(self, table: Table, files: Sequence[WrittenFile], snapshot_properties: dict[str, str]) -> None:
         super().__init__(Operation.APPEND, _FrozenTransaction(table), table.io, snapshot_properties=snapshot_properties)
-        # the library leaves merging off unless asked; Iceberg's own default is on, and without it every commit costs more
+        # pyiceberg leaves merging off unless asked; Iceberg's own default is on, and without it commits get ever slower
         self._merge_enabled = property_as_bool(table.metadata.properties, TableProperties.MANIFEST_MERGE_ENABLED, True)
+        self.merged_away: list[str] = []  # manifests that were written and at once merged into another one
         self._layouts: dict[tuple[int, int], list[DataFile]] = {}
         for file in files:
             self._layouts.setdefault((file.spec_id, file.schema_id), []).append(_data_file(table.metadata, file))
 
     def _manifests(self) -> list[ManifestFile]:
         added = [self._write_added(spec, schema, files) for (spec, schema), files in self._layouts.items()]
-        return self._process_manifests(added + self._existing_manifests())
+        manifests = self._process_manifests(added + self._existing_manifests())
+        used = {manifest.manifest_path for manifest in manifests}
+        self.merged_away = [path for path in self._written_manifests if path not in used]
+        return manifests
 
     def _write_added(self, spec_id: int, schema_id: int, files: Iterable[DataFile]) -> ManifestFile:
         metadata = self._transaction.table_metadata

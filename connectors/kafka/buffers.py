@@ -41,9 +41,8 @@ class PartitionBuffer:
         """Take records, in the order of their offsets."""
         if not self.values:
             self.since_ms = now_ms
-        values = list(map(Message.value, messages))
-        self.values += values
-        self.size_bytes += sum(map(len, filter(None, values)))
+        self.values.extend(map(Message.value, messages))
+        self.size_bytes += sum(map(len, messages))
         self._offsets.append(_offsets(messages))
         for what in ("key", "headers", "timestamp"):
             if what in self.metadata:

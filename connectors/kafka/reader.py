@@ -22,7 +22,7 @@ from lakeward.engine.core.errors import LakewardError, RecordError, SourceError
 from lakeward.engine.core.ids import CheckpointId, SplitId
 from lakeward.engine.core.json_types import JsonObject
 
-_CONSUME = 1000  # messages a call: small enough to stay in the processor's cache
+_CONSUME = 500  # messages a call: small enough to stay in the processor's cache
 _CALLS_PER_POLL = 16
 _BATCH_BYTES = 16 << 20  # a batch is cut here even if it has few rows
 _BUFFERED_BATCHES = 4  # full batches' worth of records that all partitions together may hold back
@@ -99,7 +99,6 @@ class KafkaReader(SourceReader):
         consumer = self._open_consumer()
         try:
             consumer.commit(offsets=offsets, asynchronous=True)
-            consumer.consume(0, timeout=0)  # serves the answers of earlier commits
         except KafkaException as error:
             self._note_commit(error.args[0], offsets)
 

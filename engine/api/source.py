@@ -118,6 +118,15 @@ class Source(ABC):
         """Make the reader of one subtask."""
 
     @property
+    def reads_in_turn(self) -> bool:
+        """Whether a reader reads its splits one after the other (files), not side by side (partitions).
+
+        Splits that it has not begun then do not hold the watermark back: event time is taken to advance from split to
+        split, and rows of a later split that are older than the earlier ones' are late.
+        """
+        return False
+
+    @property
     def discovery_interval_ms(self) -> int | None:
         """How often `list_splits` is asked again while the job runs; None: never."""
         return None

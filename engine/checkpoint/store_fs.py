@@ -16,6 +16,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from lakeward.engine.checkpoint.store import CheckpointStore, MemoryStore, checked_path, missing_file
+from lakeward.engine.checkpoint.store_object import OBJECT_STORE_SCHEMES, ObjectStore
 from lakeward.engine.core.errors import CheckpointError, ConfigError
 
 _TEMPORARY = ".tmp"
@@ -218,8 +219,9 @@ def open_store(location: str | None) -> CheckpointStore:
     'MemoryStore'
 
     Args:
-        location: A folder: "state/revenue", "file:///var/lakeward/revenue". None keeps checkpoints in memory: they
-            survive a restart of the job inside this process, not the end of the process.
+        location: A folder ("state/revenue", "file:///var/lakeward/revenue") or a prefix in an object store
+            ("s3://bucket/revenue", also gs:// and az://). None keeps checkpoints in memory: they survive a restart of
+            the job inside this process, not the end of the process.
 
     Returns:
         The store. A folder is made if it does not exist.
@@ -231,6 +233,8 @@ def open_store(location: str | None) -> CheckpointStore:
         return MemoryStore()
     if not location.strip():
         raise ConfigError("the checkpoint directory is empty text", hint="give a folder or a URI, or leave it out")
+    if urlsplit(location).scheme in OBJECT_STORE_SCHEMES:
+        return ObjectStore(location)
     return FileSystemStore(location)
 
 
@@ -240,9 +244,9 @@ def _local_root(location: str) -> Path:
         return Path(location).expanduser().absolute()
     if parts.scheme != "file":
         raise ConfigError(
-            f"{location} cannot hold checkpoints: there is no way here to create a file on {parts.scheme}:// only if it "
-            "is absent, and without that two runs of a job could both believe to own it",
-            hint="use a folder of this machine, or one that all machines mount (NFS): a path or a file:// URI",
+            f"{location} cannot hold checkpoints: no way is known to create a file on {parts.scheme}:// only if it is "
+            "absent, and without that two runs of a job could both believe to own it",
+            hint=f"use a folder (a path or a file:// URI), or one of {', '.join(OBJECT_STORE_SCHEMES)}",
         )
     if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
         raise ConfigError(

@@ -98,11 +98,12 @@ class SourceTask:
         self._core = core
         self._setup = setup
         self._clock = setup.clock
-        self._bounded = setup.node.work.source.bounded
+        source = setup.node.work.source
+        self._bounded = source.bounded
         self._splits: dict[SplitId, SplitState] = {}
         strategy = setup.node.work.watermarks
         self._time_column = strategy.column if strategy else None
-        self._watermarks = SplitWatermarks(strategy) if strategy else None
+        self._watermarks = SplitWatermarks(strategy, in_turn=source.reads_in_turn) if strategy else None
         self._barriers: list[CheckpointId] = []
         self._positions: dict[CheckpointId, dict[SplitId, JsonObject]] = {}
         self._output_rows = setup.counters.counter("output_rows")

@@ -62,10 +62,12 @@ class SplitWatermarks:
 
     Args:
         strategy: How far a split's watermark trails, and when a silent split is idle.
+        in_turn: Whether splits are read one after the other: those not begun do not count yet.
     """
 
-    def __init__(self, strategy: WatermarkStrategy) -> None:
+    def __init__(self, strategy: WatermarkStrategy, *, in_turn: bool = False) -> None:
         self._strategy = strategy
+        self._in_turn = in_turn
         self._splits: dict[SplitId, _SplitClock] = {}
         self._sent = Watermark(WATERMARK_MIN_US)
 
@@ -101,7 +103,7 @@ class SplitWatermarks:
         timeout_us = self._strategy.idle_timeout_us
         idle = timeout_us is not None and (now_ms - clock.active_ms) * 1000 >= timeout_us
         if clock.newest_us == WATERMARK_MIN_US:
-            return Watermark(WATERMARK_MIN_US, idle)
+            return Watermark(WATERMARK_MIN_US, idle or self._in_turn)
         return Watermark(clock.newest_us - self._strategy.out_of_orderness_us - 1, idle)
 
 

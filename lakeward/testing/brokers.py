@@ -289,6 +289,8 @@ class Broker:
 
 _PRODUCER_SETTINGS: dict[str, Any] = {
     "log_level": 2,
+    "delivery.report.only.error": True,
+    "topic.metadata.propagation.max.ms": 2000,
     "linger.ms": 5,
     "batch.size": 1 << 20,
     "message.max.bytes": 10_000_000,
@@ -306,27 +308,26 @@ _CONSUMER_SETTINGS: dict[str, Any] = {
 
 
 def _produce_batch(producer: Producer, topic: str, messages: list[dict[str, Any]], partition: int) -> int:
-    queued = producer.produce_batch(topic, messages, partition)
-    left = producer.flush(60)
-    if queued < len(messages) or left:
-        reason = next((m["_error"] for m in messages if "_error" in m), "not delivered in 60 s")
-        raise SourceError(
-            f"{len(messages) - queued + left} of {len(messages)} records not written to {topic}: {reason}"
-        )
-    return queued
+    failures: list[object] = []
+    queued = producer.produce_batch(topic, messages, partition, callback=lambda error, _: failures.append(error))
+    failures += [message["_error"] for message in messages if "_error" in message]
+    return _flushed(producer, topic, queued, failures)
 
 
 def _produce_singly(producer: Producer, topic: str, messages: list[dict[str, Any]], **where: Any) -> int:
     failures: list[object] = []
     for message in messages:
-        producer.produce(
-            topic, on_delivery=lambda error, _: failures.append(error) if error else None, **message, **where
-        )
+        producer.produce(topic, on_delivery=lambda error, _: failures.append(error), **message, **where)
         producer.poll(0)
+    return _flushed(producer, topic, len(messages), failures)
+
+
+def _flushed(producer: Producer, topic: str, queued: int, failures: list[object]) -> int:
     left = producer.flush(60)
     if failures or left:
-        raise SourceError(f"{len(failures) + left} of {len(messages)} records not written to {topic}: {failures[:1]}")
-    return len(messages)
+        reason = failures[0] if failures else "not delivered in 60 s"
+        raise SourceError(f"{len(failures) + left} records not written to {topic}: {reason}")
+    return queued
 
 
 def _read_to_end(consumer: Consumer, topic: str, partitions: Sequence[int], timeout_s: float) -> list[Record]:

@@ -136,10 +136,23 @@ def read_with_duckdb(table: Table) -> pa.Table:
 
 
 def read_files_bare(table: Table) -> pa.Table:
-    """All rows of the table's data files by pyarrow, past Iceberg; right for tables without deletes and evolution."""
+    """All rows of the table's data files by pyarrow, columns found by Iceberg's field ids; wrong where rows are deleted."""
+    schema = table.schema().as_arrow()
     paths = [task.file.file_path.removeprefix("file://") for task in table.scan().plan_files()]
-    parts = [pq.read_table(path, partitioning=None) for path in paths]
-    return pa.concat_tables(parts) if parts else table.scan().to_arrow().slice(0, 0)
+    return pa.concat_tables([schema.empty_table(), *(_read_by_field_id(path, table) for path in paths)])
+
+
+def _read_by_field_id(path: str, table: Table) -> pa.Table:
+    stored = pq.read_table(path, partitioning=None)
+    by_id = {int(field.metadata[b"PARQUET:field_id"]): field.name for field in stored.schema}
+    schema = table.schema().as_arrow()
+    columns = [
+        stored[by_id[field.field_id]].cast(wanted.type)
+        if field.field_id in by_id
+        else pa.chunked_array([pa.nulls(stored.num_rows, wanted.type)])
+        for field, wanted in zip(table.schema().fields, schema, strict=True)
+    ]
+    return pa.Table.from_arrays(columns, schema=schema)
 
 
 def read_independently(table: Table) -> pa.Table:

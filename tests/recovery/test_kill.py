@@ -41,7 +41,13 @@ class Arena:
 
     def start(self, kill_at: str, nth: int, parallelism: int) -> subprocess.Popen[bytes]:
         options = self.options | {"kill_at": kill_at, "nth": nth, "parallelism": parallelism}
-        return subprocess.Popen([sys.executable, str(JOB), json.dumps(options)], stderr=subprocess.PIPE)
+        with self.log.open("wb") as log:
+            return subprocess.Popen([sys.executable, str(JOB), json.dumps(options)], stderr=log)
+
+    @property
+    def log(self) -> Path:
+        """What the last run of the job said."""
+        return self.lake.folder / "job.log"
 
     def look(self) -> None:
         """What a reader polling the table must hold true in every snapshot it ever sees."""
@@ -103,16 +109,14 @@ def run_rounds(arena: Arena, count: int, seed: int) -> int:
             if not kill_at and time.monotonic() > random_kill:
                 process.kill()
             arena.look()
-        error = process.stderr.read().decode() if process.stderr else ""
-        assert process.returncode in (0, -9), f"{kill_at}: exit status {process.returncode}\n{error}"
+        assert process.returncode in (0, -9), f"{kill_at}: status {process.returncode}\n{arena.log.read_text()}"
         deaths += process.returncode == -9
     return deaths
 
 
 def check_end(arena: Arena) -> None:
     process = arena.start("", 0, 1)
-    _, error = process.communicate(timeout=300)
-    assert process.returncode == 0, error.decode()
+    assert process.wait(timeout=300) == 0, arena.log.read_text()
     arena.look()
     raw = read_independently(arena.lake.load("db.raw"))
     assert compare(arena.expected, raw.select(COLUMNS)) == (0, 0)
@@ -121,6 +125,7 @@ def check_end(arena: Arena) -> None:
     windows = grouped.aggregate([([], "count_all"), ("price", "sum")])
     windows = windows.rename_columns(["auction", "window_start", "n", "total"])
     assert compare(windows, read_independently(arena.lake.load("db.windows")).select(windows.column_names)) == (0, 0)
+    arena.lake.close()
 
 
 @pytest.mark.kafka

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 
 from lakeward.engine.checkpoint.store import CheckpointStore, MemoryStore
 from lakeward.engine.checkpoint.store_fs import FileSystemStore, open_store
+from lakeward.engine.checkpoint.store_object import ObjectStore
 from lakeward.engine.core.errors import CheckpointError, ConfigError
 from lakeward.testing.store_suite import STORE_CHECKS, StoreCheck
 
@@ -19,6 +21,8 @@ FACTORIES: dict[str, Callable[[Path], CheckpointStore]] = {
     "folder": lambda folder: FileSystemStore(str(folder / "made" / "by" / "the store")),
     "file-uri": lambda folder: FileSystemStore((folder / "with space").as_uri()),
 }
+if importlib.util.find_spec("obstore") is not None:  # an optional package
+    FACTORIES["object-store"] = lambda _: ObjectStore("memory:///")
 
 
 @pytest.mark.parametrize("check", STORE_CHECKS.values(), ids=STORE_CHECKS.keys())
@@ -67,7 +71,7 @@ def test_a_location_that_is_not_a_folder_is_refused(location: str, tmp_path: Pat
 @pytest.mark.parametrize(
     ("location", "message"),
     [
-        ("s3://bucket/prefix", "cannot hold checkpoints"),
+        ("hdfs://host/x", "cannot hold checkpoints"),
         ("nonsense://x/y", "cannot hold checkpoints"),
         ("file://host/x", "not the URI of a folder on this machine"),
         ("  ", "empty text"),
@@ -77,6 +81,13 @@ def test_a_location_that_cannot_hold_checkpoints_is_refused(location: str, messa
     with pytest.raises(ConfigError, match=message) as caught:
         open_store(location)
     assert caught.value.hint
+
+
+def test_an_object_store_without_its_package_is_refused_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    with pytest.raises(ConfigError, match="s3://bucket/prefix is in an object store") as caught:
+        open_store("s3://bucket/prefix")
+    assert "obstore" in caught.value.hint
 
 
 def test_a_file_system_without_hard_links_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -239,7 +239,7 @@ def test_a_download_notices_missing_damaged_and_malicious_files(tmp_path: Path) 
 
 def test_a_local_file_that_is_missing_is_named(tmp_path: Path) -> None:
     workflow, _ = start(MemoryStore())
-    with pytest.raises(CheckpointError, match="cannot read the state file .*gone"):
+    with pytest.raises(CheckpointError, match=r"cannot read the state file .*gone"):
         workflow.upload([LocalFile("gone", str(tmp_path / "gone"))])
 
 
@@ -247,7 +247,7 @@ def test_retention_keeps_the_newest_and_every_file_they_share(tmp_path: Path) ->
     store = MemoryStore()
     workflow, started = start(store)
     (shared,) = workflow.upload([local(tmp_path, "shared", b"shared")])
-    own = []
+    own: list[StoredFile] = []
     for n in range(1, 5):
         own += workflow.upload([local(tmp_path, "own", b"%d" % n)])
         complete(workflow, manifest(n, 1, [shared, own[-1]]))

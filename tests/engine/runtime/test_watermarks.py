@@ -84,3 +84,15 @@ def test_a_restored_split_goes_on_at_the_newest_time_that_the_checkpoint_knows()
     assert splits.advance(0) == Watermark(689)
     splits.observe(A, 600, 0)
     assert splits.newest_us(A) == 700
+
+
+def test_splits_that_are_read_in_turn_hold_nothing_back_before_they_begin() -> None:
+    splits = SplitWatermarks(STRATEGY, in_turn=True)
+    splits.add(A, None, 0)
+    splits.add(B, None, 0)
+    assert splits.advance(0) == Watermark(WATERMARK_MIN_US, idle=True)
+    splits.observe(A, 500, 0)
+    assert splits.advance(0) == Watermark(489)
+    splits.finish(A)
+    splits.observe(B, 900, 0)
+    assert splits.advance(0) == Watermark(889)
