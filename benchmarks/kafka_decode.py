@@ -8,6 +8,7 @@ The limit is what the client gives without any decoding: `consume()` and the pay
 
 from __future__ import annotations
 
+import logging
 import sys
 import tempfile
 import time
@@ -100,6 +101,7 @@ def main(arguments: Sequence[str]) -> None:
     """Run all measurements."""
     rows, partitions, rounds = (int(a) for a in (*arguments, *("1000000", "4", "3")[len(arguments) :]))
     values = bids(rows, seed=1)
+    logging.getLogger("lakeward.kafka").setLevel(logging.ERROR)  # the bad records below are meant
     few = ["auction", "price", "dateTime"]
     spoilt = [b'{"auction":' if i % 100 == 0 else value for i, value in enumerate(values)]
     with tempfile.TemporaryDirectory() as directory, start_broker(directory) as broker:

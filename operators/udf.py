@@ -257,7 +257,7 @@ def call_error(function: Callable[..., Any], error: Exception, given: str) -> Us
     """The error of a user's function that raised: names the function, its place, and what it was given."""
     return UserCodeError(
         f"{function_name(function)} raised {type(error).__name__}: {error} on {given}",
-        hint="the function's own traceback is above; test it with this input",
+        hint="call the function with this input to see where inside it; or run with `lakeward --traceback run ...`",
     )
 
 

@@ -23,7 +23,7 @@ EMBEDDED_WAREHOUSE = "lakeward-warehouse"
 CATALOG_NAME = "default"
 """SQL catalogs keep tables by catalog name; this is the one pyiceberg takes when none is given."""
 
-_SQLITE_BUSY_TIMEOUT_S = 30
+_SQLITE_BUSY_TIMEOUT_S = 10
 _OPEN_ATTEMPTS = 8
 _OPEN_BACKOFF_MS = 25
 

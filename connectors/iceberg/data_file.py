@@ -43,6 +43,23 @@ class FileFormatSpec:
         return max(_ROW_GROUP_BYTES_MIN, min(ROW_GROUP_BYTES_MAX, self.target_size_bytes))
 
 
+class DictionaryChoice:
+    """Remembers which columns repeat enough for a dictionary, for all files of a writer between two checkpoints."""
+
+    def __init__(self) -> None:
+        self._columns: list[str] | None = None
+
+    def columns(self, rows: pa.Table) -> list[str]:
+        """The columns; the first table that is asked for since `forget` decides."""
+        if self._columns is None:
+            self._columns = dictionary_columns(rows)
+        return self._columns
+
+    def forget(self) -> None:
+        """Look again at the next table."""
+        self._columns = None
+
+
 class DataFileWriter:
     """Gathers batches into row groups and encodes them; nothing is on disk before the first row group.
 
@@ -50,13 +67,15 @@ class DataFileWriter:
         io: The table's file access.
         path: The file's full location; must not exist.
         spec: How to write it.
+        dictionary: Which columns to dictionary-encode.
     """
 
-    def __init__(self, io: FileIO, path: str, spec: FileFormatSpec) -> None:
+    def __init__(self, io: FileIO, path: str, spec: FileFormatSpec, dictionary: DictionaryChoice) -> None:
         self.path = path
         self.buffered_bytes = 0
         self._io = io
         self._spec = spec
+        self._dictionary = dictionary
         self._buffer: list[pa.RecordBatch] = []
         self._out: Any = None
         self._parquet: pq.ParquetWriter | None = None
@@ -126,7 +145,7 @@ class DataFileWriter:
             self._spec.schema,
             compression=self._spec.compression,
             compression_level=self._spec.compression_level,
-            use_dictionary=dictionary_columns(first) + list(self._spec.nested_leaves),
+            use_dictionary=[*self._dictionary.columns(first), *self._spec.nested_leaves],
             store_decimal_as_integer=True,
         )
         return self._parquet

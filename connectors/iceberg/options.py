@@ -23,7 +23,7 @@ OPEN_FILES_MAX = 128
 EMPTY_CHECKPOINTS_MAX = 10
 """Checkpoints without rows in a row after which an empty snapshot is committed to move the marker on."""
 
-SNAPSHOTS_RETAINED = 40
+SNAPSHOTS_RETAINED = 30
 """Newest snapshots that are kept in tables which the sink created; older ones of its own are expired."""
 
 EXPIRE_EVERY = 10
@@ -41,7 +41,7 @@ TABLE_PROPERTIES = {
     "write.metadata.previous-versions-max": "5",
     "write.metadata.delete-after-commit.enabled": "true",
     "write.delete.isolation-level": "snapshot",
-    "commit.manifest.min-count-to-merge": "30",
+    "commit.manifest.min-count-to-merge": "20",
     "commit.manifest.target-size-bytes": str(1 << 20),
     RETAINED_PROPERTY: str(SNAPSHOTS_RETAINED),
 }

@@ -33,7 +33,7 @@ _CHOICES = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class IcebergSink(Sink):
     """Appends rows to an Apache Iceberg table, one snapshot a checkpoint, exactly once.
 
@@ -67,7 +67,7 @@ class IcebergSink(Sink):
         table_properties: Properties of a new table, over Lakeward's defaults.
         nulls_for_missing: Whether optional table columns that the rows lack are filled with nulls, not refused.
         snapshots_retained: Newest snapshots to keep; older ones of Lakeward sinks are expired along with commits. None:
-            as the table's property "lakeward.snapshots-retained" says (40 in tables that the sink creates, else never);
+            as the table's property "lakeward.snapshots-retained" says (30 in tables that the sink creates, else never);
             0: never.
         open_files_max: Data files (partitions) that one writer keeps open.
         buffer_bytes_max: Arrow bytes that one writer buffers over all open files.

@@ -16,7 +16,7 @@ from pyiceberg.table import Table
 from pyiceberg.types import PrimitiveType
 
 from lakeward.connectors.iceberg.committables import WrittenFile
-from lakeward.connectors.iceberg.data_file import DataFileWriter, FileFormatSpec, pieces
+from lakeward.connectors.iceberg.data_file import DataFileWriter, DictionaryChoice, FileFormatSpec, pieces
 from lakeward.connectors.iceberg.lake_table import LakeTable
 from lakeward.connectors.iceberg.partitions import Partitioner, PartitionKey
 from lakeward.connectors.iceberg.pyiceberg_internals import file_statistics, leaf_columns, partition_path
@@ -79,6 +79,7 @@ class IcebergWriter(SinkWriter):
             compression_level=limits.compression_level,
             target_size_bytes=limits.target_size_bytes,
         )
+        self._dictionary = DictionaryChoice()
         self._partitioner = Partitioner(self._spec, self._schema)
         self._partition_types = [f.field_type for f in self._spec.partition_type(self._schema).fields]
         self._field_ids = {field.name: field.field_id for field in self._schema.fields}
@@ -117,6 +118,7 @@ class IcebergWriter(SinkWriter):
                 self._finish(*self._open.popitem(last=False))
         except OSError as error:
             raise self._failed(error) from error
+        self._dictionary.forget()
         done, self._finished = self._finished, []
         return [file.to_json() for file in done]
 
@@ -148,7 +150,7 @@ class IcebergWriter(SinkWriter):
         while len(self._open) >= self._limits.open_files_max:
             self._finish(*self._open.popitem(last=False))
         path = partition_path(self._table, self._names.next(), self._spec, self._schema, key)
-        file = self._open[key] = DataFileWriter(self._table.io, path, self._format)
+        file = self._open[key] = DataFileWriter(self._table.io, path, self._format, self._dictionary)
         return file
 
     def _relieve_memory(self) -> None:

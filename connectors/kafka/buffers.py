@@ -17,7 +17,7 @@ from lakeward.connectors.kafka.metadata import METADATA_TYPES
 
 @dataclass(slots=True)
 class PartitionBuffer:
-    """Records of one partition that wait to become a batch, column by column.
+    """Records of one partition that wait to be decoded, column by column.
 
     Args:
         topic: The topic.
@@ -30,17 +30,14 @@ class PartitionBuffer:
     metadata: Mapping[MetadataName, str]
     values: list[bytes | None] = field(default_factory=list)
     size_bytes: int = 0
-    since_ms: int = 0
     _offsets: list[npt.NDArray[np.int64]] = field(default_factory=list)
     _kept: dict[MetadataName, list[Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.values)
 
-    def add(self, messages: Sequence[Message], now_ms: int) -> None:
+    def add(self, messages: Sequence[Message]) -> None:
         """Take records, in the order of their offsets."""
-        if not self.values:
-            self.since_ms = now_ms
         self.values.extend(map(Message.value, messages))
         self.size_bytes += sum(map(len, messages))
         self._offsets.append(_offsets(messages))

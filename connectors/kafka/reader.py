@@ -4,45 +4,74 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from lakeward.connectors.kafka.bad_records import BadKafkaRecord
 from lakeward.connectors.kafka.buffers import PartitionBuffer
 from lakeward.connectors.kafka.client import LOG, REQUEST_TIMEOUT_S, Connection, ErrorLog
 from lakeward.connectors.kafka.offsets import Partition, Position, partition_of
-from lakeward.engine.api.codec import Decoded, Decoder
+from lakeward.connectors.kafka.record_decoder import RecordDecoder
+from lakeward.engine.api.codec import Decoder
 from lakeward.engine.api.source import ReaderContext, SourceReader, Split, SplitBatch, SplitFinished
-from lakeward.engine.core.errors import LakewardError, RecordError, SourceError
+from lakeward.engine.core.errors import LakewardError, SourceError
 from lakeward.engine.core.ids import CheckpointId, SplitId
 from lakeward.engine.core.json_types import JsonObject
 
 _CONSUME = 500  # messages a call: small enough to stay in the processor's cache
 _CALLS_PER_POLL = 16
+_PIECE = 2000  # records that are decoded at a time: soon after they were copied, while they are still in the cache
 _BATCH_BYTES = 16 << 20  # a batch is cut here even if it has few rows
 _BUFFERED_BATCHES = 4  # full batches' worth of records that all partitions together may hold back
 _DOWN_LIMIT_MS = 30_000
 _PROBE_TIMEOUT_S = 2.0
-_LOG_INTERVAL_MS = 10_000
 
 
 @dataclass(slots=True)
 class _Assigned:
-    """A partition this reader has, with what waits in it."""
+    """A partition this reader has, with what waits in it: decoded pieces, then records not yet decoded."""
 
     split: SplitId
-    position: Position
+    position: Position  # behind the last batch that was handed out
     buffer: PartitionBuffer
+    pieces: list[pa.RecordBatch] = field(default_factory=list)
+    records: int = 0  # waiting, decoded or not
+    size_bytes: int = 0
+    since_ms: int = 0
+    next_offset: int = 0
     ended: bool = False  # everything before the stop offset has been consumed
 
     @property
     def where(self) -> Partition:
         return self.buffer.topic, self.buffer.partition
+
+    def add(self, messages: Sequence[Message], now_ms: int) -> None:
+        """Take records, in the order of their offsets."""
+        if not self.records:
+            self.since_ms = now_ms
+        before = self.buffer.size_bytes
+        self.buffer.add(messages)
+        self.records += len(messages)
+        self.size_bytes += self.buffer.size_bytes - before
+        self.next_offset = (messages[-1].offset() or 0) + 1
+
+    def decode(self, decoder: RecordDecoder) -> None:
+        """Decode what is not decoded yet, as one more piece."""
+        if len(self.buffer):
+            self.pieces.append(decoder.decode(self.buffer))
+            self.buffer = PartitionBuffer(*self.where, self.buffer.metadata)
+
+    def take(self, decoder: RecordDecoder) -> SplitBatch:
+        """All that waits, as one batch."""
+        self.decode(decoder)
+        pieces, self.pieces = self.pieces, []
+        self.records = self.size_bytes = 0
+        self.position = replace(self.position, offset=self.next_offset)
+        batch = pieces[0] if len(pieces) == 1 else pa.concat_batches(pieces)
+        return SplitBatch(self.split, batch, self.position.to_json())
 
 
 class KafkaReader(SourceReader):
@@ -51,8 +80,7 @@ class KafkaReader(SourceReader):
     def __init__(self, connection: Connection, decoder: Decoder, schema: pa.Schema, context: ReaderContext) -> None:
         self._connection = connection
         self._options = connection.options
-        self._decoder = decoder
-        self._schema = schema
+        self._decoder = RecordDecoder(decoder, schema, connection.options, context)
         self._context = context
         self._errors = ErrorLog()
         self._consumer: Consumer | None = None
@@ -60,8 +88,6 @@ class KafkaReader(SourceReader):
         self._unassigned: list[_Assigned] = []
         self._finished: deque[SplitId] = deque()
         self._down_since_ms: int | None = None
-        self._logged_ms = -_LOG_INTERVAL_MS
-        self._bad_unlogged = 0
 
     def add_split(self, split: Split, position: JsonObject | None) -> None:
         """Read this partition too; see `SourceReader.add_split`."""
@@ -107,7 +133,7 @@ class KafkaReader(SourceReader):
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
             consumer.close()
-        self._log_bad(final=True)
+        self._decoder.close()
 
     def _open_consumer(self) -> Consumer:
         if self._consumer is None:
@@ -143,11 +169,11 @@ class KafkaReader(SourceReader):
         for one in self._assigned.values():
             if self._is_full(one):
                 return True
-            rows, size = rows + len(one.buffer), size + one.buffer.size_bytes
+            rows, size = rows + one.records, size + one.size_bytes
         return rows >= limit * _BUFFERED_BATCHES or size >= _BATCH_BYTES * _BUFFERED_BATCHES
 
     def _is_full(self, one: _Assigned) -> bool:
-        return len(one.buffer) >= self._context.batch_rows or one.buffer.size_bytes >= _BATCH_BYTES
+        return one.records >= self._context.batch_rows or one.size_bytes >= _BATCH_BYTES
 
     def _sort_in(self, consumer: Consumer, messages: list[Message]) -> None:
         """Hand each run of one partition's records to its buffer; events of the client stand between them."""
@@ -175,7 +201,9 @@ class KafkaReader(SourceReader):
             messages = [message for message in messages if int(message.offset() or 0) < stop]
             one.ended = True
         if messages:
-            one.buffer.add(messages, self._context.clock.monotonic_ms())
+            one.add(messages, self._context.clock.monotonic_ms())
+            if len(one.buffer) >= _PIECE:
+                one.decode(self._decoder)
 
     def _next_event(self, consumer: Consumer) -> SplitBatch | SplitFinished | None:
         """The batch of the partition that has waited longest among those that are due; the end of one that is empty."""
@@ -184,65 +212,17 @@ class KafkaReader(SourceReader):
         due = [
             one
             for one in self._assigned.values()
-            if len(one.buffer)
-            and (crowded or one.ended or self._is_full(one) or now_ms - one.buffer.since_ms >= self._context.linger_ms)
+            if one.records
+            and (crowded or one.ended or self._is_full(one) or now_ms - one.since_ms >= self._context.linger_ms)
         ]
         if due:
-            return self._batch_of(min(due, key=lambda one: (not self._is_full(one), one.buffer.since_ms)))
+            return min(due, key=lambda one: (not self._is_full(one), one.since_ms)).take(self._decoder)
         for one in self._assigned.values():
             if one.ended:
                 del self._assigned[one.where]
                 consumer.incremental_unassign([TopicPartition(*one.where)])
                 return SplitFinished(one.split)
         return None
-
-    def _batch_of(self, one: _Assigned) -> SplitBatch:
-        buffer, one.buffer = one.buffer, PartitionBuffer(*one.where, self._options.metadata)
-        offsets = buffer.offsets()
-        decoded = self._decode(buffer)
-        if decoded.bad:
-            self._on_bad(buffer, decoded)
-        arrays = [*decoded.batch.columns, *buffer.metadata_columns(decoded.rows)]
-        batch = pa.RecordBatch.from_arrays(arrays, schema=self._schema) if arrays else decoded.batch
-        counters = self._context.counters
-        counters.counter("read_records").inc(len(buffer))
-        counters.counter("read_bytes").inc(buffer.size_bytes)
-        one.position = replace(one.position, offset=int(offsets[-1]) + 1)
-        return SplitBatch(one.split, batch, one.position.to_json())
-
-    def _decode(self, buffer: PartitionBuffer) -> Decoded:
-        """Decode a buffer; without its tombstones, unless they are wanted as rows of nulls."""
-        values = buffer.values
-        if self._options.tombstones == "null" or None not in values:
-            return self._decoder.decode(values)
-        kept = np.flatnonzero([value is not None for value in values])
-        self._context.counters.counter("tombstones").inc(len(values) - len(kept))
-        decoded = self._decoder.decode([values[i] for i in kept])
-        rows = kept if decoded.rows is None else kept[decoded.rows]
-        return Decoded(decoded.batch, rows, [replace(bad, index=int(kept[bad.index])) for bad in decoded.bad])
-
-    def _on_bad(self, buffer: PartitionBuffer, decoded: Decoded) -> None:
-        offsets = buffer.offsets()
-        records = [
-            BadKafkaRecord(buffer.topic, buffer.partition, int(offsets[i]), buffer.key(i), buffer.values[i], bad.reason)
-            for bad in decoded.bad
-            for i in (bad.index,)
-        ]
-        if self._options.on_error == "fail":
-            raise records[0].error()
-        self._context.counters.counter("bad_records").inc(len(records))
-        if not isinstance(self._options.on_error, str):
-            self._options.on_error.handle(records)
-        self._bad_unlogged += len(records)
-        self._log_bad(records[-1].error())
-
-    def _log_bad(self, error: RecordError | None = None, *, final: bool = False) -> None:
-        """Log bad records now and then, with how many there were, rather than each."""
-        now_ms = self._context.clock.monotonic_ms()
-        if self._bad_unlogged and (final or now_ms - self._logged_ms >= _LOG_INTERVAL_MS):
-            last = f"; the last: {error.message}" if error else ""
-            LOG.warning("%s passed over %d bad records%s", self._context.uid, self._bad_unlogged, last)
-            self._bad_unlogged, self._logged_ms = 0, now_ms
 
     def _on_error(self, consumer: Consumer, message: Message) -> None:
         error = message.error()
@@ -264,7 +244,7 @@ class KafkaReader(SourceReader):
     def _on_missing_offset(self, consumer: Consumer, one: _Assigned) -> None:
         """The broker does not have the next record: deleted by retention, or never there."""
         topic, number = one.where
-        wanted = int(one.buffer.offsets()[-1]) + 1 if len(one.buffer) else one.position.offset
+        wanted = one.next_offset if one.records else one.position.offset
         try:
             first, end = consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=REQUEST_TIMEOUT_S)
         except KafkaException as error:
@@ -273,7 +253,7 @@ class KafkaReader(SourceReader):
             raise _missing(topic, number, wanted, first, end)
         self._context.counters.counter("skipped_offsets").inc(max(0, first - wanted))
         LOG.warning("%s: offsets %d to %d of %s are gone; passed over", self._context.uid, wanted, first, one.split)
-        if not len(one.buffer):
+        if not one.records:
             one.position = replace(one.position, offset=first)
         # Assigned anew: after such an error the client fetches no more, and does not let itself be sought.
         consumer.incremental_unassign([TopicPartition(topic, number)])

@@ -97,7 +97,7 @@ class Pane(ABC):
 
     @abstractmethod
     def scan(self) -> Iterator[pa.RecordBatch]:
-        """All rows, in memory or not, in no order, as batches of `TableSpec.schema`; do not change the pane meanwhile."""
+        """All rows, in memory or not, in no order, as batches of `TableSpec.schema`; leave the pane alone meanwhile."""
 
 
 class StateTable(ABC):

@@ -31,7 +31,7 @@ from lakeward.engine.checkpoint.manifest import CheckpointManifest
 from lakeward.engine.checkpoint.workflow import CheckpointWorkflow, CommitPermit
 from lakeward.engine.config import EngineConfig
 from lakeward.engine.core.clock import Clock
-from lakeward.engine.core.errors import CheckpointError, SourceError, StaleWriterError
+from lakeward.engine.core.errors import CheckpointError, SourceError
 from lakeward.engine.core.ids import CheckpointId, Generation, JobId, OperatorId
 from lakeward.engine.core.snapshots import OperatorSnapshot, TableSnapshot
 from lakeward.engine.runtime.carried import CarriedCommittables
@@ -122,7 +122,7 @@ class JobRunner:
         self._carried = CarriedCommittables()
         now_ms = services.clock.monotonic_ms()
         self._next_tick_ms = now_ms
-        self._discovery_ms = {uid: now_ms for uid in services.sources}
+        self._discovery_ms = dict.fromkeys(services.sources, now_ms)
         self._ended_reported = False
         self.finished = False
         self.ended = False
@@ -204,7 +204,7 @@ class JobRunner:
                 for one in self.tasks:
                     one.complete(checkpoint)
             case NotifyAborted(checkpoint, reason):
-                log.warning("checkpoint %d was given up: %s", checkpoint, reason.value)
+                log.warning("checkpoint %d was given up: %s %s", checkpoint, reason.value, instruction.detail)
                 for one in self.tasks:
                     one.abort(checkpoint)
             case FailJob(reason):
@@ -265,8 +265,6 @@ class JobRunner:
             self._services.workflow.publish(manifest)
             # The claim says that this run, and no other, may commit the checkpoint.
             self._permits[checkpoint] = self._services.workflow.claim(manifest)
-        except StaleWriterError:
-            raise
         except CheckpointError as error:
             return PublishFailed(checkpoint, str(error))
         return Published(checkpoint)
@@ -275,8 +273,18 @@ class JobRunner:
         # A failure here passes through as an error: the next attempt repeats the commit before it goes on.
         self._services.committers.commit(checkpoint, self._snapshots.pop(checkpoint))
         self._services.workflow.mark_committed(self._permits.pop(checkpoint), self._services.clock.wall_us())
-        self._services.workflow.retain(self._services.config.checkpoints_retained, self._header.generation)
+        self._delete_old_checkpoints()
         return Committed(checkpoint)
+
+    def _delete_old_checkpoints(self) -> None:
+        """Old checkpoints that stay a while longer harm nobody: what fails here is said, and tried again next time."""
+        try:
+            kept = self._services.workflow.retain(self._services.config.checkpoints_retained, self._header.generation)
+        except CheckpointError as error:
+            log.warning("old checkpoints could not be deleted: %s", error)
+            return
+        if kept.refused:
+            log.warning("old checkpoints are not deleted: %s", kept.refused)
 
     # -- splits
 

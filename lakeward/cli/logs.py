@@ -12,3 +12,5 @@ def configure_logging(*, verbose: bool) -> None:
     logger = logging.getLogger("lakeward")
     logger.handlers[:] = [handler]
     logger.setLevel(logging.DEBUG if verbose else logging.INFO)
+    # What librdkafka says of every connection attempt; what matters of it comes as an error with its place.
+    logging.getLogger("lakeward.kafka").setLevel(logging.DEBUG if verbose else logging.CRITICAL)

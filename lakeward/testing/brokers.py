@@ -641,7 +641,10 @@ def _spawn(command: Sequence[str], out: IO[bytes], directory: Path) -> subproces
 def _answers(process: subprocess.Popen[bytes], log: Path, port: int) -> bool:
     if process.poll() is not None:
         tail = log.read_bytes()[-2000:].decode(errors="replace")
-        raise SourceError(f"the broker ended with exit code {process.returncode}; its log {log} ends:\n{tail}")
+        raise SourceError(
+            f"the broker on port {port} ended with exit code {process.returncode}; its log {log} ends:\n{tail}",
+            hint="if the port is taken, give another one, or none: then a free one is found",
+        )
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", port)):
             return False

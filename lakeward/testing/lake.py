@@ -136,7 +136,7 @@ def read_with_duckdb(table: Table) -> pa.Table:
 
 
 def read_files_bare(table: Table) -> pa.Table:
-    """All rows of the table's data files by pyarrow, columns found by Iceberg's field ids; wrong where rows are deleted."""
+    """All rows of the table's data files by pyarrow alone, columns by field id; wrong for tables with deletes."""
     schema = table.schema().as_arrow()
     paths = [task.file.file_path.removeprefix("file://") for task in table.scan().plan_files()]
     return pa.concat_tables([schema.empty_table(), *(_read_by_field_id(path, table) for path in paths)])

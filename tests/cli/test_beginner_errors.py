@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import sqlite3
-import stat
 import subprocess
 import sys
 import textwrap
@@ -98,20 +96,17 @@ def test_bad_expression(tmp_path: Path) -> None:
     says(lines, "&", "job.py:9")
 
 
-@pytest.mark.skipif(os.geteuid() == 0 and not hasattr(os, "chflags"), reason="root may write everywhere")
 def test_no_permission_on_the_directory(tmp_path: Path) -> None:
-    locked = tmp_path / "locked"
-    locked.mkdir()
-    locked.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    # /proc refuses new directories to everybody, root too.
     lines = run(
         tmp_path,
         """
-        env = lw.StreamExecutionEnvironment(checkpoint_dir="WAREHOUSE/locked/checkpoints")
+        env = lw.StreamExecutionEnvironment(checkpoint_dir="/proc/lakeward/checkpoints")
         env.from_collection(ROWS).sink_to(lw.BlackholeSink())
         env.execute("job")
         """,
     )
-    says(lines, "locked/checkpoints", "hint:")
+    says(lines, "/proc/lakeward", "hint:")
 
 
 def test_a_checkpoint_directory_that_is_a_file(tmp_path: Path) -> None:
@@ -169,7 +164,7 @@ def test_a_function_that_raises(tmp_path: Path) -> None:
         env.execute("job")
         """,
     )
-    says(lines, "share", "ZeroDivisionError", "job.py:11", "amount")
+    says(lines, "share", "ZeroDivisionError", "job.py:10", "amount", "hint:")
 
 
 def test_a_schema_that_changed(tmp_path: Path) -> None:
@@ -186,7 +181,7 @@ def test_a_schema_that_changed(tmp_path: Path) -> None:
         env.execute("job")
         """,
     )
-    says(lines, "db.t", "amount", "int64", "string", "table")
+    says(lines, "db.t", "amount", "long", "string", "table", "hint:")
 
 
 def test_a_file_that_does_not_exist_and_one_with_a_syntax_error(tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def test_two_users_of_one_directory_share_a_broker(tmp_path: Path, monkeypatch: 
 
 def test_a_broker_that_does_not_come_up_shows_the_end_of_its_log(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("a file where its directory should be")
-    with pytest.raises(SourceError, match=r"the broker ended with exit code \d+; its log .*broker.log ends"):
+    with pytest.raises(SourceError, match=r"the broker on port \d+ ended with exit code \d+; its log .*broker.log"):
         embedded_broker(tmp_path)
 
 

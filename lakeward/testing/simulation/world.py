@@ -107,15 +107,20 @@ class World:
             self._kill(current, "is killed, to be started without timeouts")
 
     def _check_end(self) -> None:
-        contents = {uid: table.current.version for uid, table in self.tables.items()}
+        versions = {uid: table.current.version for uid, table in self.tables.items()}
         self.faults.heal()
+        self.calm = True
+        self.store.repair()
         for zombie in self._zombies:
             for _ in range(ZOMBIE_STEPS_AT_END):
                 if zombie.is_steppable:
                     self._guarded(zombie, zombie.step)
-        changed = [uid for uid, table in self.tables.items() if table.current.version != contents[uid]]
+        self._start()
+        if self._current is None or self._current.life is not Life.ENDED:
+            raise ViolationFound("the job has ended, and still found something to do when it was started once more")
+        changed = [uid for uid, table in self.tables.items() if table.current.version != versions[uid]]
         if changed:
-            raise ViolationFound(f"a stale process has changed {changed} after the job had ended")
+            raise ViolationFound(f"{changed} changed after the job had ended")
         for uid, table in self.tables.items():
             self.check.at_end(uid, table)
         check_restorable(self.store, self.knobs.retained, self.store.committed)

@@ -10,7 +10,7 @@ from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownExcept
 from pyiceberg.transforms import IdentityTransform
 from pyiceberg.types import IntegerType, LongType, StringType
 
-from lakeward.connectors.iceberg import IcebergSink, bucket
+from lakeward.connectors.iceberg import IcebergSink, bucket, truncate
 from lakeward.connectors.iceberg.maintenance import plan_expiry
 from lakeward.connectors.iceberg.markers import SINK_ID, read_history
 from lakeward.engine.core.errors import SchemaError, SinkError, SinkStateError, StaleWriterError
@@ -364,6 +364,23 @@ def test_pending_files_are_committed_under_the_partition_spec_they_were_written_
     check_readers_agree(lake.load(TABLE), "id")
 
 
+def test_manifests_of_a_spec_whose_column_was_dropped_are_left_alone(lake: LocalLake) -> None:
+    properties = {"commit.manifest.min-count-to-merge": "3"}
+    side = Lakeside(lake, partition_by=[truncate("name", 4)], table_properties=properties)
+    run = SinkRun(side, RunSpec(writers=1))
+    run.advance(1, [1])
+    with lake.load(TABLE).update_spec() as spec:
+        spec.remove_field("name_trunc")
+    with lake.load(TABLE).update_schema() as change:
+        change.delete_column("name")
+    for n in range(2, 8):  # the writer was opened before, and goes on under the old spec and schema
+        run.advance(n, [n])
+    summary = lake.load(TABLE).metadata.snapshots[-1].summary
+    assert summary is not None
+    assert summary["total-records"] == "7"
+    assert side.ids() == list(range(1, 8))
+
+
 def test_pending_files_survive_that_columns_are_added_renamed_and_widened(lake: LocalLake) -> None:
     side = Lakeside(lake)
     lake.open_catalog().create_namespace("shop")
@@ -447,6 +464,9 @@ def test_metadata_stays_bounded_over_many_commits(lake: LocalLake) -> None:
     idle.advance(1, [1000])
     tagged = lake.load(TABLE).metadata.current_snapshot_id
     assert tagged is not None
+    still = SinkRun(side, RunSpec(writers=1, policy=SinkPolicy(sink_id="still")))
+    still.advance(1, [1001])
+    untagged = lake.load(TABLE).metadata.current_snapshot_id
     run = SinkRun(side, RunSpec(writers=1))
     run.advance(1, [1])
     lake.load(TABLE).manage_snapshots().create_tag(tagged, "keep").commit()
@@ -454,15 +474,16 @@ def test_metadata_stays_bounded_over_many_commits(lake: LocalLake) -> None:
         run.advance(n, [n])
     table = lake.load(TABLE)
     assert len(table.metadata.snapshots) <= 5 + 10 + 2
-    assert tagged in {s.snapshot_id for s in table.metadata.snapshots}
+    assert {tagged, untagged} <= {s.snapshot_id for s in table.metadata.snapshots}
     live = {m.manifest_path for s in table.metadata.snapshots for m in s.manifests(table.io)}
     stored = {f"file://{f}" for f in lake.metadata_files(TABLE) if f.name.endswith(".avro") and "snap-" not in f.name}
     assert stored == live
     assert len(lake.metadata_files(TABLE)) < 80
     assert max(f.stat().st_size for f in lake.metadata_files(TABLE)) < 64_000
-    assert side.ids() == [*range(1, 61), 1000]
+    assert side.ids() == [*range(1, 61), 1000, 1001]
     check_readers_agree(table, "id")
     assert table.scan(snapshot_id=tagged).to_arrow().num_rows == 1
+    still.advance(2, [1002])
     check_raises(SinkStateError, lambda: SinkRun(side, RunSpec(policy=SinkPolicy(sink_id="idle"))))
 
 

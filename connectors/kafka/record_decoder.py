@@ -1,0 +1,94 @@
+"""From gathered records to rows: decoding, metadata columns, and what happens to bad records and tombstones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+
+from lakeward.connectors.kafka.bad_records import BadKafkaRecord
+from lakeward.connectors.kafka.buffers import PartitionBuffer
+from lakeward.connectors.kafka.client import LOG
+from lakeward.connectors.kafka.config import KafkaOptions
+from lakeward.engine.api.codec import Decoded, Decoder
+from lakeward.engine.api.source import ReaderContext
+from lakeward.engine.core.errors import RecordError
+
+_LOG_INTERVAL_MS = 10_000
+
+
+@dataclass
+class RecordDecoder:
+    """Makes batches of the source's schema from buffers, for one reader.
+
+    Args:
+        decoder: Decodes the values.
+        schema: The source's: the values' fields, then metadata.
+        options: Of the source.
+        context: Of the reader: its counters, clock and name.
+    """
+
+    decoder: Decoder
+    schema: pa.Schema
+    options: KafkaOptions
+    context: ReaderContext
+    _unlogged: int = 0
+    _logged_ms: int | None = None
+
+    def decode(self, buffer: PartitionBuffer) -> pa.RecordBatch:
+        """The good records of a buffer.
+
+        Raises:
+            RecordError: One is bad and the job is to fail then.
+        """
+        decoded = self._decode_values(buffer.values)
+        if decoded.bad:
+            self._on_bad(buffer, decoded)
+        self._count("read_records", len(buffer))
+        self._count("read_bytes", buffer.size_bytes)
+        if not self.options.metadata:
+            return decoded.batch
+        arrays = [*decoded.batch.columns, *buffer.metadata_columns(decoded.rows)]
+        return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
+
+    def close(self) -> None:
+        """Log what was not logged yet."""
+        if self._unlogged:
+            self._log_bad(None)
+
+    def _decode_values(self, values: list[bytes | None]) -> Decoded:
+        """Decode without tombstones, unless they are wanted as rows of nulls."""
+        if self.options.tombstones == "null" or None not in values:
+            return self.decoder.decode(values)
+        kept = np.flatnonzero([value is not None for value in values])
+        self._count("tombstones", len(values) - len(kept))
+        decoded = self.decoder.decode([values[i] for i in kept])
+        rows = kept if decoded.rows is None else kept[decoded.rows]
+        return Decoded(decoded.batch, rows, [replace(bad, index=int(kept[bad.index])) for bad in decoded.bad])
+
+    def _on_bad(self, buffer: PartitionBuffer, decoded: Decoded) -> None:
+        offsets = buffer.offsets()
+        records = [
+            BadKafkaRecord(buffer.topic, buffer.partition, int(offsets[i]), buffer.key(i), buffer.values[i], reason)
+            for i, reason in ((bad.index, bad.reason) for bad in decoded.bad)
+        ]
+        if self.options.on_error == "fail":
+            raise records[0].error()
+        self._count("bad_records", len(records))
+        if not isinstance(self.options.on_error, str):
+            self.options.on_error.handle(records)
+        self._unlogged += len(records)
+        now_ms = self.context.clock.monotonic_ms()
+        if self._logged_ms is None or now_ms - self._logged_ms >= _LOG_INTERVAL_MS:
+            self._logged_ms = now_ms
+            self._log_bad(records[-1].error())
+
+    def _log_bad(self, error: RecordError | None) -> None:
+        """Log how many bad records there were since the last time, rather than each."""
+        last = f"; the last: {error.message}" if error else ""
+        LOG.warning("%s passed over %d bad records%s", self.context.uid, self._unlogged, last)
+        self._unlogged = 0
+
+    def _count(self, name: str, amount: int) -> None:
+        self.context.counters.counter(name).inc(amount)
