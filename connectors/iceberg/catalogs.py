@@ -25,6 +25,7 @@ CATALOG_NAME = "default"
 
 _SQLITE_BUSY_TIMEOUT_S = 10
 _OPEN_ATTEMPTS = 8
+_OPEN_PATIENCE_MS = 5_000
 _OPEN_BACKOFF_MS = 25
 
 
@@ -61,11 +62,12 @@ def open_catalog(spec: CatalogSpec, clock: Clock | None = None) -> Catalog:
         SinkError: It cannot be reached (may be tried again).
     """
     clock = clock or SystemClock()
+    patience_ends_ms = clock.monotonic_ms() + _OPEN_PATIENCE_MS
     for attempt in range(_OPEN_ATTEMPTS):
         try:
             return _open(spec)
         except (DBAPIError, sqlite3.Error) as error:  # two first starts race for `create table`, or it is locked
-            if attempt == _OPEN_ATTEMPTS - 1:
+            if attempt == _OPEN_ATTEMPTS - 1 or clock.monotonic_ms() > patience_ends_ms:
                 raise unreachable(spec, error) from error
             clock.sleep_ms(_OPEN_BACKOFF_MS * 2**attempt)
         except LakewardError:
