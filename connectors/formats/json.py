@@ -16,6 +16,7 @@ from msgspec.structs import astuple
 
 from lakeward.connectors.formats.json_columns import ColumnFactory, Reasons, TimestampForm, row_type
 from lakeward.connectors.formats.json_encoder import JsonEncoder
+from lakeward.connectors.formats.json_speculation import FEWEST, Guessed, Speculation
 from lakeward.engine.api.codec import BadRecord, Decoded, Decoder, Encoder, Format
 from lakeward.engine.core.errors import ConfigError, InternalError, SchemaError
 
@@ -23,6 +24,7 @@ SchemaLike: TypeAlias = pa.Schema | type[Any] | Mapping[str, Any]
 """An Arrow schema, a dataclass or TypedDict, or names with Arrow or Python types."""
 
 _CHUNK = 4096  # messages decoded before their columns are built: they are still in the processor's cache then
+_GUESSED_CHUNK = 8192  # the same, where the messages are not parsed but cut
 
 
 @dataclass(frozen=True)
@@ -93,13 +95,20 @@ class Json(Format):
 
 
 class JsonDecoder(Decoder):
-    """Decodes with one typed parser (msgspec) a message, then builds each column at once."""
+    """Decodes messages of one shape at once, others with one typed parser (msgspec) a message, then column by column.
 
-    def __init__(self, schema: pa.Schema, factory: ColumnFactory) -> None:
+    Args:
+        schema: The fields to decode.
+        factory: Finds the builders of columns.
+        speculate: Whether to try the first way; rows and bad records are the same without, only later.
+    """
+
+    def __init__(self, schema: pa.Schema, factory: ColumnFactory, *, speculate: bool = True) -> None:
         self._schema = schema
         self._columns = tuple(factory.column(one.name, one.type) for one in schema)
         self._parse = msgspec.json.Decoder(row_type(list(schema), self._columns)).decode
         self._nullable = all(one.nullable for one in schema)
+        self._speculation = Speculation(schema, self._columns, self._parse) if speculate and len(schema) else None
 
     @property
     def schema(self) -> pa.Schema:
@@ -108,10 +117,37 @@ class JsonDecoder(Decoder):
 
     def decode(self, messages: Sequence[bytes | None]) -> Decoded:
         """Decode messages; see `Decoder.decode`."""
-        if len(messages) <= _CHUNK:
-            return self._decode_chunk(messages, 0)
-        starts = range(0, len(messages), _CHUNK)
-        return _joined([self._decode_chunk(messages[i : i + _CHUNK], i) for i in starts])
+        if self._speculation is None or len(messages) < FEWEST:
+            parts = self._decode_parsing(messages, 0)
+        else:
+            starts = range(0, len(messages), _GUESSED_CHUNK)
+            chunks = (self._decode_guessing(messages[i : i + _GUESSED_CHUNK], i, self._speculation) for i in starts)
+            parts = list(chain.from_iterable(chunks))
+        return parts[0] if len(parts) == 1 else _joined(parts)
+
+    def _decode_parsing(self, messages: Sequence[bytes | None], first: int) -> list[Decoded]:
+        starts = range(0, len(messages), _CHUNK) if messages else [0]
+        return [self._decode_chunk(messages[i : i + _CHUNK], first + i) for i in starts]
+
+    def _decode_guessing(self, messages: Sequence[bytes | None], first: int, speculation: Speculation) -> list[Decoded]:
+        guessed = speculation.decode(messages) if len(messages) >= FEWEST else None
+        return [self._completed(guessed, messages, first)] if guessed else self._decode_parsing(messages, first)
+
+    def _completed(self, guessed: Guessed, messages: Sequence[bytes | None], first: int) -> Decoded:
+        """With the messages that could not be decoded at once, if any."""
+        batch, rows = self._batch(guessed.arrays, len(guessed.rows)), guessed.rows
+        if len(rows) == len(messages):
+            return Decoded(batch, rows + first if first else None)
+        left = np.ones(len(messages), np.bool_)
+        left[rows] = False
+        places: npt.NDArray[np.int64] = np.flatnonzero(left)
+        parsed = self._decode_chunk([messages[i] for i in places], 0)
+        if parsed.batch.num_rows:
+            rows = np.concatenate([rows, places if parsed.rows is None else places[parsed.rows]])
+            order = np.argsort(rows)
+            batch, rows = pa.concat_batches([batch, parsed.batch]).take(pa.array(order)), rows[order]
+        bad = [BadRecord(first + int(places[one.index]), one.reason) for one in parsed.bad]
+        return Decoded(batch, rows + first if bad or first else None, bad)
 
     def _decode_chunk(self, messages: Sequence[bytes | None], first: int) -> Decoded:
         cells, bad = self._parse_all(messages)

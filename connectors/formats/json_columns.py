@@ -105,15 +105,19 @@ class TextColumn:
 
     def build(self, values: list[Any]) -> tuple[pa.Array, Reasons]:
         """As strings, then one cast."""
+        return self.build_text(pa.array(values, pa.string()))
+
+    def build_text(self, text: pa.Array) -> tuple[pa.Array, Reasons]:
+        """The column of strings that are in Arrow already."""
         cast = self._time_of_day if pa.types.is_time(self.type) else self._cast
-        return build_each(cast, values, self.type)
+        return build_each(cast, text, self.type)
 
-    def _cast(self, values: list[str | None]) -> pa.Array:
-        return pa.array(values, pa.string()).cast(self.type)
+    def _cast(self, text: pa.Array | list[str | None]) -> pa.Array:
+        return _as_text(text).cast(self.type)
 
-    def _time_of_day(self, values: list[str | None]) -> pa.Array:
+    def _time_of_day(self, text: pa.Array | list[str | None]) -> pa.Array:
         """Arrow casts no text to a time of day, but to a point in time, and that to its time of day."""
-        moments = pc.binary_join_element_wise("1970-01-01", pa.array(values, pa.string()), " ")
+        moments = pc.binary_join_element_wise("1970-01-01", _as_text(text), " ")
         return moments.cast(pa.timestamp(self.type.unit)).cast(self.type)
 
 
@@ -142,7 +146,10 @@ class TimestampColumn:
 
     def build(self, values: list[Any]) -> tuple[pa.Array, Reasons]:
         """By one cast while all texts have the same form. A cast of texts of another form is slow: it is not tried."""
-        text = pa.array(values, pa.string())
+        return self.build_text(pa.array(values, pa.string()))
+
+    def build_text(self, text: pa.Array) -> tuple[pa.Array, Reasons]:
+        """The column of strings that are in Arrow already."""
         if self._form is not None:
             try:
                 return self._finish(text.cast(self._form)), {}
@@ -339,6 +346,10 @@ def _build_singly(build: Callable[[Any], pa.Array], values: list[Any], type: pa.
 def _micros(text: str) -> int:
     moment = datetime.fromisoformat(text)
     return ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH) // _MICROSECOND
+
+
+def _as_text(values: pa.Array | list[str | None]) -> pa.Array:
+    return values if isinstance(values, pa.Array) else pa.array(values, pa.string())
 
 
 def kind_of_offset(type: pa.DataType) -> pa.DataType:

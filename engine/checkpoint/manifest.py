@@ -68,7 +68,7 @@ class CheckpointManifest:
     def files(self) -> tuple[StoredFile, ...]:
         """Every state file it refers to, each content once."""
         keyed = chain.from_iterable(snapshot.keyed.files for snapshot in self.operators if snapshot.keyed)
-        return tuple({file.sha256: file for file in keyed}.values())
+        return tuple({(file.generation, file.sha256): file for file in keyed}.values())
 
     def size_bytes(self) -> int:
         """Length of all its state files together."""

@@ -6,7 +6,7 @@ generations/000003.json                         the third start of the job
 checkpoints/000000000042/manifest-000003.json   what checkpoint 42, taken by generation 3, consists of
 checkpoints/000000000042/claim.json             which manifest of checkpoint 42 may be committed
 checkpoints/000000000042/committed.json         the commit was done
-files/9f/9f86d081...                            a state file, named by the SHA-256 of its content
+files/000003/9f/9f86d081...                     a state file that generation 3 stored, by its content's SHA-256
 ```
 """
 
@@ -27,7 +27,7 @@ CheckpointFileKind = Literal["manifest", "claim", "committed"]
 
 _GENERATION = re.compile(r"generations/(\d{6,})\.json")
 _CHECKPOINT_FILE = re.compile(r"checkpoints/(\d{12,})/(?:(claim|committed)|manifest-(\d{6,}))\.json")
-_FILE = re.compile(r"files/([0-9a-f]{2})/(\1[0-9a-f]{62})")
+_FILE = re.compile(r"files/(\d{6,})/([0-9a-f]{2})/(\2[0-9a-f]{62})")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -44,6 +44,19 @@ class CheckpointFile:
     checkpoint: CheckpointId
     kind: CheckpointFileKind
     generation: Generation | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StateFile:
+    """What a path below `files/` stands for.
+
+    Args:
+        generation: The run of the job that stored it.
+        sha256: Checksum of its content.
+    """
+
+    generation: Generation
+    sha256: str
 
 
 def generation(number: Generation) -> str:
@@ -79,13 +92,13 @@ def committed(checkpoint: CheckpointId) -> str:
     return f"{checkpoint_directory(checkpoint)}committed.json"
 
 
-def state_file(sha256: str) -> str:
-    """A state file, by its content.
+def state_file(writer: Generation, sha256: str) -> str:
+    """A state file, by the generation that stored it and by its content.
 
-    >>> state_file("9f" + "0" * 62)
-    'files/9f/9f00000000000000000000000000000000000000000000000000000000000000'
+    >>> state_file(Generation(3), "9f" + "0" * 62)
+    'files/000003/9f/9f00000000000000000000000000000000000000000000000000000000000000'
     """
-    return f"{FILES}{sha256[:2]}/{sha256}"
+    return f"{FILES}{writer:06d}/{sha256[:2]}/{sha256}"
 
 
 def is_sha256(text: str) -> bool:
@@ -129,7 +142,11 @@ def parse_checkpoint_file(path: str) -> CheckpointFile | None:
     return CheckpointFile(checkpoint, "claim" if match[2] == "claim" else "committed")
 
 
-def parse_state_file(path: str) -> str | None:
-    """The SHA-256 in a state file's path; None if the path is something else."""
+def parse_state_file(path: str) -> StateFile | None:
+    """What a path below `files/` stands for; None if nobody of ours wrote it.
+
+    >>> parse_state_file(state_file(Generation(3), "9f" * 32)).generation
+    3
+    """
     match = _FILE.fullmatch(path)
-    return match[2] if match else None
+    return StateFile(Generation(int(match[1])), match[3]) if match else None

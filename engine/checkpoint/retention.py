@@ -1,4 +1,9 @@
-"""Deletes old checkpoints and the state files that nothing refers to any more."""
+"""Deletes old checkpoints and the state files that nothing refers to any more.
+
+A process may stand still between two deletions and go on when it is long stale. That is harmless: what it is about to
+delete was stored by its own generation or by an older one, was of no use when it looked, and no newer generation's
+checkpoint ever refers to it (see `transfer.FileTransfer`).
+"""
 
 from __future__ import annotations
 
@@ -48,8 +53,8 @@ class RetentionPlan:
 
     Args:
         doomed: Old and useless manifests, oldest first.
-        freed: Checksums of files that only those refer to.
-        kept: Checksums of files that other manifests refer to.
+        freed: Paths of files that only those refer to.
+        kept: Paths of files that other manifests refer to.
         refused: Why nothing may go.
     """
 
@@ -110,24 +115,39 @@ def delete_generations(store: CheckpointStore, newest_kept: Generation, count: i
 
 
 def stray_files(store: CheckpointStore, plan: RetentionPlan) -> frozenset[str]:
-    """Checksums of stored files that no checkpoint refers to, neither a kept nor a deleted one."""
-    stored = (paths.parse_state_file(path) for path in store.list(paths.FILES))
-    return frozenset(sha256 for sha256 in stored if sha256) - plan.kept - plan.freed
+    """Paths of stored files that no checkpoint refers to, neither a kept nor a deleted one."""
+    stored = (path for path in store.list(paths.FILES) if paths.parse_state_file(path))
+    return frozenset(stored) - plan.kept - plan.freed
 
 
-def delete_files(store: CheckpointStore, doomed: Iterable[str], in_flight: Collection[str]) -> int:
-    """Delete state files, but none that an upload has just put there for the next checkpoint."""
+def delete_files(
+    store: CheckpointStore, doomed: Iterable[str], in_flight: Collection[str], generation: Generation
+) -> int:
+    """Delete state files, but none of a newer generation, and none that an upload has just stored.
+
+    Args:
+        store: The directory.
+        doomed: Paths of files that nothing refers to.
+        in_flight: Paths of files that may be on their way into the next checkpoint.
+        generation: Who deletes.
+
+    Returns:
+        How many it deleted.
+    """
     count = 0
-    for sha256 in sorted(doomed):
-        if sha256 not in in_flight:
-            store.delete(paths.state_file(sha256))
+    for path in sorted(doomed):
+        file = paths.parse_state_file(path)
+        if file is not None and file.generation <= generation and path not in in_flight:
+            store.delete(path)
             count += 1
     return count
 
 
 def _references(views: Iterable[CheckpointView]) -> frozenset[str]:
     manifests = (view.manifest for view in views if view.manifest is not None)
-    return frozenset(file.sha256 for manifest in manifests for file in manifest.files())
+    return frozenset(
+        paths.state_file(file.generation, file.sha256) for manifest in manifests for file in manifest.files()
+    )
 
 
 def _group(doomed: Sequence[CheckpointView], kept: Sequence[CheckpointView]) -> tuple[Doomed, ...]:

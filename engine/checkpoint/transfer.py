@@ -1,4 +1,4 @@
-"""State files between this machine's disk and the store: named by content, checked on the way back."""
+"""State files between this machine's disk and the store: named by run and content, checked on the way back."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from lakeward.engine.checkpoint import paths
 from lakeward.engine.checkpoint.manifest import check_stored_file, sha256_hex
 from lakeward.engine.checkpoint.store import CheckpointStore, missing_file
 from lakeward.engine.core.errors import CheckpointError, CorruptionError
+from lakeward.engine.core.ids import Generation
 from lakeward.engine.core.snapshots import LocalFile, StoredFile
 
 _REMEMBERED_BYTES_MIN = 64 * 1024
@@ -20,7 +21,16 @@ _Identity = tuple[str, int, int, int, int]
 
 
 class FileTransfer:
-    """Uploads each content once, and remembers checksums of files that have not changed.
+    """Uploads each content once a generation, and remembers checksums of files that have not changed.
+
+    A generation stores every file that its checkpoints refer to in a folder of its own, also what it has restored from
+    an older one. A stale process of an older generation may stand still in the middle of deleting files and go on
+    whenever it likes: it knows only files of its own and of older generations, so nothing that a newer one refers to is
+    within its reach.
+
+    What this costs: the first checkpoint of every start sends the whole state, later ones only new files; and until the
+    checkpoints of the older generation are deleted, the store holds the state twice. Flink decides the same by default
+    (`NO_CLAIM`: the first checkpoint after a restore is a full one).
 
     Args:
         store: Where the files go.
@@ -29,16 +39,16 @@ class FileTransfer:
     def __init__(self, store: CheckpointStore) -> None:
         self._store = store
         self._hashes: dict[_Identity, str] = {}
-        self._sound: set[str] = set()  # stored files whose content this object has written or compared
+        self._sent: set[str] = set()  # paths that this object has written, whole
         self.in_flight: set[str] = set()
-        """Checksums of what was uploaded and may not yet be in any manifest."""
+        """Paths of what was uploaded and may not yet be in any manifest."""
 
-    def upload(self, files: Sequence[LocalFile]) -> tuple[StoredFile, ...]:
-        """Store files, leaving out those that the store is known to have.
+    def upload(self, files: Sequence[LocalFile], generation: Generation) -> tuple[StoredFile, ...]:
+        """Store files as a generation's own, leaving out those that this object has stored before.
 
-        A file that is there, but was never compared with its checksum, is written again: it may be damaged.
+        A file that is there, but that somebody else wrote, is written again: it may be damaged.
         """
-        return tuple(self._upload(file) for file in files)
+        return tuple(self._upload(file, generation) for file in files)
 
     def download(self, files: Iterable[StoredFile], directory: str) -> None:
         """Fetch files and compare each with its checksum."""
@@ -47,7 +57,7 @@ class FileTransfer:
 
     def problem(self, file: StoredFile) -> str:
         """Read a stored file and say what is wrong with it; empty if nothing is."""
-        path = paths.state_file(file.sha256)
+        path = paths.state_file(file.generation, file.sha256)
         size_bytes = self._store.size(path)
         if size_bytes is None:
             return f"{path} ({file.name}) is missing"
@@ -56,27 +66,26 @@ class FileTransfer:
         data = self._store.read(path)
         if data is None or sha256_hex(data) != file.sha256:
             return f"{path} ({file.name}) does not match its checksum"
-        self._trust(file.sha256)
         return ""
 
-    def _upload(self, file: LocalFile) -> StoredFile:
+    def _upload(self, file: LocalFile, generation: Generation) -> StoredFile:
         try:
             before = os.stat(file.path)
             sha256 = self._hash(file.path, before)
         except OSError as error:
             raise CheckpointError(f"cannot read the state file {file.path}: {error}") from error
-        path = paths.state_file(sha256)
-        self.in_flight.add(sha256)
-        if sha256 not in self._sound or self._store.size(path) != before.st_size:
+        path = paths.state_file(generation, sha256)
+        self.in_flight.add(path)
+        if path not in self._sent or self._store.size(path) != before.st_size:
             self._store.put_file(path, file.path)
             self._check_unchanged(file, before)
-            self._trust(sha256)
-        return StoredFile(file.name, before.st_size, sha256)
+            self._remember_sent(path)
+        return StoredFile(file.name, before.st_size, sha256, generation)
 
-    def _trust(self, sha256: str) -> None:
-        if len(self._sound) >= _REMEMBERED_MAX:
-            self._sound.clear()
-        self._sound.add(sha256)
+    def _remember_sent(self, path: str) -> None:
+        if len(self._sent) >= _REMEMBERED_MAX:
+            self._sent.clear()
+        self._sent.add(path)
 
     def _check_unchanged(self, file: LocalFile, before: os.stat_result) -> None:
         after = os.stat(file.path)
@@ -107,7 +116,7 @@ class FileTransfer:
 
     def _download(self, file: StoredFile, directory: Path) -> None:
         check_stored_file(file, "a checkpoint")
-        path = paths.state_file(file.sha256)
+        path = paths.state_file(file.generation, file.sha256)
         target = directory / file.name
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -122,12 +131,12 @@ class FileTransfer:
         stat = target.stat()
         found = _hash_file(str(target))
         if stat.st_size != file.size_bytes or found != file.sha256:
+            path = paths.state_file(file.generation, file.sha256)
             raise CorruptionError(
-                f"the state file {paths.state_file(file.sha256)} ({file.name}) is damaged: {stat.st_size} bytes with "
-                f"checksum {found} instead of {file.size_bytes} bytes",
+                f"the state file {path} ({file.name}) is damaged: {stat.st_size} bytes with checksum {found} instead "
+                f"of {file.size_bytes} bytes",
                 hint="the disk or a copy changed it; restore an older checkpoint or a savepoint",
             )
-        self._trust(file.sha256)
         if stat.st_size >= _REMEMBERED_BYTES_MIN:
             self._remember(_identity(str(target), stat), found)
 

@@ -48,7 +48,13 @@ from lakeward.engine.checkpoint.retention import (
 )
 from lakeward.engine.checkpoint.store import CheckpointStore, missing_file
 from lakeward.engine.checkpoint.transfer import FileTransfer
-from lakeward.engine.core.errors import CheckpointError, ConfigError, CorruptionError, StaleWriterError
+from lakeward.engine.core.errors import (
+    CheckpointError,
+    ConfigError,
+    CorruptionError,
+    InternalError,
+    StaleWriterError,
+)
 from lakeward.engine.core.ids import CheckpointId, Generation, JobId
 from lakeward.engine.core.snapshots import LocalFile, StoredFile
 
@@ -115,12 +121,14 @@ class CheckpointWorkflow:
 
     Args:
         store: Where the directory is.
+        generation: The run that this process works for, if another process has started it; None where
+            `start_generation` or `recover` is called, and where the directory is only read.
     """
 
-    def __init__(self, store: CheckpointStore) -> None:
+    def __init__(self, store: CheckpointStore, generation: Generation | None = None) -> None:
         self._store = store
         self._transfer = FileTransfer(store)
-        self._generation: Generation | None = None
+        self._generation = generation
         self._manifests: dict[tuple[CheckpointId, Generation], str] = {}  # checksums of what was published or restored
         self._strays: frozenset[str] = frozenset()  # in no manifest when `retain` last looked
 
@@ -191,7 +199,10 @@ class CheckpointWorkflow:
     # State files
 
     def upload(self, files: Sequence[LocalFile]) -> tuple[StoredFile, ...]:
-        """Put state files into the store, named by their content; what is known to be there is not sent again.
+        """Put state files into the store, in this generation's folder, named by their content.
+
+        What this object has stored before is not sent again. What was restored is: a stale process may still be
+        deleting files of the generation that stored them, so the first checkpoint of every start sends its whole state.
 
         Args:
             files: Finished files of this machine.
@@ -201,8 +212,11 @@ class CheckpointWorkflow:
 
         Raises:
             CheckpointError: A file cannot be read, changed meanwhile, or the store failed.
+            InternalError: This object does not know its generation.
         """
-        return self._transfer.upload(files)
+        if self._generation is None:
+            raise InternalError("state files were to be uploaded for no generation: start_generation() comes first")
+        return self._transfer.upload(files, self._generation)
 
     def download(self, files: Iterable[StoredFile], directory: str) -> None:
         """Fetch state files into a folder, under their names.
@@ -234,7 +248,9 @@ class CheckpointWorkflow:
         Raises:
             StaleWriterError: A newer generation has started.
             CheckpointError: The store failed (the manifest may or may not be there), or the id was used before.
+            InternalError: It refers to files of another generation, which a stale process may delete.
         """
+        _check_own_files(manifest)
         self._check_current(manifest.generation)
         path = paths.manifest(manifest.checkpoint, manifest.generation)
         data = manifest.to_bytes()
@@ -295,7 +311,8 @@ class CheckpointWorkflow:
 
         Oldest first, and each manifest before its files, so that a crash leaves no checkpoint with a hole. A file that
         was never in a manifest (of an upload that was given up) goes only when two calls in a row find it so: it may
-        be on its way into one. If any manifest cannot be read, nothing is deleted.
+        be on its way into one. Files of newer generations are left alone. If any manifest cannot be read, nothing is
+        deleted.
 
         Args:
             count: Committed checkpoints to keep, at least one.
@@ -317,7 +334,8 @@ class CheckpointWorkflow:
         delete_checkpoints(self._store, plan)
         strays = stray_files(self._store, plan)
         self._check_current(generation)
-        files = delete_files(self._store, plan.freed | (strays & self._strays), self._transfer.in_flight)
+        doomed = plan.freed | (strays & self._strays)
+        files = delete_files(self._store, doomed, self._transfer.in_flight, generation)
         self._strays = strays
         delete_generations(self._store, generation, _GENERATIONS_KEPT)
         return Retention(tuple(doomed.checkpoint for doomed in plan.doomed if doomed.whole), files)
@@ -436,6 +454,15 @@ class CheckpointWorkflow:
                 f"{path} says that generation {found.generation} committed it, and generation {mine.generation} has",
                 hint="two processes believe to own the job: was the directory copied while in use?",
             )
+
+
+def _check_own_files(manifest: CheckpointManifest) -> None:
+    foreign = next((file for file in manifest.files() if file.generation != manifest.generation), None)
+    if foreign is not None:
+        raise InternalError(
+            f"checkpoint {manifest.checkpoint} of generation {manifest.generation} refers to the file {foreign.name} "
+            f"of generation {foreign.generation}"
+        )
 
 
 def _stale(generation: Generation, newer: Generation) -> StaleWriterError:

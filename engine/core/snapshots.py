@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lakeward.engine.core.errors import CorruptionError
-from lakeward.engine.core.ids import OperatorId, SubtaskIndex
+from lakeward.engine.core.ids import Generation, OperatorId, SubtaskIndex
 from lakeward.engine.core.json_types import Json, JsonObject
 
 
@@ -25,17 +25,19 @@ class LocalFile:
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """A file in the checkpoint store, addressed by its content.
+    """A file in the checkpoint store, addressed by the run that stored it and by its content.
 
     Args:
         name: Its name inside the snapshot.
         size_bytes: Its length.
         sha256: Its checksum, and its name in the store.
+        generation: The run of the job that stored it. Only checkpoints of that run refer to it.
     """
 
     name: str
     size_bytes: int
     sha256: str
+    generation: Generation
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +165,12 @@ class JsonFields:
 
 def stored_file_to_json(file: StoredFile) -> JsonObject:
     """A stored file as JSON."""
-    return {"name": file.name, "size_bytes": file.size_bytes, "sha256": file.sha256}
+    return {
+        "name": file.name,
+        "size_bytes": file.size_bytes,
+        "sha256": file.sha256,
+        "generation": file.generation,
+    }
 
 
 def stored_file_from_json(data: Json) -> StoredFile:
@@ -173,7 +180,12 @@ def stored_file_from_json(data: Json) -> StoredFile:
         CorruptionError: It is something else.
     """
     fields = JsonFields(data, "stored file")
-    file = StoredFile(fields.text("name"), fields.integer("size_bytes"), fields.text("sha256"))
+    file = StoredFile(
+        name=fields.text("name"),
+        size_bytes=fields.integer("size_bytes"),
+        sha256=fields.text("sha256"),
+        generation=Generation(fields.integer("generation")),
+    )
     fields.done()
     return file
 

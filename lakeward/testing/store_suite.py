@@ -113,21 +113,21 @@ def files_come_back_as_they_went(store: CheckpointStore) -> None:
     """Through the disk of this machine, replacing what was there."""
     with _folder() as folder:
         (folder / "in").write_bytes(b"state" * 10_000)
-        store.put_file("files/ab/abc", str(folder / "in"))
-        assert store.size("files/ab/abc") == 50_000
+        store.put_file("files/000001/ab/abc", str(folder / "in"))
+        assert store.size("files/000001/ab/abc") == 50_000
         (folder / "out").write_bytes(b"old" * 100_000)
-        store.get_file("files/ab/abc", str(folder / "out"))
+        store.get_file("files/000001/ab/abc", str(folder / "out"))
         assert (folder / "out").read_bytes() == b"state" * 10_000
         (folder / "in").write_bytes(b"new")
-        store.put_file("files/ab/abc", str(folder / "in"))
-        assert store.read("files/ab/abc") == b"new"
+        store.put_file("files/000001/ab/abc", str(folder / "in"))
+        assert store.read("files/000001/ab/abc") == b"new"
 
 
 def getting_a_missing_file_is_an_error(store: CheckpointStore) -> None:
     """Of the kind that says that state is gone; and it makes no local file."""
     with _folder() as folder:
         try:
-            store.get_file("files/ab/abc", str(folder / "out"))
+            store.get_file("files/000001/ab/abc", str(folder / "out"))
         except CorruptionError:
             assert not (folder / "out").exists()
             return
@@ -138,7 +138,7 @@ def putting_a_missing_local_file_is_an_error(store: CheckpointStore) -> None:
     """And leaves nothing in the store."""
     with _folder() as folder:
         try:
-            store.put_file("files/ab/abc", str(folder / "missing"))
+            store.put_file("files/000001/ab/abc", str(folder / "missing"))
         except CheckpointError:
             assert store.list("") == []
             return

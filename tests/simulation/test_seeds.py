@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 
-from lakeward.testing.simulation import Fault, SimulationReport, simulate
+from lakeward.testing.simulation import Fault, SimulationReport, Swarm, simulate
 from lakeward.testing.simulation.knobs import PROGRAMS
 from lakeward.testing.simulation.programs import PROGRAMS_BY_NAME
 
@@ -17,8 +17,16 @@ SEEDS = 300
 CHUNK = 25
 SOAK_VARIABLE = "LAKEWARD_SIMULATION_SEEDS"
 
-FOUND_SOMETHING_ONCE = (47, 55, 68, 117, 118, 543, 1965, 2566)
+FOUND_SOMETHING_ONCE = (47, 55, 68, 117, 118, 543, 1965, 2566, 13567)
 """Seeds that have shown a bug, in the engine or in the simulator."""
+
+SLEEPY = Swarm(
+    rates={Fault.PAUSE: 0.05, Fault.CRASH_BETWEEN: 0.005},
+    programs=("tumbling", "reduce", "sliding"),
+    retained=1,
+    interval_ms=20,
+)
+"""Many processes stand still in the middle of something, often of deleting files."""
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
@@ -30,6 +38,12 @@ def test_no_row_is_lost_or_doubled_whatever_happens(first: int) -> None:
 @pytest.mark.parametrize("seed", FOUND_SOMETHING_ONCE)
 def test_a_seed_that_once_found_something_holds(seed: int) -> None:
     simulate(seed)
+
+
+@pytest.mark.parametrize("seed", [279, 380])
+def test_a_stale_run_that_wakes_between_two_deletions_deletes_nothing_that_a_newer_one_needs(seed: int) -> None:
+    """These seeds did, when state files were named by their content alone."""
+    simulate(seed, SLEEPY)
 
 
 @pytest.mark.parametrize("seed", [3, 14, 159])

@@ -141,7 +141,7 @@ def _whole_manifests(store: FaultyStore) -> Iterator[CheckpointManifest]:
         if manifest is None:
             continue
         for file in manifest.files():
-            data = store.original(paths.state_file(file.sha256))
+            data = store.original(paths.state_file(file.generation, file.sha256))
             if data is None or _sha256(data) != file.sha256:
                 problem = "missing" if data is None else "another one"
                 raise ViolationFound(f"checkpoint {checkpoint} cannot be restored: {file.name} is {problem}")

@@ -30,7 +30,7 @@ from lakeward.engine.checkpoint.events import (
     to_json,
 )
 from lakeward.engine.core.errors import CheckpointError, ConfigError, InternalError
-from lakeward.engine.core.ids import CheckpointId, OperatorId, SubtaskIndex
+from lakeward.engine.core.ids import CheckpointId, Generation, OperatorId, SubtaskIndex
 from lakeward.engine.core.snapshots import OperatorSnapshot, StoredFile, TableSnapshot
 
 ONE, TWO, THREE = CheckpointId(1), CheckpointId(2), CheckpointId(3)
@@ -328,7 +328,7 @@ def test_a_job_without_tasks_or_with_impossible_intervals_is_refused() -> None:
         CoordinatorConfig(0, timeout_ms=1, failures_tolerated=0, first_checkpoint=ONE)
 
 
-FILE = StoredFile("000017.sst", 3, "ab" * 32)
+FILE = StoredFile("000017.sst", 3, "ab" * 32, Generation(3))
 MESSAGES: list[Event | Instruction] = [
     Tick(),
     Acked(

@@ -201,7 +201,7 @@ def check_nothing_is_left_over(store: CheckpointStore) -> None:
 def _state_files(store: CheckpointStore) -> set[str]:
     workflow = CheckpointWorkflow(store)
     manifests = [workflow.read(info.checkpoint, info.generation) for info in workflow.list()]
-    return {paths.state_file(file.sha256) for manifest in manifests for file in manifest.files()}
+    return {paths.state_file(file.generation, file.sha256) for manifest in manifests for file in manifest.files()}
 
 
 def crash_at(number: int) -> Gate:
@@ -328,6 +328,40 @@ def test_a_zombie_that_wakes_before_any_of_its_writes_does_no_harm(newer_writes:
         turns.let_run_to_write(1, newer_writes)
         turns.let_run(0)
         turns.finish(tmp_path)
+
+
+@pytest.mark.parametrize("deletion", range(1, 5))
+def test_a_zombie_that_wakes_in_the_middle_of_retention_deletes_nothing_that_is_needed(
+    deletion: int, tmp_path: Path
+) -> None:
+    """It stands still before a deletion, the last one being that of a state file whose content comes back meanwhile."""
+    store, lake = MemoryStore(), Lake()
+    before_write = iter(range(1, 1 << 30))
+    retaining = False
+
+    def gate(moment: str) -> None:
+        if retaining and moment == WRITE and next(before_write) == deletion:
+            newer = Job(store, lake, tmp_path, open_gate)
+            started = newer.workflow.start_generation("numbers", JobId("j"), "test", 0)
+            assert newer.workflow.recover(started.generation).manifest is not None
+            _complete(newer, started.next_checkpoint, 0, started.generation)
+
+    zombie = Job(store, lake, tmp_path, gate)
+    started = zombie.workflow.start_generation("numbers", JobId("j"), "test", 0)
+    for checkpoint in (CheckpointId(1), CheckpointId(2)):
+        _complete(zombie, checkpoint, 10 * (checkpoint - 1), started.generation)
+    retaining = True
+    with suppress(StaleWriterError):
+        zombie.workflow.retain(1, started.generation)
+    workflow = CheckpointWorkflow(store)
+    assert workflow.list()[0].checkpoint == 3
+    assert workflow.verify() == ()
+
+
+def _complete(job: Job, checkpoint: CheckpointId, offset: int, generation: Generation) -> None:
+    manifest = job._snapshot(checkpoint, offset, generation)
+    job.workflow.publish(manifest)
+    job.workflow.mark_committed(job.workflow.claim(manifest), now_us=0)
 
 
 @pytest.mark.parametrize("seed", range(25))

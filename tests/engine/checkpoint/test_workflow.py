@@ -12,7 +12,13 @@ from lakeward.engine.checkpoint.manifest import CheckpointManifest
 from lakeward.engine.checkpoint.protocol import CheckpointState
 from lakeward.engine.checkpoint.store import MemoryStore
 from lakeward.engine.checkpoint.workflow import CheckpointWorkflow, Started
-from lakeward.engine.core.errors import CheckpointError, ConfigError, CorruptionError, StaleWriterError
+from lakeward.engine.core.errors import (
+    CheckpointError,
+    ConfigError,
+    CorruptionError,
+    InternalError,
+    StaleWriterError,
+)
 from lakeward.engine.core.ids import CheckpointId, Generation, JobId, OperatorId, SubtaskIndex
 from lakeward.engine.core.snapshots import LocalFile, OperatorSnapshot, StoredFile, TableSnapshot
 
@@ -41,6 +47,10 @@ def manifest(checkpoint: int, generation: int, files: Sequence[StoredFile] = ())
 def complete(workflow: CheckpointWorkflow, taken: CheckpointManifest) -> None:
     workflow.publish(taken)
     workflow.mark_committed(workflow.claim(taken), now_us=9)
+
+
+def stored_at(file: StoredFile) -> str:
+    return paths.state_file(file.generation, file.sha256)
 
 
 def local(folder: Path, name: str, content: bytes) -> LocalFile:
@@ -210,17 +220,54 @@ def test_a_file_that_was_deleted_from_the_store_is_sent_again(tmp_path: Path) ->
     store = MemoryStore()
     workflow, _ = start(store)
     (stored,) = workflow.upload([local(tmp_path, "a", b"1")])
-    store.delete(paths.state_file(stored.sha256))
+    store.delete(stored_at(stored))
     workflow.upload([local(tmp_path, "a", b"1")])
-    assert store.read(paths.state_file(stored.sha256)) == b"1"
+    assert store.read(stored_at(stored)) == b"1"
 
 
-def test_a_file_that_another_run_left_damaged_is_replaced(tmp_path: Path) -> None:
+def test_a_file_that_another_process_of_the_run_left_damaged_is_replaced(tmp_path: Path) -> None:
     store = MemoryStore()
-    (stored,) = start(store)[0].upload([local(tmp_path, "a", b"good")])
-    store.put(paths.state_file(stored.sha256), b"evil")
-    start(store)[0].upload([local(tmp_path, "a", b"good")])
-    assert store.read(paths.state_file(stored.sha256)) == b"good"
+    workflow, started = start(store)
+    (stored,) = workflow.upload([local(tmp_path, "a", b"good")])
+    store.put(stored_at(stored), b"evil")
+    worker = CheckpointWorkflow(store, started.generation)
+    assert worker.upload([local(tmp_path, "a", b"good")]) == (stored,)
+    assert store.read(stored_at(stored)) == b"good"
+
+
+def test_each_run_stores_what_it_refers_to_in_a_folder_of_its_own_and_only_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = MemoryStore()
+    old, _ = start(store)
+    (first,) = old.upload([local(tmp_path, "a", b"state")])
+    complete(old, manifest(1, 1, [first]))
+    new, started = start(store)
+    new.recover(started.generation)
+    new.download([first], str(tmp_path / "restored"))
+    (second,) = new.upload([LocalFile("a", str(tmp_path / "restored" / "a"))])
+    assert second == replace(first, generation=Generation(2))
+    assert store.list(paths.FILES) == [stored_at(first), stored_at(second)]
+    monkeypatch.setattr(store, "put_file", lambda *_: pytest.fail("sent again"))
+    assert new.upload([local(tmp_path, "a", b"state")]) == (second,)
+    complete(new, manifest(2, 2, [second]))
+    assert new.retain(1, started.generation).files == 1
+    assert store.list(paths.FILES) == [stored_at(second)]
+    assert new.verify() == ()
+
+
+def test_a_checkpoint_that_refers_to_a_file_of_another_run_is_not_published(tmp_path: Path) -> None:
+    store = MemoryStore()
+    files = start(store)[0].upload([local(tmp_path, "a", b"state")])
+    workflow, _ = start(store)
+    with pytest.raises(InternalError, match="checkpoint 1 of generation 2 refers to the file a of generation 1"):
+        workflow.publish(manifest(1, 2, files))
+    assert store.list(paths.CHECKPOINTS) == []
+
+
+def test_files_are_not_uploaded_for_no_run(tmp_path: Path) -> None:
+    with pytest.raises(InternalError, match="for no generation"):
+        CheckpointWorkflow(MemoryStore()).upload([local(tmp_path, "a", b"state")])
 
 
 def test_a_download_notices_missing_damaged_and_malicious_files(tmp_path: Path) -> None:
@@ -229,10 +276,10 @@ def test_a_download_notices_missing_damaged_and_malicious_files(tmp_path: Path) 
     (stored,) = workflow.upload([local(tmp_path, "a", b"good")])
     with pytest.raises(CorruptionError, match="which no Lakeward writes"):
         workflow.download([replace(stored, name="../../escape")], str(tmp_path / "out"))
-    store.put(paths.state_file(stored.sha256), b"evil")
+    store.put(stored_at(stored), b"evil")
     with pytest.raises(CorruptionError, match="is damaged: 4 bytes with checksum"):
         workflow.download([stored], str(tmp_path / "out"))
-    store.delete(paths.state_file(stored.sha256))
+    store.delete(stored_at(stored))
     with pytest.raises(CorruptionError, match=r"\(a\) is missing"):
         workflow.download([stored], str(tmp_path / "out"))
 
@@ -254,7 +301,7 @@ def test_retention_keeps_the_newest_and_every_file_they_share(tmp_path: Path) ->
     deleted = workflow.retain(2, started.generation)
     assert (deleted.checkpoints, deleted.files, deleted.refused) == ((1, 2), 2, "")
     assert [info.checkpoint for info in workflow.list()] == [4, 3]
-    kept = {paths.state_file(file.sha256) for file in (shared, own[2], own[3])}
+    kept = {stored_at(file) for file in (shared, own[2], own[3])}
     assert set(store.list(paths.FILES)) == kept
     assert workflow.verify() == ()
 
@@ -282,7 +329,7 @@ def test_a_file_that_another_process_has_just_uploaded_survives_the_next_retenti
     store = MemoryStore()
     coordinator, started = start(store)
     complete(coordinator, manifest(1, 1))
-    files = CheckpointWorkflow(store).upload([local(tmp_path, "a", b"from a worker")])
+    files = CheckpointWorkflow(store, started.generation).upload([local(tmp_path, "a", b"from a worker")])
     coordinator.retain(1, started.generation)
     complete(coordinator, manifest(2, 1, files))
     coordinator.retain(1, started.generation)
@@ -297,6 +344,28 @@ def test_files_of_a_given_up_checkpoint_go_when_two_retentions_found_them_useles
     assert workflow.retain(1, started.generation).files == 0
     assert workflow.retain(1, started.generation).files == 1
     assert store.list(paths.FILES) == []
+
+
+def test_files_of_a_dead_run_go_and_files_of_a_newer_run_stay(tmp_path: Path) -> None:
+    store = MemoryStore()
+    (dead,) = start(store)[0].upload([local(tmp_path, "a", b"given up")])
+    workflow, started = start(store)
+    (newer,) = CheckpointWorkflow(store, Generation(3)).upload([local(tmp_path, "b", b"of a run to come")])
+    complete(workflow, manifest(1, 2))
+    assert [workflow.retain(1, started.generation).files for _ in range(3)] == [0, 1, 0]
+    assert stored_at(dead) not in store.list("")
+    assert store.list(paths.FILES) == [stored_at(newer)]
+
+
+def test_what_somebody_else_put_beside_the_state_files_is_left_alone() -> None:
+    store = MemoryStore()
+    workflow, started = start(store)
+    complete(workflow, manifest(1, 1))
+    others = ["files/000001/README", "files/9f/" + "9f" * 32, "files/000001/00/" + "9f" * 32]
+    for path in others:
+        store.put(path, b"x")
+    assert [workflow.retain(1, started.generation).files for _ in range(3)] == [0, 0, 0]
+    assert store.list(paths.FILES) == sorted(others)
 
 
 def test_nothing_is_deleted_while_any_manifest_cannot_be_read() -> None:  # G04
