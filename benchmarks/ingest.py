@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from measure import HEADER, Measured, row, run_child
 
 import lakeward as lw
@@ -23,6 +24,7 @@ from lakeward.testing.brokers import Broker, start_broker
 
 PARTITIONS = 4
 PIECE = 200_000
+EXTRA_CHARACTERS = 29
 # Measured library ceilings, messages or rows per CPU second (docs/performance.md).
 CONSUME, DECODE_ALL, DECODE_THREE, PARQUET, WINDOW = 1.6e6, 1.4e6, 2.2e6, 1.5e6, 12e6
 BID = pa.schema(
@@ -54,13 +56,19 @@ def child(options: dict[str, str]) -> None:
     env.execute(f"bench-{options['query']}")
 
 
+def shortened(bids: pa.RecordBatch) -> pa.RecordBatch:
+    """Nexmark's bids are 257 bytes long as JSON; with less padding they are about 210, as the targets say."""
+    extra = pc.utf8_slice_codeunits(bids["extra"], 0, EXTRA_CHARACTERS)
+    return bids.set_column(bids.schema.get_field_index("extra"), "extra", extra)
+
+
 def fill(broker: Broker, topic: str, bids: int) -> int:
     """Produce bids; returns how many."""
     broker.create_topic(topic, PARTITIONS)
     source = NexmarkSource(None)
     produced = first = size = 0
     while produced < bids:
-        lines = json_lines(source.read(0, first, PIECE))[: bids - produced]
+        lines = json_lines(shortened(source.read(0, first, PIECE)))[: bids - produced]
         for partition in range(PARTITIONS):
             broker.produce(topic, lines[partition::PARTITIONS], partition=partition)
         produced, first, size = produced + len(lines), first + PIECE, size + sum(map(len, lines))

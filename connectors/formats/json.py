@@ -24,7 +24,7 @@ SchemaLike: TypeAlias = pa.Schema | type[Any] | Mapping[str, Any]
 """An Arrow schema, a dataclass or TypedDict, or names with Arrow or Python types."""
 
 _CHUNK = 4096  # messages decoded before their columns are built: they are still in the processor's cache then
-_GUESSED_CHUNK = 8192  # the same, where the messages are not parsed but cut
+_GUESSED_CHUNK = 8192  # where they are cut, not parsed: there a chunk costs more calls
 
 
 @dataclass(frozen=True)

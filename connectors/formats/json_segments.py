@@ -78,7 +78,7 @@ class Cut:
 
     Args:
         segments: All segments of all messages that were cut.
-        starts: For each message that fits the place of its first segment.
+        starts: For each message that fits the place of its first value.
         rows: For each message that fits its place among all messages.
     """
 
@@ -88,33 +88,101 @@ class Cut:
 
     def values(self, field: int) -> pa.Array:
         """The text of a field's value in every message that fits."""
-        return self.segments.take(pa.array(self.starts + (2 * field + 1)))
+        return self.segments.take(pa.array(self.starts + 2 * field))
 
 
-def cut(buffer: Buffer, template: Template, expected: pa.Array, enough: int) -> Cut | None:
-    """Cut the messages that fit the template.
-
-    Values still may be anything without quotes, backslashes and control characters (numbers) or valid text.
+class Cutter:
+    """Cuts the messages that fit a template.
 
     Args:
-        buffer: The messages.
         template: What they should look like.
-        expected: The template's segments, of as many messages or more.
-        enough: How many have to fit at least.
-
-    Returns:
-        The messages that fit; None if they are not enough.
     """
-    odd = buffer.odd_rows()
-    quotes = buffer.data == _QUOTE
-    anchors = np.flatnonzero(quotes[:-1] & (buffer.data[1:] == _COLON))
-    count = len(buffer.messages)
-    regular = not len(odd) and len(anchors) == count * len(template.keys)
-    if regular and np.count_nonzero(quotes) == count * template.quotes:
-        found = _cut_all(buffer, template, expected, anchors)
-        if found is not None:
-            return found
-    return _cut_some(buffer, template, expected, _Marks(quotes, anchors, odd, enough))
+
+    def __init__(self, template: Template) -> None:
+        self._template = template
+        self._inner = self._whole = pa.array([], pa.string())
+        self._steps = np.empty(0, np.int32)
+
+    def cut(self, buffer: Buffer, enough: int) -> Cut | None:
+        """Cut the messages that fit.
+
+        Their values may still be any text without quotes, backslashes and control characters.
+
+        Args:
+            buffer: The messages.
+            enough: How many have to fit at least.
+
+        Returns:
+            The messages that fit; None if they are not enough.
+        """
+        odd = buffer.odd_rows()
+        quotes = buffer.data == _QUOTE
+        anchors = np.flatnonzero(quotes[:-1] & (buffer.data[1:] == _COLON))
+        count = len(buffer.messages)
+        regular = not len(odd) and len(anchors) == count * len(self._template.keys)
+        if regular and np.count_nonzero(quotes) == count * self._template.quotes:
+            found = self._cut_all(buffer, anchors)
+            if found is not None:
+                return found
+        return self._cut_some(buffer, _Marks(quotes, anchors, odd, enough))
+
+    def _cut_all(self, buffer: Buffer, anchors: Places) -> Cut | None:
+        """The quick way, from the first value to the last one; what is before and behind these is compared singly."""
+        template, count = self._template, len(buffer.messages)
+        width, head, tail = 2 * len(template.keys), template.literals[0], len(template.tail)
+        ends = self._inner_ends(anchors, count)
+        last = len(buffer.data) - tail
+        if last < ends[-1] or ends[1] != len(head) or not (ends[1:] >= ends[:-1]).all():
+            return None
+        if buffer.data[: len(head)].tobytes() != head or buffer.data[last:].tobytes() != template.tail:
+            return None
+        if not (ends[::width] + tail == buffer.offsets[:-1]).all():
+            return None  # what looks like a message's end and beginning are not those of messages
+        if len(self._inner) < count * width:
+            self._inner = template.inner(count)
+        segments = _segments(buffer, np.append(ends[1:], np.int32(last)))
+        if not pc.all(pc.equal(segments, self._inner[: len(segments)])).as_py():
+            return None
+        rows = np.arange(count)
+        return Cut(segments, rows * width, rows)
+
+    def _inner_ends(self, anchors: Places, count: int) -> Offsets:
+        """For each anchor where its literal and where its value begins; before the first literal is the last tail."""
+        template = self._template
+        if len(self._steps) < 2 * len(anchors):
+            before = [-one for one in template.anchors]
+            before[0] -= len(template.tail)
+            behind = [len(one) - place for one, place in zip(template.literals, template.anchors, strict=True)]
+            self._steps = np.tile(np.stack([before, behind], axis=1, dtype=np.int32).ravel(), count)
+        twice = anchors.astype(np.uint64) * np.uint64(2**32 + 1)  # each as both halves of a word
+        ends = twice.view(np.int32)
+        ends += self._steps[: len(ends)]
+        return ends
+
+    def _cut_some(self, buffer: Buffer, marks: _Marks) -> Cut | None:
+        """The slower way round messages that don't fit: leave them out step by step."""
+        template = self._template
+        per_row = np.diff(np.searchsorted(marks.anchors, buffer.offsets))
+        good = per_row == len(template.keys)
+        good[marks.odd] = False
+        rows = np.flatnonzero(good)
+        if len(rows) < marks.enough:
+            return None
+        anchors = marks.anchors[np.repeat(good, per_row)].reshape(len(rows), -1)
+        ends = _whole_ends(template, anchors, buffer, rows)
+        ordered = (ends[:, 1:] >= ends[:, :-1]).all(axis=1)
+        rows, ends = rows[ordered], ends[ordered]
+        if len(rows) < marks.enough:
+            return None
+        if len(self._whole) < ends.size:
+            self._whole = template.whole(len(buffer.messages))
+        segments = _segments(buffer, ends.ravel())
+        same = np.frombuffer(pc.equal(segments, self._whole[: len(segments)]).buffers()[1], np.uint8)
+        bits = np.unpackbits(same, count=ends.size, bitorder="little").reshape(ends.shape)
+        matches = bits[:, :-1:2].all(axis=1)  # literals and the tail; the others are null, whatever their bits
+        good = _without_more_quotes(buffer, marks.quotes, rows[matches], template.quotes)
+        kept = np.flatnonzero(matches & good[rows])
+        return Cut(segments, kept * ends.shape[1] + 1, rows[kept]) if len(kept) >= marks.enough else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,39 +191,6 @@ class _Marks:
     anchors: Places
     odd: Places
     enough: int
-
-
-def _cut_all(buffer: Buffer, template: Template, expected: pa.Array, anchors: Places) -> Cut | None:
-    rows = np.arange(len(buffer.messages))
-    ends = _boundaries(template, anchors.reshape(len(rows), -1), buffer, rows).ravel()
-    if ends[-1] > buffer.offsets[-1] or not (ends[1:] >= ends[:-1]).all():
-        return None
-    segments = _segments(buffer, ends)
-    if not pc.all(pc.equal(segments, expected[: len(segments)])).as_py():
-        return None
-    return Cut(segments, rows * template.width, rows)
-
-
-def _cut_some(buffer: Buffer, template: Template, expected: pa.Array, marks: _Marks) -> Cut | None:
-    """The slower way round messages that don't fit: leave them out step by step."""
-    per_row = np.diff(np.searchsorted(marks.anchors, buffer.offsets))
-    good = per_row == len(template.keys)
-    good[marks.odd] = False
-    if np.count_nonzero(good) < marks.enough:
-        return None
-    anchors = marks.anchors[np.repeat(good, per_row)].reshape(-1, len(template.keys))
-    rows = np.flatnonzero(good)
-    ends = _boundaries(template, anchors, buffer, rows)
-    ordered = (ends[:, 1:] >= ends[:, :-1]).all(axis=1)
-    rows, ends = rows[ordered], ends[ordered].ravel()
-    if len(rows) < marks.enough:
-        return None
-    segments = _segments(buffer, ends)
-    same = pc.equal(segments, expected[: len(segments)]).fill_null(True)
-    matches = np.append(same.to_numpy(zero_copy_only=False), True).reshape(len(rows), -1).all(axis=1)
-    good = _without_more_quotes(buffer, marks.quotes, rows[matches], template.quotes)
-    kept = np.flatnonzero(matches & good[rows])
-    return Cut(segments, kept * template.width, rows[kept]) if len(kept) >= marks.enough else None
 
 
 def _without_more_quotes(buffer: Buffer, quotes: Mask, rows: Places, per_row: int) -> Mask:
@@ -173,9 +208,9 @@ def _without_more_quotes(buffer: Buffer, quotes: Mask, rows: Places, per_row: in
     return good
 
 
-def _boundaries(template: Template, anchors: Places, buffer: Buffer, rows: Places) -> Offsets:
+def _whole_ends(template: Template, anchors: Places, buffer: Buffer, rows: Places) -> Offsets:
     """Where the segments begin, and where the tail ends; not in order for messages of another shape."""
-    ends = np.empty((len(rows), template.width), np.int32)
+    ends = np.empty((len(rows), 2 * len(template.keys) + 2), np.int32)
     ends[:, 0] = buffer.offsets[rows]
     ends[:, -1] = buffer.offsets[rows + 1]
     ends[:, -2] = ends[:, -1] - len(template.tail)

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from lakeward.connectors.formats.json_columns import Column, IntColumn, PlainColumn, TextColumn, TimestampColumn
 from lakeward.connectors.formats.json_numbers import Mask, are_numbers, floats, integers
-from lakeward.connectors.formats.json_segments import Buffer, Cut, cut
+from lakeward.connectors.formats.json_segments import Buffer, Cut, Cutter
 from lakeward.connectors.formats.json_template import Template, learn
 
 FEWEST = 512
@@ -56,7 +56,7 @@ class Speculation:
         self._columns = columns
         self._parse = parse
         self._template: Template | None = None
-        self._expected = pa.array([], pa.string())
+        self._cutter: Cutter | None = None
         self._failures = 0
         self._skip = 0
 
@@ -74,23 +74,21 @@ class Speculation:
         return guessed
 
     def _try(self, messages: Sequence[bytes | None]) -> Guessed | None:
-        template = self._agree(messages)
+        template, cutter = self._agree(messages)
         buffer = Buffer.of(messages) if template else None
-        if template is None or buffer is None:
+        if template is None or cutter is None or buffer is None:
             return None
-        if len(self._expected) < len(messages) * template.width:
-            self._expected = template.expected(len(messages))
         enough = int(_GOOD_SHARE * len(messages)) + 1
-        found = cut(buffer, template, self._expected, enough)
+        found = cutter.cut(buffer, enough)
         return self._build(template, found, enough) if found else None
 
-    def _agree(self, messages: Sequence[bytes | None]) -> Template | None:
+    def _agree(self, messages: Sequence[bytes | None]) -> tuple[Template | None, Cutter | None]:
         """The last template if it still fits most samples, or else a new one that does."""
         samples = messages[:: max(1, len(messages) // _SAMPLES)]
         if self._template is None or not _fits_most(self._template, samples):
             self._template = self._learn(samples)
-            self._expected = pa.array([], pa.string())
-        return self._template
+            self._cutter = Cutter(self._template) if self._template else None
+        return self._template, self._cutter
 
     def _learn(self, samples: Sequence[bytes | None]) -> Template | None:
         for message in samples[:2]:

@@ -50,11 +50,6 @@ class Template:
         """For each literal where in it the key ends: the place of the only quote that a colon follows."""
         return tuple(one.index(b'":') for one in self.literals)
 
-    @cached_property
-    def width(self) -> int:
-        """Segments a message: each literal and value, the tail, and what lies before the next message."""
-        return 2 * len(self.keys) + 2
-
     def fits(self, message: bytes | None) -> bool:
         """Whether a message looks as the template says; numbers may still be none."""
         return message is not None and self._pattern.fullmatch(message) is not None
@@ -67,16 +62,28 @@ class Template:
         ]
         return re.compile(b"".join(parts) + re.escape(self.tail))
 
-    def expected(self, rows: int) -> pa.Array:
-        """The segments of that many messages, null where any text may be."""
-        literals = [part for literal in self.literals for part in (literal, None)]
-        lengths = np.array([len(one or b"") for one in (*literals, self.tail, None)], np.int32)
-        offsets = np.zeros(rows * self.width + 1, np.int32)
-        np.cumsum(np.tile(lengths, rows), out=offsets[1:])
-        valid = np.tile([one is not None for one in (*literals, self.tail, None)], rows)
-        validity = pa.py_buffer(np.packbits(valid, bitorder="little"))
-        data = pa.py_buffer((b"".join(self.literals) + self.tail) * rows)
-        return pa.Array.from_buffers(pa.string(), rows * self.width, [validity, pa.py_buffer(offsets), data])
+    def inner(self, rows: int) -> pa.Array:
+        """The segments of that many messages from the first value to the last one, null where any text may be.
+
+        What lies between two messages' values, one tail and the first literal of the next, is one segment.
+        """
+        between = (*self.literals[1:], self.tail + self.literals[0])
+        return _repeated([part for one in between for part in (None, one)], rows)
+
+    def whole(self, rows: int) -> pa.Array:
+        """The segments of that many messages that need not be neighbours, null where any text may be.
+
+        These are each literal and value, the tail, and what lies before the next message.
+        """
+        return _repeated([*(part for one in self.literals for part in (one, None)), self.tail, None], rows)
+
+
+def _repeated(parts: list[bytes | None], rows: int) -> pa.Array:
+    offsets = np.zeros(rows * len(parts) + 1, np.int32)
+    np.cumsum(np.tile(np.array([len(one or b"") for one in parts], np.int32), rows), out=offsets[1:])
+    valid = np.packbits(np.tile([one is not None for one in parts], rows), bitorder="little")
+    buffers = [valid, offsets, b"".join(one or b"" for one in parts) * rows]
+    return pa.Array.from_buffers(pa.string(), rows * len(parts), [pa.py_buffer(one) for one in buffers])
 
 
 def learn(message: bytes | None) -> Template | None:

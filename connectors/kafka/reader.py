@@ -23,7 +23,7 @@ from lakeward.engine.core.json_types import JsonObject
 
 _CONSUME = 500  # messages a call: small enough to stay in the processor's cache
 _CALLS_PER_POLL = 16
-_PIECE = 2000  # records that are decoded at a time: soon after they were copied, while they are still in the cache
+_PIECE = 8192  # records that are decoded at a time: enough for the vectorised decoder, few enough for the cache
 _BATCH_BYTES = 16 << 20  # a batch is cut here even if it has few rows
 _BUFFERED_BATCHES = 4  # full batches' worth of records that all partitions together may hold back
 _DOWN_LIMIT_MS = 30_000

@@ -42,7 +42,7 @@ class RecordDecoder:
         Raises:
             RecordError: One is bad and the job is to fail then.
         """
-        decoded = self._decode_values(buffer.values)
+        decoded = self._decode_values(buffer)
         if decoded.bad:
             self._on_bad(buffer, decoded)
         self._count("read_records", len(buffer))
@@ -57,9 +57,10 @@ class RecordDecoder:
         if self._unlogged:
             self._log_bad(None)
 
-    def _decode_values(self, values: list[bytes | None]) -> Decoded:
+    def _decode_values(self, buffer: PartitionBuffer) -> Decoded:
         """Decode without tombstones, unless they are wanted as rows of nulls."""
-        if self.options.tombstones == "null" or None not in values:
+        values = buffer.values
+        if self.options.tombstones == "null" or not buffer.has_empty:
             return self.decoder.decode(values)
         kept = np.flatnonzero([value is not None for value in values])
         self._count("tombstones", len(values) - len(kept))
