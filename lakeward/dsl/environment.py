@@ -64,7 +64,8 @@ class StreamExecutionEnvironment:
             if interval_ms < 1:
                 raise ConfigError("checkpoint_interval is shorter than 1 ms", hint='write for example "10s"')
             base = replace(base, checkpoint_interval_ms=interval_ms)
-        base = replace(base, parallelism=launch.parallelism or parallelism or base.parallelism)
+        wanted = parallelism if launch.parallelism is None else launch.parallelism
+        base = base if wanted is None else replace(base, parallelism=wanted)
         if not 1 <= base.parallelism <= base.max_parallelism:
             raise ConfigError(f"parallelism {base.parallelism} is outside 1 .. {base.max_parallelism}")
         self.config = base

@@ -136,7 +136,7 @@ real_decode = memory._decode
 
 def plan_retention_without_looking(views: Any, count: int) -> retention.RetentionPlan:
     plan = real_plan_retention(views, count)
-    return replace(plan, freed=plan.freed | plan.kept) if plan.checkpoints else plan
+    return replace(plan, freed=plan.freed | plan.kept) if plan.doomed else plan
 
 
 def keyed_of_the_same_number(self: RestoredState, uid: Any, subtask: int, parallelism: int) -> list[Any]:

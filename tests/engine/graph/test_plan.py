@@ -89,7 +89,7 @@ def test_a_stream_that_ends_nowhere_is_refused() -> None:
 
 def test_a_parallelism_beyond_the_key_groups_is_refused() -> None:
     graph = LogicalGraph((source("s"), sink("k", Edge(uid("s")), 9)))
-    with pytest.raises(GraphError, match="outside 1 .. 8"):
+    with pytest.raises(GraphError, match=r"outside 1 \.\. 8"):
         validate(graph, 8)
 
 

@@ -1,0 +1,89 @@
+"""`lakeward run`, `explain` and `checkpoints`, as a user types them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+JOB = """
+import lakeward as lw
+
+def build():
+    env = lw.StreamExecutionEnvironment(checkpoint_interval="50ms", checkpoint_dir="checkpoints")
+    rows = lw.NexmarkSource(20_000)
+    watermark = lw.WatermarkStrategy.monotonous("dateTime")
+    bids = env.from_source(rows, watermark=watermark, uid="bids")
+    windows = bids.key_by("auction").window(lw.Tumbling("1s")).aggregate(n=lw.count(), uid="windows")
+    windows.sink_to(lw.FilesSink("out"), uid="files")
+    env.execute("nexmark")
+
+if __name__ == "__main__":
+    build()
+"""
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    (tmp_path / "job.py").write_text(JOB)
+    return tmp_path
+
+
+def lakeward(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "lakeward.cli.main", *arguments],
+        cwd=directory, capture_output=True, text=True, check=False, timeout=120, env={**os.environ, "COLUMNS": "200"},
+    )  # fmt: skip
+
+
+def test_a_job_is_run_from_a_file_and_its_checkpoints_can_be_looked_at(directory: Path) -> None:
+    ran = lakeward(directory, "run", "job.py")
+    assert ran.returncode == 0, ran.stderr
+    listed = lakeward(directory, "checkpoints", "list", "checkpoints").stdout
+    assert "ready" in listed
+    assert "input ended" in listed
+    shown = lakeward(directory, "checkpoints", "show", "checkpoints").stdout
+    assert "of job 'nexmark'" in shown
+    assert "split bid-0: finished" in shown
+    assert "key groups 0 .. 127" in shown
+    verified = lakeward(directory, "checkpoints", "verify", "checkpoints")
+    assert verified.returncode == 0
+    assert "0 damaged" in verified.stdout
+
+
+def test_a_damaged_checkpoint_is_named_and_gives_exit_status_one(directory: Path) -> None:
+    lakeward(directory, "run", "job.py")
+    manifest = max((directory / "checkpoints").rglob("manifest-*.json"))
+    manifest.write_bytes(manifest.read_bytes().replace(b'"nexmark"', b'"Nexmark"'))
+    verified = lakeward(directory, "checkpoints", "verify", "checkpoints")
+    assert verified.returncode == 1
+    assert "1 damaged" in verified.stdout
+    assert "checkpoint" in verified.stderr
+
+
+def test_a_checkpoint_or_directory_that_is_not_there_is_named(directory: Path) -> None:
+    lakeward(directory, "run", "job.py")
+    assert "there is no checkpoint 999" in lakeward(directory, "checkpoints", "show", "checkpoints", "999").stderr
+    assert "there is no directory nowhere" in lakeward(directory, "checkpoints", "list", "nowhere").stderr
+
+
+def test_a_function_of_a_module_is_run_too_with_other_options(directory: Path) -> None:
+    ran = lakeward(directory, "run", "job:build", "--parallelism", "2", "--checkpoint-dir", "elsewhere")
+    assert ran.returncode == 0, ran.stderr
+    assert (directory / "elsewhere").is_dir()
+    assert not (directory / "checkpoints").exists()
+    assert "no function 'biuld'" in lakeward(directory, "run", "job:biuld").stderr
+    assert "no module 'jobs'" in lakeward(directory, "run", "jobs:build").stderr
+
+
+def test_explain_shows_the_plan_and_runs_nothing(directory: Path) -> None:
+    shown = lakeward(directory, "explain", "job.py", "--parallelism", "2")
+    assert shown.returncode == 0, shown.stderr
+    assert "job nexmark" in shown.stdout
+    assert "task windows (parallelism 2)" in shown.stdout
+    assert "<- hash by auction from" in shown.stdout
+    assert not (directory / "out").exists()
+    assert not (directory / "checkpoints").exists()

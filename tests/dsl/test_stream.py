@@ -1,0 +1,149 @@
+"""Streams: schemas are known while the job is written, and mistakes are found there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import pyarrow as pa
+import pytest
+
+import lakeward as lw
+from lakeward import col
+from lakeward.dsl.stream import DataStream
+from lakeward.engine.core.errors import ConfigError, GraphError, LakewardError, SchemaError
+
+AT = datetime(2026, 1, 1, tzinfo=UTC)
+ROWS = [
+    {"shop": "a", "amount": 3, "at": AT},
+    {"shop": "b", "amount": 5, "at": AT + timedelta(seconds=4)},
+    {"shop": "a", "amount": 7, "at": AT + timedelta(seconds=11)},
+]
+
+
+def orders() -> DataStream:
+    env = lw.StreamExecutionEnvironment()
+    return env.from_collection(ROWS, watermark=lw.WatermarkStrategy.monotonous("at"))
+
+
+def test_a_wrong_column_names_the_nearest_one_and_the_users_line() -> None:
+    for verb in (
+        lambda: orders().filter(col("amuont") > 1),
+        lambda: orders().select("amuont"),
+        lambda: orders().with_columns(x=col("amuont") + 1),
+        lambda: orders().drop("amuont"),
+        lambda: orders().rename({"amuont": "x"}),
+        lambda: orders().key_by("amuont"),
+    ):
+        with pytest.raises(SchemaError) as caught:
+            verb()
+        assert "did you mean 'amount'" in str(caught.value)
+        assert __file__ in str(caught.value)
+
+
+def test_an_aggregate_of_a_wrong_column_or_type_is_refused() -> None:
+    windows = orders().key_by("shop").window(lw.Tumbling("10s"))
+    with pytest.raises(SchemaError, match="amuont"):
+        windows.aggregate(x=lw.sum("amuont"))
+    with pytest.raises(SchemaError, match="shop"):
+        windows.aggregate(x=lw.sum("shop"))
+    with pytest.raises(SchemaError, match="already has a column 'shop'"):
+        windows.aggregate(shop=lw.count())
+    with pytest.raises(GraphError, match="at least one aggregate"):
+        windows.aggregate()
+
+
+def test_a_filter_that_is_no_condition_is_refused() -> None:
+    with pytest.raises(SchemaError, match="needs a boolean"):
+        orders().filter(col("amount") + 1)
+
+
+def test_two_columns_of_one_name_are_refused() -> None:
+    with pytest.raises(SchemaError, match="two columns named 'shop'"):
+        orders().select("shop", col("amount").alias("shop"))
+    with pytest.raises(SchemaError, match="two columns named 'shop'"):
+        orders().rename({"amount": "shop"})
+
+
+def test_a_union_of_different_schemas_names_the_first_difference() -> None:
+    with pytest.raises(SchemaError, match="'amount: int64' and 'amount: double'"):
+        orders().union(orders().with_columns(amount=col("amount").cast("float64")))
+
+
+def test_a_uid_twice_or_malformed_is_refused() -> None:
+    stream = orders().filter(col("amount") > 1, uid="mine")
+    with pytest.raises(GraphError, match="uid 'mine' is taken"):
+        stream.filter(col("amount") > 2, uid="mine")
+    with pytest.raises(GraphError, match="cannot be a uid"):
+        stream.filter(col("amount") > 2, uid="../evil")
+
+
+def test_a_function_whose_rows_type_is_unknown_is_refused() -> None:
+    with pytest.raises(GraphError, match="returns"):
+        orders().map(lambda row: row)
+
+
+def test_a_side_stream_that_nobody_makes_is_refused() -> None:
+    late = lw.OutputTag("late")
+    with pytest.raises(GraphError, match="no side stream 'late'"):
+        orders().key_by("shop").window(lw.Tumbling("10s")).aggregate(n=lw.count()).side_output(late)
+
+
+def test_the_event_time_survives_a_rename_but_not_a_change() -> None:
+    renamed = orders().rename({"at": "when"})
+    table = renamed.key_by("shop").window(lw.Tumbling("10s")).aggregate(n=lw.count()).execute_and_collect()
+    assert sorted(table["n"].to_pylist()) == [1, 1, 1]
+    changed = orders().with_columns(at=col("at").dt.offset("1h"))
+    with pytest.raises(GraphError, match="windows need event time"):
+        changed.key_by("shop").window(lw.Tumbling("10s"))
+
+
+def test_keys_may_be_several_columns_and_expressions() -> None:
+    keyed = orders().key_by("shop", (col("amount") % 2).alias("odd")).window(lw.Sliding("20s", "10s"))
+    table = keyed.aggregate(total=lw.sum(col("amount") * 10), mean=lw.mean("amount")).execute_and_collect()
+    rows = sorted((row["shop"], row["odd"], row["window_start"].second, row["total"]) for row in table.to_pylist())
+    assert rows == [("a", 1, 0, 100), ("a", 1, 10, 70), ("a", 1, 50, 30), ("b", 1, 0, 50), ("b", 1, 50, 50)]
+
+
+@dataclass
+class Order:
+    shop: str
+    amount: int
+
+
+def doubled(order: Order) -> Order:
+    return Order(order.shop, order.amount * 2)
+
+
+def test_python_functions_take_and_give_dataclasses() -> None:
+    stream = orders().select("shop", "amount").map(doubled)
+    assert stream.schema == pa.schema({"shop": pa.string(), "amount": pa.int64()})
+    assert stream.filter(lambda row: row["amount"] > 6).execute_and_collect()["amount"].to_pylist() == [10, 14]
+
+
+def test_explain_says_which_steps_leave_the_fast_road() -> None:
+    env = lw.StreamExecutionEnvironment(parallelism=2)
+    stream = (
+        env.from_collection(ROWS)
+        .filter(col("amount") > 1, uid="quick")
+        .map(lambda r: r, returns={"a": int}, uid="slow")
+    )
+    stream.sink_to(lw.BlackholeSink())
+    lines = env.explain().splitlines()
+    assert any("slow" in line and "row by row in Python" in line for line in lines)
+    assert not any("quick" in line and "row by row" in line for line in lines)
+
+
+def test_collecting_a_stream_leaves_the_job_as_it_was() -> None:
+    env = lw.StreamExecutionEnvironment()
+    stream = env.from_collection(ROWS)
+    assert len(stream.execute_and_collect()) == 3
+    assert len(stream.filter(col("shop") == "a").execute_and_collect()) == 2
+    with pytest.raises(GraphError, match="no sink"):
+        env.execute("job")
+
+
+@pytest.mark.parametrize("options", [{"parallelism": 0}, {"parallelism": 129}, {"checkpoint_interval": "ten"}])
+def test_an_environment_with_options_that_cannot_work_is_refused(options: dict[str, object]) -> None:
+    with pytest.raises((ConfigError, LakewardError)):
+        lw.StreamExecutionEnvironment(**options)  # type: ignore[arg-type]
