@@ -25,6 +25,7 @@ FEWEST = 512
 """Messages that are worth it: below, the parser is as quick."""
 
 _GOOD_SHARE = 0.95  # of the messages that have to fit; one message the other way costs as much as five this way
+_MERGED_COLUMNS_MIN = 5
 _SAMPLES = 16  # messages looked at before all of them are
 _MOST_SKIPPED = 64  # chunks that are left to the parser after repeated failure
 
@@ -78,7 +79,9 @@ class Speculation:
         buffer = Buffer.of(messages) if template else None
         if template is None or cutter is None or buffer is None:
             return None
-        enough = int(_GOOD_SHARE * len(messages)) + 1
+        # With few columns the parser is nearly as fast as cutting around odd messages: then all or nothing.
+        few = len(self._columns) < _MERGED_COLUMNS_MIN
+        enough = len(messages) if few else int(_GOOD_SHARE * len(messages)) + 1
         found = cutter.cut(buffer, enough)
         return self._build(template, found, enough) if found else None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 
 import lakeward as lw
 from lakeward import col
+from lakeward.engine.api.source import Split
 from lakeward.engine.checkpoint.store import MemoryStore
 from lakeward.engine.checkpoint.store_fs import open_store
 from lakeward.engine.core.errors import (
@@ -22,6 +23,8 @@ from lakeward.engine.core.errors import (
     SourceError,
     UserCodeError,
 )
+from lakeward.engine.core.ids import SplitId
+from lakeward.engine.core.json_types import JsonObject
 from lakeward.engine.execute import Ports, execute
 from lakeward.testing.sources import Item, Mark, ScriptedSource
 
@@ -230,3 +233,40 @@ def test_windows_of_windows_use_the_end_of_the_inner_window() -> None:
     outer = inner.window_all(lw.Tumbling("30s")).aggregate(v=lw.sum("v"), n=lw.count())
     found = outer.execute_and_collect().sort_by("window_start").to_pylist()
     assert [(row["v"], row["n"]) for row in found] == [(sum(range(30)), 9), (sum(range(30, 60)), 9)]
+
+
+class GrowingSource(ScriptedSource):
+    """Has its first split only when the job starts; the others appear while it runs."""
+
+    listings = 0
+
+    @property
+    def discovery_interval_ms(self) -> int | None:
+        return 10
+
+    def list_splits(self, known: Mapping[SplitId, JsonObject] | None) -> Sequence[Split]:
+        self.listings += 1
+        splits = super().list_splits(known)
+        return splits[:1] if self.listings == 1 else splits
+
+
+def test_a_split_that_appears_while_the_job_runs_is_read_from_its_beginning() -> None:
+    source = GrowingSource(SCHEMA, [rows(0)], [rows(10), Mark.CHECKPOINT, rows(20), Mark.STOP], bounded=False)
+    env, sink = job(source)
+    result = execute(env.definition(), Ports(stop=source.stop))
+    assert values(sink) == list(range(30))
+    assert not result.ended
+
+
+def test_a_listing_of_splits_that_fails_while_the_job_runs_is_tried_again() -> None:
+    class Flaky(GrowingSource):
+        def list_splits(self, known: Mapping[SplitId, JsonObject] | None) -> Sequence[Split]:
+            if self.listings == 1:
+                self.listings += 1
+                raise SourceError("no answer")
+            return super().list_splits(known)
+
+    source = Flaky(SCHEMA, [rows(0)], [rows(10), Mark.STOP], bounded=False)
+    env, sink = job(source)
+    assert execute(env.definition(), Ports(stop=source.stop)).restarts == 0
+    assert values(sink) == list(range(20))
