@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 SEED ?= 1
 SEEDS ?= 5000
-ROUNDS ?= 100
+ROUNDS ?= 110
 ARGS ?=
 BENCHMARKS := $(filter-out benchmarks/__init__.py benchmarks/measure.py,$(wildcard benchmarks/*.py))
 
@@ -76,7 +76,7 @@ simulate: $(VENV)/.stamp-all ## Simulate jobs under random faults: SEEDS=5000 of
 	$(BIN)/python -m lakeward.testing.simulation $(SEED) $(SEEDS)
 
 .PHONY: kill
-kill: $(VENV)/.stamp-all ## Kill a real job with -9 about ROUNDS=100 times against a real broker and a real table
+kill: $(VENV)/.stamp-all ## Kill a real job with -9 ROUNDS=110 times (each nearly always dies) against a real broker and a real table
 	LAKEWARD_KILL_ROUNDS=$(ROUNDS) $(BIN)/pytest -m "soak and kill" -s tests/recovery $(ARGS)
 
 .PHONY: soak
