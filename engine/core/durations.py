@@ -42,8 +42,10 @@ def parse_duration_us(value: Duration, what: str = "duration") -> int:
         total = value // timedelta(microseconds=1)
     elif isinstance(value, int | float):
         total = round(value * 1_000_000)
-    else:
+    elif isinstance(value, str):
         total = _parse_text_us(value, what)
+    else:
+        raise ConfigError(f"{what} is not a duration: {value!r}", hint='write for example "10s", or a timedelta')
     if total < 0:
         raise ConfigError(f"{what} is negative: {value!r}")
     return total

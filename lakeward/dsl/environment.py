@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,7 +11,7 @@ import pyarrow as pa
 
 from lakeward.connectors.collection import CollectionSource
 from lakeward.connectors.memory import MemorySink
-from lakeward.dsl.graph_builder import GraphBuilder
+from lakeward.dsl.graph_builder import GraphBuilder, expect
 from lakeward.dsl.launch import current_launch
 from lakeward.dsl.stream import DataStream, EventTime, StreamContext
 from lakeward.engine.api.source import Source
@@ -53,7 +54,7 @@ class StreamExecutionEnvironment:
         *,
         parallelism: int | None = None,
         checkpoint_interval: Duration | None = None,
-        checkpoint_dir: str | None = None,
+        checkpoint_dir: str | os.PathLike[str] | None = None,
         config: EngineConfig | None = None,
     ) -> None:
         launch = current_launch()
@@ -64,11 +65,16 @@ class StreamExecutionEnvironment:
             if interval_ms < 1:
                 raise ConfigError("checkpoint_interval is shorter than 1 ms", hint='write for example "10s"')
             base = replace(base, checkpoint_interval_ms=interval_ms)
+        if parallelism is not None:
+            expect(parallelism, int, "parallelism", "give a whole number of subtasks")
         wanted = parallelism if launch.parallelism is None else launch.parallelism
         base = base if wanted is None else replace(base, parallelism=wanted)
         if not 1 <= base.parallelism <= base.max_parallelism:
             raise ConfigError(f"parallelism {base.parallelism} is outside 1 .. {base.max_parallelism}")
         self.config = base
+        if checkpoint_dir is not None:
+            expect(checkpoint_dir, (str, os.PathLike), "checkpoint_dir", "give a directory or a URI")
+            checkpoint_dir = os.fspath(checkpoint_dir)
         self._checkpoint_dir = launch.checkpoint_dir or checkpoint_dir
         self._builder = GraphBuilder()
 
@@ -94,6 +100,10 @@ class StreamExecutionEnvironment:
         Raises:
             SchemaError: The watermark's column is missing or not a timestamp.
         """
+        expect(source, Source, "a source", "give for example lw.KafkaSource(...)")
+        if watermark is not None:
+            hint = 'give lw.WatermarkStrategy.bounded_out_of_orderness("column", "5s")'
+            expect(watermark, WatermarkStrategy, "a watermark", hint)
         work = SourceSpec(source, watermark)
         node = self._builder.add("source", work, (), source.schema, uid, parallelism)
         check_event_time(node)

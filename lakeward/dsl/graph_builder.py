@@ -28,6 +28,19 @@ def user_location() -> str:
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
+def expect(value: object, kind: type | tuple[type, ...], what: str, hint: str) -> None:
+    """Refuse an argument of a wrong type with an error that says how to write it.
+
+    >>> expect("10s", str, "size", "write a duration")
+
+    Raises:
+        GraphError: It is not of the kind.
+    """
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is int):
+        short = repr(value) if len(repr(value)) <= 60 else type(value).__name__
+        raise GraphError(f"{what} cannot be {short}", hint=hint, location=user_location())
+
+
 class GraphBuilder:
     """The nodes so far. Uids that the user does not give are made from what the operator does and a number."""
 
@@ -44,6 +57,8 @@ class GraphBuilder:
             GraphError: The uid is malformed or taken.
         """
         location = user_location()
+        if parallelism is not None:
+            expect(parallelism, int, "parallelism", "give a whole number of subtasks")
         node = Node(self._uid(kind, uid, location), work, tuple(inputs), schema, parallelism, location)
         self._nodes.append(node)
         return node
@@ -66,6 +81,7 @@ class GraphBuilder:
         if uid is None:
             self._numbers[kind] += 1
             return OperatorId(f"{kind}-{self._numbers[kind]}")
+        expect(uid, str, "a uid", 'give a name: uid="orders"')
         if not _UID.fullmatch(uid):
             raise GraphError(
                 f"'{uid}' cannot be a uid",

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from lakeward.dsl.aggregates import AggregateExpr
 from lakeward.dsl.expressions import Expr, col
+from lakeward.dsl.graph_builder import expect
 from lakeward.dsl.stream import DataStream, EventTime, OutputTag
 from lakeward.dsl.windows import WindowSpec
 from lakeward.engine.api.operator import OperatorFactory
@@ -100,6 +101,7 @@ class WindowedStream:
     def __init__(
         self, stream: DataStream, keys: tuple[str, ...], window: WindowSpec, options: WindowOptions | None = None
     ) -> None:
+        expect(window, WindowSpec, "a window", 'give lw.Tumbling("10s") or lw.Sliding("1m", "10s")')
         if stream.event_time is None:
             raise stream._error(
                 GraphError(
@@ -124,6 +126,7 @@ class WindowedStream:
 
     def side_output_late_data(self, tag: OutputTag) -> WindowedStream:
         """Send rows that are too late for every window to a side stream: `result.side_output(tag)`."""
+        expect(tag, OutputTag, "a side stream's tag", 'give an lw.OutputTag("late")')
         return WindowedStream(self._stream, self._keys, self._window, replace(self._options, late_tag=tag))
 
     def aggregate(
@@ -215,6 +218,9 @@ class WindowedStream:
         bound: list[BoundAggregate] = []
         inputs: dict[str, Expr] = {}
         for name, aggregate in aggregates.items():
+            expect(
+                aggregate, AggregateExpr, f"the aggregate '{name}'", 'give for example lw.sum("amount") or lw.count()'
+            )
             if name in self._keys or name in ("window_start", "window_end"):
                 raise stream._error(SchemaError(f"the result already has a column '{name}'"))
             column, expression = aggregate.input_column(f"{_INPUT_PREFIX}{name}")

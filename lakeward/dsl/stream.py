@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 
 from lakeward.dsl.expressions import Expr, as_column, bind_columns, col
-from lakeward.dsl.graph_builder import GraphBuilder
+from lakeward.dsl.graph_builder import GraphBuilder, expect, user_location
 from lakeward.engine.api.expression import BoundExpression
 from lakeward.engine.api.operator import OperatorFactory
 from lakeward.engine.api.sink import Sink
@@ -116,7 +116,7 @@ class DataStream:
             raise self._error(SchemaError(f"filter needs a boolean, but {bound.description} is {bound.type}"))
         return self._then("filter", Filter(bound), self.schema, uid, parallelism)
 
-    def select(self, *columns: str | Expr, uid: str | None = None, **named: Expr) -> DataStream:
+    def select(self, *columns: str | Expr, uid: str | None = None, **named: str | Expr) -> DataStream:
         """Rows of these columns only.
 
         >>> from lakeward import StreamExecutionEnvironment, col
@@ -184,8 +184,10 @@ class DataStream:
         Raises:
             SchemaError: A column is unknown, or two columns get the same name.
         """
-        for name in names:
+        expect(names, Mapping, "rename's argument", 'give {"old": "new"}')
+        for name, new in names.items():
             self._check_column(name)
+            expect(new, str, "a new name", 'give {"old": "new"}')
         return self._project("rename", [(names.get(n, n), col(n)) for n in self.schema.names], uid)
 
     # -- Python functions: the slow road
@@ -287,6 +289,7 @@ class DataStream:
             SchemaError: The schemas differ; names the first column that does.
         """
         for other in others:
+            expect(other, DataStream, "a stream of a union", "give streams: one.union(two, three)")
             self._check_same_schema(other)
         inputs = [stream._edge() for stream in (self, *others)]
         node = self._context.builder.add("union", Identity(), inputs, self.schema, uid, None)
@@ -330,6 +333,7 @@ class DataStream:
         Raises:
             GraphError: The operator has no such side stream.
         """
+        expect(tag, OutputTag, "a side stream's tag", 'give an lw.OutputTag("late")')
         raise self._error(
             GraphError(
                 f"'{self.uid}' has no side stream '{tag.name}'",
@@ -350,6 +354,7 @@ class DataStream:
         Returns:
             The sink's uid.
         """
+        expect(sink, Sink, "a sink", "give for example lw.PrintSink()")
         node = self._context.builder.add("sink", sink, [self._edge()], self.schema, uid, parallelism)
         return node.uid
 
@@ -391,13 +396,11 @@ class DataStream:
             raise self._error(error) from None
 
     def _error(self, error: LakewardError) -> LakewardError:
-        from lakeward.dsl.graph_builder import user_location
-
         return error.at("", user_location())
 
-    def _named(self, columns: Iterable[str | Expr], named: dict[str, Expr]) -> list[tuple[str, Expr]]:
+    def _named(self, columns: Iterable[str | Expr], named: Mapping[str, str | Expr]) -> list[tuple[str, Expr]]:
         listed = [as_column(one) for one in columns]
-        return [*((expr.name, expr) for expr in listed), *named.items()]
+        return [*((expr.name, expr) for expr in listed), *((name, as_column(one)) for name, one in named.items())]
 
     def _project(self, kind: str, columns: list[tuple[str, Expr]], uid: str | None) -> DataStream:
         names = [name for name, _ in columns]
@@ -417,6 +420,7 @@ class DataStream:
         return stream
 
     def _check_column(self, name: str) -> None:
+        expect(name, str, "a column", 'give its name: "amount"')
         if name not in self.schema.names:
             hint = did_you_mean(name, self.schema.names)
             raise self._error(SchemaError(f"there is no column '{name}'", hint=hint))

@@ -40,10 +40,19 @@ class LocalLake:
 
     def open_catalog(self) -> Catalog:
         """Pyiceberg's own catalog object, opened once."""
-        from pyiceberg.catalog import load_catalog
-
-        self._open = self._open or load_catalog(**self.catalog)
+        if self._open is None:
+            self._open = self._load_catalog()
         return self._open
+
+    def _load_catalog(self) -> Catalog:
+        """Opening makes the catalog's tables; a job that makes them at the same moment gets in the way, once."""
+        from pyiceberg.catalog import load_catalog
+        from sqlalchemy.exc import OperationalError
+
+        try:
+            return load_catalog(**self.catalog)
+        except OperationalError:
+            return load_catalog(**self.catalog)
 
     def load(self, name: str) -> Table:
         """A table as it is now."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -141,6 +143,42 @@ def test_collecting_a_stream_leaves_the_job_as_it_was() -> None:
     assert len(stream.filter(col("shop") == "a").execute_and_collect()) == 2
     with pytest.raises(GraphError, match="no sink"):
         env.execute("job")
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        lambda s: s.select(x=5),
+        lambda s: s.drop(5),
+        lambda s: s.rename("amount"),
+        lambda s: s.rename({"amount": 5}),
+        lambda s: s.union([s]),
+        lambda s: s.sink_to("table"),
+        lambda s: s.filter(col("amount") > 1, uid=5),
+        lambda s: s.filter(col("amount") > 1, parallelism="2"),
+        lambda s: s.key_by("shop").window("10s"),
+        lambda s: s.key_by("shop").window(lw.Tumbling(None)),
+        lambda s: s.key_by("shop").window(lw.Tumbling("1s")).aggregate(x=sum),
+        lambda s: s.key_by("shop").window(lw.Tumbling("1s")).aggregate(x="amount"),
+        lambda s: s.key_by("shop").window(lw.Tumbling("1s")).side_output_late_data("late"),
+        lambda s: s.side_output("late"),
+        lambda s: lw.StreamExecutionEnvironment().from_source("orders"),
+        lambda s: lw.StreamExecutionEnvironment().from_collection(ROWS, watermark="at"),
+        lambda s: lw.StreamExecutionEnvironment(checkpoint_dir=5),
+        lambda s: lw.StreamExecutionEnvironment(parallelism="2"),
+    ],
+)
+def test_an_argument_of_a_wrong_type_is_refused_with_a_hint(mistake: Callable[[DataStream], object]) -> None:
+    with pytest.raises(LakewardError) as caught:
+        mistake(orders())
+    assert caught.value.hint
+
+
+def test_a_checkpoint_directory_may_be_a_path_and_a_column_be_selected_under_a_new_name(tmp_path: Path) -> None:
+    env = lw.StreamExecutionEnvironment(checkpoint_dir=tmp_path / "with space")
+    env.from_collection(ROWS).select(place="shop").sink_to(lw.BlackholeSink())
+    assert env.execute() is not None
+    assert (tmp_path / "with space" / "job.json").is_file()
 
 
 @pytest.mark.parametrize("options", [{"parallelism": 0}, {"parallelism": 129}, {"checkpoint_interval": "ten"}])

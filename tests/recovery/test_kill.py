@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,11 +39,20 @@ class Arena:
     expected: pa.Table
     seen: set[int] = field(default_factory=set)
     visible_rows: int = 0
+    running: subprocess.Popen[bytes] | None = None
 
     def start(self, kill_at: str, nth: int, parallelism: int) -> subprocess.Popen[bytes]:
         options = self.options | {"kill_at": kill_at, "nth": nth, "parallelism": parallelism}
         with self.log.open("wb") as log:
-            return subprocess.Popen([sys.executable, str(JOB), json.dumps(options)], stderr=log)
+            self.running = subprocess.Popen([sys.executable, str(JOB), json.dumps(options)], stderr=log)
+        return self.running
+
+    def close(self) -> None:
+        """End what runs, also after a failed assertion."""
+        if self.running is not None and self.running.poll() is None:
+            self.running.kill()
+            self.running.wait()
+        self.lake.close()
 
     @property
     def log(self) -> Path:
@@ -125,7 +135,6 @@ def check_end(arena: Arena) -> None:
     windows = grouped.aggregate([([], "count_all"), ("price", "sum")])
     windows = windows.rename_columns(["auction", "window_start", "n", "total"])
     assert compare(windows, read_independently(arena.lake.load("db.windows")).select(windows.column_names)) == (0, 0)
-    arena.lake.close()
 
 
 @pytest.mark.kafka
@@ -133,8 +142,9 @@ def check_end(arena: Arena) -> None:
 @pytest.mark.timeout(600)
 def test_twenty_kills_lose_nothing_and_double_nothing(broker: Broker, tmp_path: Path) -> None:
     arena = make_arena(broker, tmp_path, 600_000, "kill-20")
-    deaths = run_rounds(arena, 22, seed=20)
-    check_end(arena)
+    with closing(arena):
+        deaths = run_rounds(arena, 22, seed=20)
+        check_end(arena)
     print(f"{deaths} deaths, {len(arena.seen)} snapshots seen by the reader, {arena.visible_rows} rows")
     assert deaths >= 20
 
@@ -147,7 +157,8 @@ def test_a_hundred_kills_lose_nothing_and_double_nothing(broker: Broker, tmp_pat
     seed = int(os.environ.get("LAKEWARD_KILL_SEED", "100"))
     count = int(os.environ.get("LAKEWARD_KILL_ROUNDS", "110"))
     arena = make_arena(broker, tmp_path, 3_000_000, f"kill-{count}-{seed}")
-    deaths = run_rounds(arena, count, seed)
-    check_end(arena)
+    with closing(arena):
+        deaths = run_rounds(arena, count, seed)
+        check_end(arena)
     print(f"seed {seed}: {deaths} deaths, {len(arena.seen)} snapshots seen by the reader, {arena.visible_rows} rows")
     assert deaths >= count * 9 // 10
