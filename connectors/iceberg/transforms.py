@@ -98,7 +98,13 @@ def as_transforms(partition_by: Sequence[str | PartitionTransform]) -> tuple[Par
         raise ConfigError(
             f"partition_by is a string: {partition_by!r}", hint=f"write a list: partition_by=[{partition_by!r}]"
         )
-    return tuple(PartitionTransform(item) if isinstance(item, str) else item for item in partition_by)
+    transforms = tuple(PartitionTransform(item) if isinstance(item, str) else item for item in partition_by)
+    for number, one in enumerate(transforms):
+        if not isinstance(one, PartitionTransform):
+            raise ConfigError(f"partition_by holds {one!r}", hint='write column names, or for example day("ts")')
+        if one in transforms[:number]:
+            raise ConfigError(f"partition_by holds {one} twice", hint="leave one out")
+    return transforms
 
 
 def _positive(number: int, what: str) -> int:

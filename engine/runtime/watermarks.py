@@ -94,6 +94,9 @@ class SplitWatermarks:
         """The subtask's watermark if it changed since the last call, else None."""
         marks = [self._mark(clock, now_ms) for clock in self._splits.values()]
         combined = combine(marks, self._sent.timestamp_us)
+        if combined.idle and self._in_turn and self._splits:
+            # Between two files, or before the first: others must wait for what is still to be read here.
+            combined = Watermark(self._sent.timestamp_us)
         if combined == self._sent:
             return None
         self._sent = combined

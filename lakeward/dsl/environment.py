@@ -172,6 +172,7 @@ class StreamExecutionEnvironment:
             name: The job's name.
             store: Where its checkpoints go; by default the environment's `checkpoint_dir`.
         """
+        expect(name, str, "a job's name", 'give a text: env.execute("revenue")')
         return JobDefinition(self._builder.graph(), name, self.config, store or self._store())
 
     def collect(self, stream: DataStream) -> pa.Table:

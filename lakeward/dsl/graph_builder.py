@@ -79,7 +79,10 @@ class GraphBuilder:
 
     def _uid(self, kind: str, uid: str | None, location: str) -> OperatorId:
         if uid is None:
+            taken_uids = {node.uid for node in self._nodes}
             self._numbers[kind] += 1
+            while f"{kind}-{self._numbers[kind]}" in taken_uids:
+                self._numbers[kind] += 1
             return OperatorId(f"{kind}-{self._numbers[kind]}")
         expect(uid, str, "a uid", 'give a name: uid="orders"')
         if not _UID.fullmatch(uid):

@@ -110,6 +110,7 @@ class DataStream:
             SchemaError: The expression does not fit the schema, or is not boolean.
         """
         if not isinstance(predicate, Expr):
+            self._check_function(predicate)
             return self._then("filter", FilterRows(predicate, self.schema), self.schema, uid, parallelism)
         bound = self._bind(predicate)
         if not pa.types.is_boolean(bound.type):
@@ -125,7 +126,8 @@ class DataStream:
         [{'b': 2, 'double': 2}]
 
         Args:
-            columns: Names, or expressions (a computed one needs `.alias(name)`).
+            columns: Names, or expressions (a computed one has the name of its first column, unless `.alias(name)` is
+                given).
             uid: The operator's name in checkpoints.
             named: Expressions by new name.
 
@@ -219,6 +221,7 @@ class DataStream:
         Raises:
             GraphError: The type of the rows it returns is not known.
         """
+        self._check_function(function)
         schema = output_schema_of(function, returns)
         return self._then("map", MapRows(function, self.schema, schema), schema, uid, parallelism)
 
@@ -247,6 +250,7 @@ class DataStream:
         Raises:
             GraphError: The type of the rows it returns is not known.
         """
+        self._check_function(function)
         schema = output_schema_of(function, returns)
         return self._then("flat_map", FlatMapRows(function, self.schema, schema), schema, uid, parallelism)
 
@@ -271,6 +275,7 @@ class DataStream:
             uid: The operator's name in checkpoints.
             parallelism: Its subtasks.
         """
+        self._check_function(function)
         schema = self.schema if returns is None else output_schema_of(function, returns)
         return self._then("map_batches", MapBatches(function, schema), schema, uid, parallelism)
 
@@ -290,6 +295,8 @@ class DataStream:
         """
         for other in others:
             expect(other, DataStream, "a stream of a union", "give streams: one.union(two, three)")
+            if other._context.builder is not self._context.builder:
+                raise self._error(GraphError("a union of streams of two environments", hint="make both from one"))
             self._check_same_schema(other)
         inputs = [stream._edge() for stream in (self, *others)]
         node = self._context.builder.add("union", Identity(), inputs, self.schema, uid, None)
@@ -309,7 +316,11 @@ class DataStream:
 
         if not keys:
             raise self._error(GraphError("key_by needs at least one column"))
-        computed = [key for key in keys if not isinstance(key, str)]
+        computed = [as_column(key) for key in keys if not isinstance(key, str)]
+        for key in computed:
+            if key.source is None and key.name in self.schema.names:
+                hint = f'name it: ({key}).alias("name")'
+                raise self._error(GraphError(f"the key {key} would replace the column '{key.name}'", hint=hint))
         stream = self.with_columns(*computed) if computed else self
         return KeyedStream(stream, tuple(key if isinstance(key, str) else key.name for key in keys))
 
@@ -418,6 +429,11 @@ class DataStream:
         kept = before is not None and before.column in renamed
         stream.event_time = EventTime(renamed[before.column], before.offset_us) if before and kept else None
         return stream
+
+    def _check_function(self, function: object) -> None:
+        if not callable(function):
+            hint = 'give a function of a row, or (for filter) an expression: col("amount") > 2'
+            raise self._error(GraphError(f"{function!r} is no function", hint=hint))
 
     def _check_column(self, name: str) -> None:
         expect(name, str, "a column", 'give its name: "amount"')

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import lakeward as lw
 from lakeward.connectors.files import Csv, FilesSource
 from lakeward.connectors.files import text as text_module
 from lakeward.connectors.files.paths import list_files, resolve
@@ -429,3 +430,16 @@ class TestChanges:
         (tmp_path / "f.parquet").write_bytes(as_jsonl(ROWS))
         with pytest.raises(SourceError, match=r"f\.parquet cannot be read"):
             _ = FilesSource(tmp_path / "f.parquet").schema
+
+
+def test_windows_over_files_that_are_read_in_parallel_lose_nothing(tmp_path: Path) -> None:
+    for number in range(4):
+        seconds = range(number * 10, number * 10 + 10)
+        times = pa.array([second * 10**6 for second in seconds], pa.timestamp("us"))
+        table = pa.table({"k": [second % 3 for second in seconds], "at": times})
+        pq.write_table(table, tmp_path / f"part-{number}.parquet")
+    for parallelism in (1, 2, 3, 4):
+        env = lw.StreamExecutionEnvironment(parallelism=parallelism)
+        rows = env.from_source(lw.FilesSource(str(tmp_path)), watermark=lw.WatermarkStrategy.monotonous("at"))
+        counted = rows.key_by("k").window(lw.Tumbling("7s")).aggregate(n=lw.count()).execute_and_collect()
+        assert sum(counted["n"].to_pylist()) == 40

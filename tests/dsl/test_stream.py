@@ -69,7 +69,8 @@ def test_two_columns_of_one_name_are_refused() -> None:
 
 def test_a_union_of_different_schemas_names_the_first_difference() -> None:
     with pytest.raises(SchemaError, match="'amount: int64' and 'amount: double'"):
-        orders().union(orders().with_columns(amount=col("amount").cast("float64")))
+        stream = orders()
+        stream.union(stream.with_columns(amount=col("amount").cast("float64")))
 
 
 def test_a_uid_twice_or_malformed_is_refused() -> None:
@@ -153,6 +154,11 @@ def test_collecting_a_stream_leaves_the_job_as_it_was() -> None:
         lambda s: s.rename("amount"),
         lambda s: s.rename({"amount": 5}),
         lambda s: s.union([s]),
+        lambda s: s.union(orders()),
+        lambda s: s.key_by(col("amount") % 2),
+        lambda s: s.map(5, returns={"a": int}),
+        lambda s: s.filter("amount > 2"),
+        lambda s: lw.StreamExecutionEnvironment().execute(5),
         lambda s: s.sink_to("table"),
         lambda s: s.filter(col("amount") > 1, uid=5),
         lambda s: s.filter(col("amount") > 1, parallelism="2"),
@@ -172,6 +178,11 @@ def test_an_argument_of_a_wrong_type_is_refused_with_a_hint(mistake: Callable[[D
     with pytest.raises(LakewardError) as caught:
         mistake(orders())
     assert caught.value.hint
+
+
+def test_a_uid_that_is_given_never_collides_with_one_that_is_made() -> None:
+    stream = orders().filter(col("amount") > 1, uid="filter-1").filter(col("amount") > 2)
+    assert stream.uid == "filter-2"
 
 
 def test_a_checkpoint_directory_may_be_a_path_and_a_column_be_selected_under_a_new_name(tmp_path: Path) -> None:

@@ -90,9 +90,10 @@ def test_splits_that_are_read_in_turn_hold_nothing_back_before_they_begin() -> N
     splits = SplitWatermarks(STRATEGY, in_turn=True)
     splits.add(A, None, 0)
     splits.add(B, None, 0)
-    assert splits.advance(0) == Watermark(WATERMARK_MIN_US, idle=True)
+    assert splits.advance(0) is None
     splits.observe(A, 500, 0)
     assert splits.advance(0) == Watermark(489)
     splits.finish(A)
+    assert splits.advance(0) is None, "not idle: another split is still to be read"
     splits.observe(B, 900, 0)
     assert splits.advance(0) == Watermark(889)
