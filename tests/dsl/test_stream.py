@@ -68,9 +68,10 @@ def test_two_columns_of_one_name_are_refused() -> None:
 
 
 def test_a_union_of_different_schemas_names_the_first_difference() -> None:
+    stream = orders()
+    other = stream.with_columns(amount=col("amount").cast("float64"))
     with pytest.raises(SchemaError, match="'amount: int64' and 'amount: double'"):
-        stream = orders()
-        stream.union(stream.with_columns(amount=col("amount").cast("float64")))
+        stream.union(other)
 
 
 def test_a_uid_twice_or_malformed_is_refused() -> None:
