@@ -417,6 +417,10 @@ def test_state_four_times_the_memory_budget_stays_within_it_and_is_right(lab: La
     assert {k: n for k, (n, _) in rows_of(table).items()} == wanted
     again = lab.backend(sources=[lab.snapshot(backend)])
     assert {k: n for k, (n, _) in rows_of(again.table(spec)).items()} == wanted
+    budget, lab.memory_bytes = lab.memory_bytes, 1 << 30
+    roomy = lab.backend()
+    count(roomy.table(spec), list(wanted))
+    assert roomy.used_bytes >= 4 * budget
 
 
 def test_idle_panes_give_their_memory_to_busy_ones(tmp_path: Path) -> None:
