@@ -249,10 +249,12 @@ def _show_places(place: Place) -> None:
     click.echo(f"\ntables       {place.warehouse}")
     click.echo(f"checkpoints  {place.checkpoints}")
     click.echo(f"job's output {place.log}")
+    command = os.path.relpath(sys.argv[0]) if Path(sys.argv[0]).name == "lakeward" else "lakeward"
+    checkpoints = os.path.relpath(place.checkpoints)
     click.echo("\ntry next")
-    click.echo(f"  lakeward checkpoints list {place.checkpoints}")
-    click.echo(f"  lakeward checkpoints verify {place.checkpoints}")
-    click.echo("  lakeward explain examples/kafka_to_iceberg.py")
+    click.echo(f"  {command} checkpoints list {checkpoints}")
+    click.echo(f"  {command} checkpoints show {checkpoints}")
+    click.echo(f"  {command} explain lakeward.examples.kafka_to_iceberg:main")
 
 
 def _progress(verb: str, count: int, what: str) -> None:
