@@ -2,8 +2,8 @@
 
     python benchmarks/ingest.py [--bids 4000000] [--broker noida]
 
-Checkpoints every 5 s. Each row is run at two sizes; the difference is free of start-up. The limit is what the
-libraries in the path can do at best, one after the other: consume, decode, and write Parquet or aggregate.
+Checkpoints every 5 s. Each row is run at two sizes; the difference is free of start-up. The limit is computed
+from constants: what the libraries in the path did at best when measured earlier, one after the other.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from lakeward.testing.brokers import Broker, start_broker
 PARTITIONS = 4
 PIECE = 200_000
 EXTRA_CHARACTERS = 29
-# Measured library ceilings, messages or rows per CPU second (docs/performance.md).
+# Library ceilings, rows per CPU second: constants from earlier measurements (docs/performance.md), not of this run.
 CONSUME, DECODE_ALL, DECODE_THREE, PARQUET, WINDOW = 1.6e6, 1.4e6, 2.2e6, 1.5e6, 12e6
 BID = pa.schema(
     [

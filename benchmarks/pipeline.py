@@ -3,7 +3,8 @@
     python benchmarks/pipeline.py [--rows 40000000]
 
 Rows per CPU second of the whole process, checkpoints every 5 s to local disk. Each row is run at two sizes; the
-difference is free of start-up and of making the data. The limit is the same work done by the library kernels alone.
+difference is free of start-up and of making the data. The limit is a constant: the
+library kernels alone, as measured earlier.
 """
 
 from __future__ import annotations
