@@ -9,11 +9,13 @@ writing the same batches in this run, and the latency of commits around the firs
 from __future__ import annotations
 
 import argparse
+import gc
 import shutil
 import statistics
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +31,7 @@ from lakeward.testing.source_suite import TestCounters
 BATCH_ROWS = 32_768
 POOL_BATCHES = 16
 ROUNDS = 3
+COMPARED = 20
 SCHEMA = pa.schema(
     [
         pa.field("auction", pa.int64()),
@@ -108,20 +111,63 @@ def measure_pyarrow(rows: int, pool: list[pa.RecordBatch]) -> float:
         shutil.rmtree(folder)
 
 
-def measure_commits(commits: int) -> tuple[list[float], list[float], int, int]:
-    """Latency and CPU time of each commit in milliseconds; bytes and number of metadata files at the end."""
-    with _Job([]) as job:
-        small = bids()[0].slice(0, 100)
-        latencies, cpu = [], []
+@dataclass
+class Commits:
+    """What commits into one table took; all times in milliseconds.
+
+    Args:
+        wall_ms: Latency of each commit.
+        cpu_ms: CPU time of each.
+        collector_ms: What Python's garbage collector took of each one's CPU time when it went over everything.
+        young_cpu_ms: CPU time of the first commits into a new table, taken in turns with the last ones into this.
+        size_bytes: Bytes of the metadata files at the end.
+        files: Their number.
+    """
+
+    wall_ms: list[float] = field(default_factory=list)
+    cpu_ms: list[float] = field(default_factory=list)
+    collector_ms: list[float] = field(default_factory=list)
+    young_cpu_ms: list[float] = field(default_factory=list)
+    size_bytes: int = 0
+    files: int = 0
+
+
+def measure_commits(commits: int) -> Commits:
+    """Commits of one small file each. The last twenty alternate with a new table's first: the machine's mood is out."""
+    taken, small = Commits(), bids()[0].slice(0, 100)
+    with _Job([]) as job, _Job([]) as young, _FullCollections() as collections:
         for n in range(1, commits + 1):
-            job.writer.write(small)
-            committables = job.writer.prepare_commit(CheckpointId(n))
-            started, started_cpu = time.perf_counter(), time.process_time()
-            job.committer.commit(CheckpointId(n), committables)
-            latencies.append((time.perf_counter() - started) * 1000)
-            cpu.append((time.process_time() - started_cpu) * 1000)
-        files = list((job.folder / "bench" / "bids" / "metadata").iterdir())
-        return latencies, cpu, sum(f.stat().st_size for f in files), len(files)
+            collections.cpu_ms = 0.0
+            wall_ms, cpu_ms = job.measure_commit(n, small)
+            taken.wall_ms.append(wall_ms)
+            taken.cpu_ms.append(cpu_ms)
+            taken.collector_ms.append(collections.cpu_ms)
+            if n > commits - COMPARED:
+                taken.young_cpu_ms.append(young.measure_commit(n - commits + COMPARED, small)[1])
+        sizes = [file.stat().st_size for file in (job.folder / "bench" / "bids" / "metadata").iterdir()]
+    taken.size_bytes, taken.files = sum(sizes), len(sizes)
+    return taken
+
+
+class _FullCollections:
+    """The CPU time of Python's full garbage collections: they walk all objects of the process, whatever it does."""
+
+    def __init__(self) -> None:
+        self.cpu_ms = 0.0
+        self._started = 0.0
+
+    def __enter__(self) -> _FullCollections:
+        gc.callbacks.append(self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        gc.callbacks.remove(self._note)
+
+    def _note(self, phase: str, info: dict[str, int]) -> None:
+        if phase == "start":
+            self._started = time.process_time()
+        elif info["generation"] == 2:
+            self.cpu_ms += (time.process_time() - self._started) * 1000
 
 
 class _Job:
@@ -140,6 +186,14 @@ class _Job:
 
     def checkpoint(self, number: int) -> None:
         self.committer.commit(CheckpointId(number), self.writer.prepare_commit(CheckpointId(number)))
+
+    def measure_commit(self, number: int, rows: pa.RecordBatch) -> tuple[float, float]:
+        """Write rows, and commit them: milliseconds that the commit took by the clock, and of CPU time."""
+        self.writer.write(rows)
+        committables = self.writer.prepare_commit(CheckpointId(number))
+        started, started_cpu = time.perf_counter(), time.process_time()
+        self.committer.commit(CheckpointId(number), committables)
+        return (time.perf_counter() - started) * 1000, (time.process_time() - started_cpu) * 1000
 
     def __enter__(self) -> _Job:
         return self
@@ -175,17 +229,24 @@ def _report_writers(rows: int) -> None:
 
 
 def _report_commits(commits: int) -> None:
-    latencies, cpu, size_bytes, files = measure_commits(commits)
-    first = statistics.median(cpu[:20])
-    for at in sorted({20, 100, 200, commits}):
+    taken = measure_commits(commits)
+    first = statistics.median(taken.cpu_ms[:COMPARED])
+    for at in sorted({COMPARED, 100, 200, commits}):
         if at <= commits:
-            recent = statistics.median(cpu[at - 20 : at])
-            wall, worst = statistics.median(latencies[at - 20 : at]), max(latencies[at - 20 : at])
+            part = slice(at - COMPARED, at)
+            recent, wall = statistics.median(taken.cpu_ms[part]), statistics.median(taken.wall_ms[part])
             print(
-                f"commit @{at:<5} median {recent:5.1f} ms of CPU ({recent / first:4.2f} of the first 20),"
-                f" {wall:5.1f} ms by the clock, worst {worst:5.1f} ms"
+                f"commit @{at:<5} median {recent:5.1f} ms of CPU ({recent / first:4.2f} of the first {COMPARED}),"
+                f" {wall:5.1f} ms by the clock, worst {max(taken.cpu_ms[part]):5.1f} ms of CPU"
             )
-    print(f"after {commits} commits: {files} metadata files, {size_bytes / 1e6:.1f} MB")
+    last, young = statistics.median(taken.cpu_ms[-COMPARED:]), statistics.median(taken.young_cpu_ms)
+    print(f"in turns with the first {COMPARED} into a new table: {last:.1f} and {young:.1f} ms, {last / young:4.2f}")
+    own = [cpu - collector for cpu, collector in zip(taken.cpu_ms, taken.collector_ms, strict=True)]
+    print(
+        f"worst of all: {max(taken.cpu_ms[1:]):.1f} ms of CPU, {max(own[1:]):.1f} ms without Python's"
+        f" {sum(ms > 0 for ms in taken.collector_ms)} full garbage collections"
+    )
+    print(f"after {commits} commits: {taken.files} metadata files, {taken.size_bytes / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

@@ -11,10 +11,13 @@ import pyarrow as pa
 
 from lakeward.connectors.arrow_types import cast_column, inside_schema
 from lakeward.connectors.cursors import CursorReader, SplitCursor, Step
+from lakeward.engine.api.row_types import arrow_type, is_row_class, row_fields
 from lakeward.engine.api.source import ReaderContext, Source, SourceReader, Split
 from lakeward.engine.core.errors import SchemaError, SourceError
+from lakeward.engine.core.expect import expect_schema, refusal
 from lakeward.engine.core.ids import SplitId
 from lakeward.engine.core.json_types import JsonObject
+from lakeward.engine.core.plain import plain_value
 
 Rows: TypeAlias = pa.Table | pa.RecordBatch | Iterable[Any]
 """An Arrow table, record batches, or rows: dicts, dataclasses, named tuples, or tuples with a schema."""
@@ -32,12 +35,15 @@ class CollectionSource(Source):
     Args:
         rows: An Arrow table, record batches, or rows: dicts (a missing key is null), dataclasses, named tuples, or
             tuples together with `schema`. They are copied to Arrow at once: later changes to the rows are not seen.
-        schema: The columns' types; inferred when None. Timestamps become microseconds.
+        schema: The columns' types. None: those of the annotations of dataclasses and named tuples, so that an optional
+            field may be None in every row; of other rows inferred. Timestamps become microseconds; where the annotation
+            is `datetime`, naive ones are taken to be UTC.
 
     Guarantees: replayable, so exactly once with any exactly-once sink.
 
     Raises:
         SchemaError: Rows of different kinds, a column with values of different types, or no way to know a type.
+        ConfigError: The rows are none at all, or the schema is no Arrow schema.
     """
 
     def __init__(self, rows: Rows, schema: pa.Schema | None = None) -> None:
@@ -85,7 +91,8 @@ class _RowsCursor(SplitCursor):
 
     @property
     def finished(self) -> bool:
-        return self._next >= self._table.num_rows
+        rows: int = self._table.num_rows
+        return self._next >= rows
 
     def read(self) -> Step | None:
         if self.finished:
@@ -104,7 +111,10 @@ def to_table(rows: Rows, schema: pa.Schema | None = None) -> pa.Table:
 
     Raises:
         SchemaError: As for `CollectionSource`.
+        ConfigError: As well.
     """
+    if schema is not None:
+        expect_schema(schema, "the schema of a collection")
     table = _arrow_table(rows)
     if table is None:
         listed: list[Any] = list(rows)
@@ -118,7 +128,11 @@ def to_table(rows: Rows, schema: pa.Schema | None = None) -> pa.Table:
 def _arrow_table(rows: Rows) -> pa.Table | None:
     if isinstance(rows, pa.RecordBatch):
         return pa.Table.from_batches([rows])
-    return rows if isinstance(rows, pa.Table) else None
+    if isinstance(rows, pa.Table):
+        return rows
+    if not isinstance(rows, Iterable) or isinstance(rows, str | bytes | Mapping):
+        raise refusal(rows, "the rows of a collection", 'give a list of rows, [{"shop": "a"}, ...], or an Arrow table')
+    return None
 
 
 def _with_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
@@ -148,11 +162,28 @@ def _table_of_rows(rows: list[Any], schema: pa.Schema | None) -> pa.Table:
             raise SchemaError(f"row {number} is a {type(row).__name__}, row 0 a {kind.__name__}")
     dicts = [_as_mapping(row, number, names) for number, row in enumerate(rows)]
     _check_names(dicts, names, given=schema is not None)
-    columns = {
-        name: _column(name, [row.get(name) for row in dicts], schema.field(name).type if schema is not None else None)
-        for name in names
-    }
-    return pa.table(columns)
+    given = dict(zip(schema.names, schema.types, strict=True)) if schema is not None else _annotated_types(kind)
+    columns = {name: [row.get(name) for row in dicts] for name in names}
+    for name, values in columns.items() if schema is None else ():
+        _check_one_type(name, values)
+    return pa.table({name: _column(name, values, given.get(name)) for name, values in columns.items()})
+
+
+def _annotated_types(kind: type) -> dict[str, pa.DataType]:
+    """The types that the annotations of a dataclass or NamedTuple say; without those that mean nothing to Arrow."""
+    types: dict[str, pa.DataType] = {}
+    if not is_row_class(kind):
+        return types
+    try:
+        hints = row_fields(kind)
+    except SchemaError:  # a class inside a function: what its annotations name cannot be found, the values can be seen
+        return types
+    for name, hint in hints.items():
+        try:
+            types[name] = arrow_type(hint)
+        except SchemaError:  # Any, or a union: inferred
+            continue
+    return types
 
 
 def _names(rows: list[Any]) -> list[str]:
@@ -189,8 +220,7 @@ def _check_names(rows: list[Mapping[str, Any]], names: list[str], *, given: bool
 
 
 def _column(name: str, values: list[Any], kind: pa.DataType | None) -> pa.Array:
-    if kind is None:
-        _check_one_type(name, values)
+    values = list(map(plain_value, values))
     try:
         column = pa.array(values, kind)
     except (pa.ArrowException, TypeError, OverflowError) as error:

@@ -9,7 +9,7 @@ from typing import TextIO
 import pyarrow as pa
 
 from lakeward.engine.api.sink import Sink, SinkWriter, WriterContext
-from lakeward.engine.core.errors import ConfigError
+from lakeward.engine.core.expect import expect, expect_whole
 from lakeward.engine.core.ids import CheckpointId
 from lakeward.engine.core.json_types import JsonObject
 
@@ -27,12 +27,13 @@ class PrintSink(Sink):
     Guarantees: at least once; a row is printed again when the job restarts.
 
     Raises:
-        ConfigError: The limit is negative.
+        ConfigError: The limit is no number or negative, or the prefix no text.
     """
 
     def __init__(self, limit: int | None = None, *, prefix: str = "") -> None:
-        if limit is not None and limit < 0:
-            raise ConfigError(f"PrintSink: limit={limit} is negative", hint="None prints every row")
+        if limit is not None:
+            expect_whole(limit, "PrintSink: limit", least=0)
+        expect(prefix, str, "PrintSink: prefix", 'give a text: prefix="orders "')
         self._limit = limit
         self._prefix = prefix
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import get_args
 
 import pyarrow as pa
 
@@ -20,6 +21,7 @@ from lakeward.connectors.commit_log import (
 )
 from lakeward.engine.api.sink import Committer, CommitterContext, Sink, SinkWriter, WriterContext
 from lakeward.engine.core.errors import SinkError
+from lakeward.engine.core.expect import expect_choice
 from lakeward.engine.core.ids import CheckpointId
 from lakeward.engine.core.json_types import JsonObject
 
@@ -39,9 +41,14 @@ class MemorySink(Sink):
         on_existing: When a job without a checkpoint finds rows of its own here: "refuse" or "append".
 
     Guarantees: exactly once, as long as this process lives.
+
+    Raises:
+        ConfigError: An option is none of these.
     """
 
     def __init__(self, *, on_rewind: OnRewind = "refuse", on_existing: OnExisting = "refuse") -> None:
+        expect_choice(on_rewind, get_args(OnRewind), "MemorySink: on_rewind")
+        expect_choice(on_existing, get_args(OnExisting), "MemorySink: on_existing")
         self._policy = LogPolicy(None, on_rewind, on_existing)
         self._store = _Store()
 

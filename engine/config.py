@@ -11,6 +11,11 @@ from lakeward.engine.core.keygroups import MAX_PARALLELISM_DEFAULT
 class RestartConfig:
     """Exponential backoff between attempts.
 
+    >>> from lakeward import StreamExecutionEnvironment
+    >>> once = EngineConfig(restart=RestartConfig(attempts_max=0))  # the first failure is the last
+    >>> StreamExecutionEnvironment(config=once).config.restart.attempts_max
+    0
+
     Args:
         attempts_max: Failed attempts in a row before the job gives up; an attempt that completed a checkpoint
             starts the count anew.
@@ -28,6 +33,14 @@ class RestartConfig:
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
     """How a job is run.
+
+    What an environment's own arguments say goes before what is said here.
+
+    >>> from lakeward import StreamExecutionEnvironment
+    >>> config = EngineConfig(parallelism=4, state_memory_bytes=256 << 20)
+    >>> env = StreamExecutionEnvironment(config=config, parallelism=2, checkpoint_interval="30s")
+    >>> env.config.parallelism, env.config.checkpoint_interval_ms, env.config.state_memory_bytes
+    (2, 30000, 268435456)
 
     Args:
         parallelism: Subtasks of an operator that says nothing else.

@@ -52,6 +52,15 @@ BACKOFF_SLICE_MS = 100
 class JobResult:
     """How a job ended.
 
+    >>> from lakeward import MemorySink, StreamExecutionEnvironment
+    >>> env = StreamExecutionEnvironment()
+    >>> _ = env.from_collection([{"n": 1}, {"n": 2}], uid="numbers").sink_to(MemorySink(), uid="memory")
+    >>> result = env.execute("count")
+    >>> result.ended, result.restarts, result.restored
+    (True, 0, None)
+    >>> result.metrics["memory"]["input_rows"]
+    2
+
     Args:
         job_id: The job's identity.
         checkpoint: The last completed checkpoint; None when there was none.

@@ -16,6 +16,8 @@ from lakeward.engine.api.context import OperatorContext, Output
 from lakeward.engine.api.operator import Operator, OperatorFactory
 from lakeward.engine.api.state import ColumnSpec, Pane, StateTable, TableSpec
 from lakeward.engine.core.errors import UserCodeError
+from lakeward.operators.function_names import code_location, function_name
+from lakeward.operators.rows import RowReader
 from lakeward.operators.windows.assigners import WindowAssigner
 from lakeward.operators.windows.columns import Mask, Rows, is_fixed, storage_type, to_arrow, to_numpy
 from lakeward.operators.windows.operator import (
@@ -45,6 +47,7 @@ class RowReducer:
         self.schema = schema
         self._keys = keys
         self._function = function
+        self._reader = RowReader(schema)
 
     @property
     def columns(self) -> tuple[ColumnSpec, ...]:
@@ -75,10 +78,9 @@ class RowReducer:
         return result
 
     def _error(self, what: str, row: Row) -> UserCodeError:
-        name = getattr(self._function, "__qualname__", repr(self._function))
         key = ", ".join(f"{column}={row[column]!r}" for column in self._keys) or "the whole stream"
         return UserCodeError(
-            f"reduce function '{name}' {what}; key: {key}",
+            f"reduce {function_name(self._function)} {what}; key: {key}",
             hint="a reduce function takes two rows as dicts and returns a dict of the same columns",
             location=code_location(self._function),
         )
@@ -89,8 +91,7 @@ class RowReducer:
         for field in self.schema:
             given = pane.column(f"{field.name}#given")[slots]
             arrays.append(to_arrow(pane.column(f"{field.name}#value")[slots], field.type, given))
-        rows: list[dict[str, Any]] = self.batch(arrays).to_pylist()
-        return rows
+        return list(self._reader.rows(self.batch(arrays)))
 
     def store(self, pane: Pane, slots: Rows, rows: pa.RecordBatch) -> None:
         """Keep rows at these slots, all different."""
@@ -123,7 +124,7 @@ class RowReducer:
         known = np.unique(slots[~_new_slots(slots, new)])
         held: dict[int, Row] = dict(zip(known.tolist(), self.load(pane, known), strict=True))
         results: list[Row] = []
-        for slot, row in zip(slots.tolist(), batch.to_pylist(), strict=True):
+        for slot, row in zip(slots.tolist(), self._reader.rows(batch), strict=True):
             before = held.get(slot)
             held[slot] = row if before is None else self.fold(before, row)
             results.append(held[slot])
@@ -142,12 +143,6 @@ def _fits(value: Any, kind: pa.DataType) -> bool:
 def _new_slots(slots: Rows, new: Mask) -> Mask:
     """Which rows belong to keys that are new in this batch: the first row of the key says so, the others do not."""
     return np.isin(slots, slots[new])
-
-
-def code_location(function: object) -> str:
-    """`file:line` of a Python function; empty for anything else."""
-    code = getattr(function, "__code__", None)
-    return f"{code.co_filename}:{code.co_firstlineno}" if code is not None else ""
 
 
 class ReduceOperator(Operator):
@@ -210,7 +205,7 @@ class Reduce(OperatorFactory):
 
     @property
     def description(self) -> str:
-        """For `explain()`: "reduce by shop with newest (job.py:12)"."""
+        """For `explain()`: "reduce by shop with function 'newest' (job.py:12)"."""
         return f"reduce by {', '.join(self.keys)} with {function_name(self.function)}"
 
     @property
@@ -222,12 +217,6 @@ class Reduce(OperatorFactory):
     def stateful(self) -> bool:
         """It keeps the accumulated rows."""
         return True
-
-
-def function_name(function: object) -> str:
-    """Name of a Python function with its place: "newest (job.py:12)"."""
-    name, place = getattr(function, "__qualname__", repr(function)), code_location(function)
-    return f"{name} ({place.rsplit('/', 1)[-1]})" if place else name
 
 
 class ReducedPanes(PaneState):

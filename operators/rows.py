@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import dataclasses
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import repeat
 from operator import attrgetter, itemgetter, sub
-from typing import Any, get_args
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from pyarrow import types as pt
 
-from lakeward.engine.api.row_types import arrow_type, is_named_tuple, is_row_class, row_fields
-from lakeward.engine.core.errors import RecordError, SchemaError, UserCodeError
+from lakeward.engine.api.row_types import is_named_tuple, row_fields
+from lakeward.engine.core.errors import RecordError, UserCodeError
 from lakeward.engine.core.names import did_you_mean
+from lakeward.engine.core.plain import plain_value
+from lakeward.operators.row_values import field_makers, is_list, keys_left_out, matched_fields, or_none
 
 CHUNK_ROWS = 512
 """Rows that are Python objects at one time; larger chunks fall out of the processor's cache."""
@@ -40,9 +43,10 @@ def column_to_list(column: pa.Array) -> list[Any]:
 
     Args:
         column: Of any type. Times come as `datetime`, aware if the column has a time zone; nanoseconds are cut off.
+            Structs and maps come as dicts (maps whose keys are nested: as lists of pairs).
 
     Raises:
-        RecordError: A time lies outside of the years 1 to 9999.
+        RecordError: A time lies outside of the years 1 to 9999, or a map has a key twice.
     """
     kind = column.type
     if pt.is_timestamp(kind):
@@ -51,14 +55,40 @@ def column_to_list(column: pa.Array) -> list[Any]:
         return _by_numpy(column)
     if pt.is_dictionary(kind):
         return column_to_list(column.dictionary_decode())
-    return column.to_pylist()
+    return _nested_to_list(column) if pt.is_nested(kind) else _plain_list(column)
+
+
+def _plain_list(column: pa.Array, **options: str) -> list[Any]:
+    values: list[Any] = column.to_pylist(**options)
+    return values
+
+
+def _nested_to_list(column: pa.Array) -> list[Any]:
+    if not _keys_are_hashable(column.type):
+        return _plain_list(column)
+    try:
+        return _plain_list(column, maps_as_pydicts="strict")
+    except KeyError as error:
+        raise RecordError(
+            f"a map has a key twice: {error}", hint="a dict cannot hold both: drop one before the function"
+        ) from error
+
+
+def _keys_are_hashable(kind: pa.DataType) -> bool:
+    """Whether all maps inside of a type can be dicts."""
+    if pt.is_map(kind):
+        return not pt.is_nested(kind.key_type) and _keys_are_hashable(kind.item_type)
+    if is_list(kind):
+        return _keys_are_hashable(kind.value_type)
+    return not pt.is_struct(kind) or all(_keys_are_hashable(field.type) for field in kind)
 
 
 def _by_numpy(column: pa.Array) -> list[Any]:
-    values = column.to_numpy(zero_copy_only=False)
+    values: npt.NDArray[Any] = column.to_numpy(zero_copy_only=False)
     if values.dtype == np.dtype("m8[ns]"):
         values = values.astype("m8[us]")
-    return values.astype(object).tolist()
+    objects: list[Any] = values.astype(object).tolist()
+    return objects
 
 
 def _times(column: pa.Array) -> list[Any]:
@@ -77,7 +107,7 @@ def _times(column: pa.Array) -> list[Any]:
     if kind.tz is None or kind.tz == "UTC":
         return times
     if kind.tz[0] in "+-":
-        return column.to_pylist()
+        return _plain_list(column)
     zone = ZoneInfo(kind.tz)
     return [None if each is None else each.astimezone(zone) for each in times]
 
@@ -96,7 +126,7 @@ def list_to_column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
         return _time_column(values, kind)
     if code := _NUMBER_CODES.get(kind):
         return _number_column(values, kind, code)
-    return pa.array([_plain(value) for value in values] if pt.is_nested(kind) else values, kind)
+    return pa.array([plain_value(value) for value in values] if pt.is_nested(kind) else values, kind)
 
 
 _NUMBER_CODES = {
@@ -151,19 +181,6 @@ def _since(value: Any, start: datetime) -> Any:
     return value - start
 
 
-def _plain(value: Any) -> Any:
-    """Dataclasses and NamedTuples inside of values, as the dicts and lists that Arrow takes."""
-    if isinstance(value, dict):
-        return {key: _plain(part) for key, part in value.items()}
-    if isinstance(value, tuple) and is_named_tuple(type(value)):
-        return {key: _plain(part) for key, part in zip(type(value)._fields, value, strict=True)}  # type: ignore[attr-defined]
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(part) for part in value]
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    return value
-
-
 class RowReader:
     """Makes rows of batches of one schema.
 
@@ -173,22 +190,31 @@ class RowReader:
 
     Args:
         schema: The batches' schema.
-        row_class: A dataclass or NamedTuple to make rows of; None, or a TypedDict, for dicts. Columns that it has no
-            field for are not read.
+        row_class: A dataclass or NamedTuple to make rows of; columns that it has no field for are not read. A
+            TypedDict, or None, for dicts of all columns; keys that are `NotRequired` and null are left out, unless the
+            annotation admits None. What is inside of lists, maps and structs is made as annotated, too.
 
     Raises:
         SchemaError: A field without a default has no column, or the column has another type.
     """
 
     def __init__(self, schema: pa.Schema, row_class: type | None = None) -> None:
-        self._nested: dict[int, Callable[[Any], Any]] = {}
+        have = dict(zip(schema.names, schema.types, strict=True))
+        self._columns = list(schema.names)
+        self._left_out: frozenset[str] = frozenset()
+        self._makers: dict[int, Callable[[Any], Any]] = {}
+        if row_class is not None:
+            names = matched_fields(row_class, have)
+            makers = field_makers(row_class, names, have)
+            if issubclass(row_class, dict):
+                self._left_out = keys_left_out(row_class) & set(names)
+            else:
+                self._columns = names
+            self._makers = {self._columns.index(name): or_none(maker) for name, maker in makers.items()}
         if row_class is None or issubclass(row_class, dict):
-            self._columns = list(schema.names)
             self._build = _dict_builder(self._columns)
         else:
-            self._columns = _matched_columns(row_class, schema)
             self._build = _class_builder(row_class, self._columns)
-            self._nested = _nested_builders(row_class, self._columns)
 
     def chunks(self, batch: pa.RecordBatch) -> Iterator[list[Any]]:
         """The rows of a batch, some hundred at a time."""
@@ -196,9 +222,14 @@ class RowReader:
         for start in range(0, batch.num_rows, CHUNK_ROWS):
             size = min(CHUNK_ROWS, batch.num_rows - start)
             lists = [column_to_list(column.slice(start, size)) for column in columns]
-            for index, build in self._nested.items():
-                lists[index] = [None if value is None else build(value) for value in lists[index]]
-            yield self._build(lists, size)
+            for index, make in self._makers.items():
+                lists[index] = list(map(make, lists[index]))
+            rows = self._build(lists, size)
+            for name in self._left_out:
+                for row in rows:
+                    if row[name] is None:
+                        del row[name]
+            yield rows
 
     def rows(self, batch: pa.RecordBatch) -> Iterator[Any]:
         """The rows of a batch, one by one."""
@@ -229,86 +260,10 @@ def _fields_in_order(row_class: type) -> list[str]:
 
 def _generated(row: str, count: int, scope: dict[str, Any]) -> _Builder:
     """A function that makes `row` of the values v0, v1, ... of every row. Names enter the code as literals only."""
-    if count == 0:
-        return eval(f"lambda lists, size: [{row} for _ in range(size)]", dict(scope))
     names = "".join(f"v{index}, " for index in range(count))
-    return eval(f"lambda lists, size: [{row} for {names} in zip(*lists)]", {"zip": zip, **scope})
-
-
-def _matched_columns(row_class: type, schema: pa.Schema) -> list[str]:
-    fields = row_fields(row_class)
-    optional = _fields_with_default(row_class)
-    for name, hint in fields.items():
-        if name in schema.names:
-            _check_field(row_class, name, hint, schema.field(name).type)
-        elif name not in optional:
-            raise SchemaError(
-                f"{row_class.__qualname__}.{name}: the stream has no column {name!r}",
-                hint=did_you_mean(name, schema.names),
-            )
-    return [name for name in fields if name in schema.names]
-
-
-def _fields_with_default(row_class: type) -> set[str]:
-    if is_named_tuple(row_class):
-        return set(getattr(row_class, "_field_defaults", ()))
-    missing = dataclasses.MISSING
-    fields = dataclasses.fields(row_class)
-    return {field.name for field in fields if field.default is not missing or field.default_factory is not missing}
-
-
-def _check_field(row_class: type, name: str, hint: Any, kind: pa.DataType) -> None:
-    """Refuse a field of quite another kind than its column (text for a number); widths do not matter in Python."""
-    try:
-        wanted = arrow_type(hint)
-    except SchemaError:
-        return  # an annotation that means nothing to Arrow promises nothing: Any, a Protocol
-    if _kind(wanted) != _kind(kind) and not (pt.is_floating(wanted) and pt.is_integer(kind)):
-        raise SchemaError(
-            f"{row_class.__qualname__}.{name} is annotated {getattr(hint, '__name__', hint)}, but the column is {kind}",
-            hint="change the annotation, or cast the column before",
-        )
-
-
-def _kind(kind: pa.DataType) -> str:
-    """The Python type of a column's values, roughly."""
-    if pt.is_dictionary(kind):
-        return _kind(kind.value_type)
-    tests: dict[str, Callable[[pa.DataType], bool]] = {
-        "integer": pt.is_integer,
-        "float": pt.is_floating,
-        "decimal": pt.is_decimal,
-        "string": lambda t: pt.is_string(t) or pt.is_large_string(t) or pt.is_string_view(t),
-        "binary": lambda t: pt.is_binary(t) or pt.is_large_binary(t) or pt.is_fixed_size_binary(t),
-        "date": pt.is_date,
-        "time": pt.is_time,
-        "timestamp": pt.is_timestamp,
-        "duration": pt.is_duration,
-        "list": lambda t: pt.is_list(t) or pt.is_large_list(t) or pt.is_fixed_size_list(t),
-    }
-    return next((name for name, test in tests.items() if test(kind)), str(kind.id))
-
-
-def _nested_builders(row_class: type, names: Sequence[str]) -> dict[int, Callable[[Any], Any]]:
-    """For fields that are row classes themselves: how to make one of the dict that a struct column yields."""
-    fields = row_fields(row_class)
-    found = {}
-    for index, name in enumerate(names):
-        inner = next((each for each in (fields[name], *get_args(fields[name])) if is_row_class(each)), None)
-        if inner is not None and not issubclass(inner, dict):
-            found[index] = _instance_of(inner)
-    return found
-
-
-def _instance_of(row_class: type) -> Callable[[Any], Any]:
-    inner = {name: kind for name, kind in row_fields(row_class).items() if is_row_class(kind)}
-    builders = {name: _instance_of(kind) for name, kind in inner.items() if not issubclass(kind, dict)}
-
-    def build(value: dict[str, Any]) -> Any:
-        changed = {name: make(value[name]) for name, make in builders.items() if value.get(name) is not None}
-        return row_class(**{**value, **changed})
-
-    return build
+    loop = f"for {names} in zip(*lists)" if count else "for _ in range(size)"
+    builder: _Builder = eval(f"lambda lists, size: [{row} {loop}]", dict(scope))
+    return builder
 
 
 class RowWriter:
@@ -321,10 +276,12 @@ class RowWriter:
     Args:
         schema: The batches' schema.
         what: Where the rows come from, for errors: "the result of function 'f' (jobs/shop.py:12)".
+        optional: Columns that a dict may lack; they are null then.
     """
 
-    def __init__(self, schema: pa.Schema, what: str) -> None:
-        self._schema = schema
+    def __init__(self, schema: pa.Schema, what: str, optional: Collection[str] = ()) -> None:
+        self.schema = schema
+        self._optional = optional
         self._what = what
         self._names = list(schema.names)
 
@@ -335,11 +292,11 @@ class RowWriter:
             UserCodeError: A row is none, lacks a column, has one too many, or a value of another type.
         """
         lists = self._lists(rows)
-        return [self._array(field, values) for field, values in zip(self._schema, lists, strict=True)]
+        return [self._array(field, values) for field, values in zip(self.schema, lists, strict=True)]
 
     def batch(self, rows: Sequence[Any]) -> pa.RecordBatch:
         """The rows as one batch."""
-        return pa.RecordBatch.from_arrays(self.arrays(rows), schema=self._schema)
+        return pa.RecordBatch.from_arrays(self.arrays(rows), schema=self.schema)
 
     def _lists(self, rows: Sequence[Any]) -> list[list[Any]]:
         if rows and type(rows[0]) is dict:
@@ -373,6 +330,7 @@ class RowWriter:
         if not lists or set(map(len, rows)) != {len(self._names)}:
             for row in rows:
                 self._check_keys(row)
+            return [[row.get(name) for row in rows] for name in self._names]
         return lists
 
     def _from_tuples(self, rows: Sequence[Any]) -> list[list[Any]]:
@@ -386,7 +344,7 @@ class RowWriter:
         return [list(map(itemgetter(index), rows)) for index in range(width)]
 
     def _check_keys(self, row: Any) -> None:
-        missing = [name for name in self._names if name not in row]
+        missing = [name for name in self._names if name not in row and name not in self._optional]
         if missing:
             raise UserCodeError(
                 f"{self._what} lacks column {missing[0]!r}: {short(row)}", hint="set it, to None where it has no value"

@@ -7,10 +7,8 @@ from the return annotation or `returns=` (`output_schema_of`).
 
 from __future__ import annotations
 
-import functools
 import inspect
 import operator
-import os
 import typing
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +21,8 @@ from lakeward.engine.api.context import Output
 from lakeward.engine.api.operator import Operator, OperatorFactory
 from lakeward.engine.api.row_types import is_row_class, resolve_annotation, schema_of
 from lakeward.engine.core.errors import GraphError, LakewardError, UserCodeError
+from lakeward.operators.function_names import function_name, plain_function
+from lakeward.operators.row_values import optional_keys
 from lakeward.operators.rows import RowReader, RowWriter, short
 
 _BATCH_ROWS_MAX = 65_536
@@ -31,32 +31,6 @@ _RETURNS_HINT = (
     "annotate the function's result with a dataclass, TypedDict or NamedTuple (flat_map: Iterable[...] of one), "
     'or say it: returns={"word": str, "count": int}'
 )
-
-
-def function_name(function: Callable[..., Any]) -> str:
-    """A function as errors call it: its name, file and line.
-
-    >>> function_name(len)
-    "function 'len'"
-    """
-    plain = _plain_function(function)
-    name = getattr(plain, "__qualname__", type(plain).__qualname__)
-    code = getattr(plain, "__code__", None)
-    if code is None:
-        return f"function '{name}'"
-    path = code.co_filename
-    shown = os.path.relpath(path) if path.startswith(os.getcwd() + os.sep) else path
-    return f"function '{name}' ({shown}:{code.co_firstlineno})"
-
-
-def _plain_function(function: Any) -> Any:
-    """The function inside partials and decorators; for an object that can be called, its method."""
-    while isinstance(function, functools.partial):
-        function = function.func
-    function = inspect.unwrap(function)
-    if not hasattr(function, "__code__") and not inspect.isbuiltin(function) and not isinstance(function, type):
-        return getattr(type(function), "__call__", function)  # noqa: B004 (the method is wanted, not a test)
-    return function
 
 
 def _scope(function: Any) -> dict[str, Any]:
@@ -98,17 +72,23 @@ def output_schema_of(function: Callable[..., Any], returns: Any = None) -> pa.Sc
         GraphError: Neither says it.
         SchemaError: A field's type has no Arrow type.
     """
-    if returns is not None:
-        return schema_of(_element(returns))
-    plain = _plain_function(function)
-    annotation = getattr(plain, "__annotations__", {}).get("return")
-    hint = _element(resolve_annotation(annotation, _scope(plain), function_name(function)))
-    if not is_row_class(hint):
+    hint = _result_of(function, returns)
+    if returns is None and not is_row_class(hint):
+        annotation = getattr(plain_function(function), "__annotations__", {}).get("return")
         said = "has no return annotation" if annotation is None else f"returns {annotation!r}, which names no columns"
         raise GraphError(
             f"the columns that {function_name(function)} makes are not known: it {said}", hint=_RETURNS_HINT
         )
     return schema_of(hint)
+
+
+def _result_of(function: Callable[..., Any], returns: Any) -> Any:
+    """What a row of a function's results is: as said by `returns`, else by its annotation."""
+    if returns is not None:
+        return _element(returns)
+    plain = plain_function(function)
+    annotation = getattr(plain, "__annotations__", {}).get("return")
+    return _element(resolve_annotation(annotation, _scope(plain), function_name(function)))
 
 
 def _element(hint: Any) -> Any:
@@ -122,8 +102,8 @@ def _element(hint: Any) -> Any:
 
 
 def row_class_of(function: Callable[..., Any]) -> type | None:
-    """The dataclass or NamedTuple that a function's first parameter is annotated with; None for dicts."""
-    plain = _plain_function(function)
+    """The dataclass, NamedTuple or TypedDict that a function's first parameter is annotated with; None for dicts."""
+    plain = plain_function(function)
     annotations = getattr(plain, "__annotations__", {})
     try:
         parameters = list(inspect.signature(function).parameters)
@@ -132,7 +112,7 @@ def row_class_of(function: Callable[..., Any]) -> type | None:
     if not parameters or parameters[0] not in annotations:
         return None
     hint = resolve_annotation(annotations[parameters[0]], _scope(plain), function_name(function))
-    return hint if is_row_class(hint) and not issubclass(hint, dict) else None
+    return hint if is_row_class(hint) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +144,7 @@ class MapRows(_RowFunction):
         function: Called once a row.
         input_schema: The schema of the rows it gets.
         output_schema: The schema of the rows it returns.
+        returns: What it was made of, if not of the function's annotation.
 
     Raises:
         SchemaError: The class of its parameter does not fit the input.
@@ -171,10 +152,12 @@ class MapRows(_RowFunction):
     """
 
     output_schema: pa.Schema
+    returns: Any = None
 
     def create(self) -> Operator:
         """Make the operator of one subtask."""
-        return MapRowsOperator(self.function, self._reader(), self.output_schema)
+        writer = _writer(self.function, self.output_schema, self.returns, "the result of")
+        return MapRowsOperator(self.function, self._reader(), writer)
 
     @property
     def description(self) -> str:
@@ -190,6 +173,7 @@ class FlatMapRows(_RowFunction):
         function: Called once a row; returns or yields rows; None is none.
         input_schema: The schema of the rows it gets.
         output_schema: The schema of the rows it returns.
+        returns: What it was made of, if not of the function's annotation.
 
     Raises:
         SchemaError: The class of its parameter does not fit the input.
@@ -197,10 +181,12 @@ class FlatMapRows(_RowFunction):
     """
 
     output_schema: pa.Schema
+    returns: Any = None
 
     def create(self) -> Operator:
         """Make the operator of one subtask."""
-        return FlatMapRowsOperator(self.function, self._reader(), self.output_schema)
+        writer = _writer(self.function, self.output_schema, self.returns, "a row from")
+        return FlatMapRowsOperator(self.function, self._reader(), writer)
 
     @property
     def description(self) -> str:
@@ -261,6 +247,12 @@ def call_error(function: Callable[..., Any], error: Exception, given: str) -> Us
     )
 
 
+def _writer(function: Callable[..., Any], schema: pa.Schema, returns: Any, what: str) -> RowWriter:
+    """The writer of a function's results."""
+    optional = optional_keys(_result_of(function, returns))
+    return RowWriter(schema, f"{what} {function_name(function)}", optional)
+
+
 def _call_all(function: Callable[[Any], Any], rows: list[Any]) -> list[Any]:
     """The function's results for all rows; an error names the row."""
     waiting = iter(rows)
@@ -276,17 +268,16 @@ def _call_all(function: Callable[[Any], Any], rows: list[Any]) -> list[Any]:
 class MapRowsOperator(Operator):
     """Runs a `MapRows`."""
 
-    def __init__(self, function: Callable[[Any], Any], reader: RowReader, schema: pa.Schema) -> None:
+    def __init__(self, function: Callable[[Any], Any], reader: RowReader, writer: RowWriter) -> None:
         self._function = function
         self._reader = reader
-        self._schema = schema
-        self._writer = RowWriter(schema, f"the result of {function_name(function)}")
+        self._writer = writer
 
     def on_batch(self, batch: pa.RecordBatch, out: Output) -> None:
         """Call the function for every row."""
         chunks = self._reader.chunks(batch)
         parts = [self._writer.arrays(_call_all(self._function, rows)) for rows in chunks]
-        out.emit(_joined(parts, self._schema))
+        out.emit(_joined(parts, self._writer.schema))
 
 
 def _joined(parts: list[list[pa.Array]], schema: pa.Schema) -> pa.RecordBatch:
@@ -300,11 +291,10 @@ def _joined(parts: list[list[pa.Array]], schema: pa.Schema) -> pa.RecordBatch:
 class FlatMapRowsOperator(Operator):
     """Runs a `FlatMapRows`. Output is cut into batches of some ten thousand rows."""
 
-    def __init__(self, function: Callable[[Any], Any], reader: RowReader, schema: pa.Schema) -> None:
+    def __init__(self, function: Callable[[Any], Any], reader: RowReader, writer: RowWriter) -> None:
         self._function = function
         self._reader = reader
-        self._schema = schema
-        self._writer = RowWriter(schema, f"a row from {function_name(function)}")
+        self._writer = writer
 
     def on_batch(self, batch: pa.RecordBatch, out: Output) -> None:
         """Call the function for every row, and gather what it yields."""
@@ -315,10 +305,10 @@ class FlatMapRowsOperator(Operator):
             parts.append(self._writer.arrays(results))
             rows_held += len(results)
             if rows_held >= _BATCH_ROWS_MAX:
-                out.emit(_joined(parts, self._schema))
+                out.emit(_joined(parts, self._writer.schema))
                 parts, rows_held = [], 0
         if rows_held:
-            out.emit(_joined(parts, self._schema))
+            out.emit(_joined(parts, self._writer.schema))
 
     def _results(self, rows: list[Any]) -> list[Any]:
         function = self._function
@@ -394,7 +384,8 @@ class MapBatchesOperator(Operator):
             raise self._misfit(f"has an unknown column {unknown[0]!r}")
         if isinstance(result, pa.RecordBatch):
             return [pa.RecordBatch.from_arrays(columns, schema=self._schema)]
-        return pa.Table.from_arrays(columns, schema=self._schema).combine_chunks().to_batches()
+        batches: list[pa.RecordBatch] = pa.Table.from_arrays(columns, schema=self._schema).combine_chunks().to_batches()
+        return batches
 
     def _column(self, result: Any, field: pa.Field) -> Any:
         if result.schema.names.count(field.name) != 1:

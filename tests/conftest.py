@@ -1,21 +1,25 @@
-"""What all tests share: the Kafka broker, one for the whole run, and a line in the header that says which."""
+"""What all tests share: the Kafka broker, one for the whole run, and that DuckDB reads every table they write."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 
 from lakeward.engine.core.errors import ConfigError
 from lakeward.testing.brokers import Broker, broker_used, plan_broker, shared_broker
+from lakeward.testing.lake import check_every_table, duckdb_reads_iceberg
 
 _DIRECTORY_VARIABLE = "LAKEWARD_TEST_BROKER_DIRECTORY"  # inherited by the workers of pytest-xdist
+_TABLES = "tables read back"
+_UNREADABLE = "unreadable_tables(reason): leaves tables that DuckDB cannot read, and says why; they are not read back"
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", _UNREADABLE)
     if not _is_xdist_worker(config):
         os.environ[_DIRECTORY_VARIABLE] = tempfile.mkdtemp(prefix="lakeward-broker-")
 
@@ -36,6 +40,25 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     used = broker_used(os.environ[_DIRECTORY_VARIABLE])
     if used:
         terminalreporter.write_line(f"kafka tests ran against {used}")
+    passed = [report for report in terminalreporter.getreports("passed") if report.when == "call"]
+    tables = sum(value for report in passed for name, value in report.user_properties if name == _TABLES)
+    if tables:
+        reader = "DuckDB" if duckdb_reads_iceberg() else "pyarrow alone, for want of DuckDB's extension"
+        terminalreporter.write_line(f"{tables} Iceberg tables that the tests wrote were read back by {reader}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
+    """No test can forget it: when one has passed, DuckDB reads every Iceberg table that it left in its `tmp_path`."""
+    yield
+    folder = getattr(item, "funcargs", {}).get("tmp_path")
+    unreadable = item.get_closest_marker("unreadable_tables")
+    assert unreadable is None or unreadable.kwargs.get("reason"), "say why DuckDB cannot read this test's tables"
+    if folder is None or unreadable is not None:
+        return
+    tables = check_every_table(folder)
+    if tables:
+        item.user_properties.append((_TABLES, tables))
 
 
 @pytest.fixture(scope="session")

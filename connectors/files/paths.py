@@ -11,6 +11,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from lakeward.engine.core.errors import ConfigError, SourceError
+from lakeward.engine.core.expect import expect, refusal
 
 SUFFIXES = {
     "parquet": (".parquet", ".parq", ".pq"),
@@ -57,6 +58,25 @@ class FileFacts:
     mtime_ns: int
 
 
+def place_text(place: object, what: str, example: str) -> str:
+    """A path or URI as text.
+
+    Args:
+        place: What the user gave.
+        what: Whose argument it is, for the error.
+        example: What it may look like.
+
+    Raises:
+        ConfigError: It is no path, or empty.
+    """
+    hint = f"give a path or a URI, for example {example!r}"
+    expect(place, (str, os.PathLike), what, hint)
+    text = os.fspath(place)  # type: ignore[call-overload]
+    if not text or not isinstance(text, str):
+        raise refusal(text, what, hint)
+    return text
+
+
 def resolve(place: str | os.PathLike[str], filesystem: fs.FileSystem | None = None) -> Location:
     """The location of a local path or URI; nothing is read.
 
@@ -97,6 +117,7 @@ def list_files(place: str | os.PathLike[str], suffixes: tuple[str, ...]) -> tupl
     From a directory, files of the format's suffixes are taken, at any depth; a glob names what it names.
 
     Raises:
+        ConfigError: It is a directory with files of another format only.
         SourceError: There is nothing there, or it cannot be read.
     """
     text = os.fspath(place)
@@ -104,6 +125,8 @@ def list_files(place: str | os.PathLike[str], suffixes: tuple[str, ...]) -> tupl
     pattern = _pattern(text)
     try:
         found = _matching(location, pattern) if pattern else _plain(location, suffixes)
+        if not found and not pattern:
+            _check_other_formats(text, location)
     except (OSError, pa.ArrowException) as error:
         raise SourceError(f"{text} cannot be listed: {error}", hint="check the path and the rights to it") from error
     if not found:
@@ -141,6 +164,17 @@ def _plain(location: Location, suffixes: tuple[str, ...]) -> list[FileFacts]:
     if info.type != fs.FileType.Directory:
         return [_facts(info)] if info.type == fs.FileType.File else []
     return [file for file, _ in _walk(location) if has_suffix(file.path, suffixes)]
+
+
+def _check_other_formats(text: str, location: Location) -> None:
+    """Refuse a directory that has no file of the format to read, but of another."""
+    for name, suffixes in SUFFIXES.items():
+        if others := _plain(location, suffixes):
+            shown = os.path.basename(others[0].path)
+            raise ConfigError(
+                f"{text} has no files of the format to read, but {len(others)} of the format {name}, as {shown}",
+                hint=f'say so: FilesSource(..., format="{name}")',
+            )
 
 
 def _matching(location: Location, pattern: str) -> list[FileFacts]:

@@ -6,7 +6,8 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from types import NoneType
+from typing import Literal, get_args
 
 import pyarrow as pa
 from pyarrow import fs
@@ -18,20 +19,22 @@ from lakeward.connectors.commit_log import (
     OnRewind,
     sink_id_of,
 )
-from lakeward.connectors.files.log import STAGING, FilesLog, owner, writing
-from lakeward.connectors.files.options import FormatName, format_name
+from lakeward.connectors.files.log import LOG, STAGING, FilesLog, owner, writing
+from lakeward.connectors.files.options import FormatName
 from lakeward.connectors.files.parts import Part, open_part
-from lakeward.connectors.files.paths import Location, resolve
+from lakeward.connectors.files.paths import Location, place_text, resolve
 from lakeward.connectors.files.storage import Storage
 from lakeward.connectors.formats.json import Json
 from lakeward.engine.api.sink import Committer, CommitterContext, Sink, SinkWriter, WriterContext
-from lakeward.engine.core.errors import ConfigError, SchemaError
+from lakeward.engine.core.errors import SchemaError
+from lakeward.engine.core.expect import expect, expect_choice, refusal
 from lakeward.engine.core.ids import CheckpointId
 from lakeward.engine.core.json_types import JsonObject
+from lakeward.engine.core.sizes import Size, parse_size_bytes
 
 Compression = Literal["auto", "none", "zstd", "gzip", "snappy", "lz4"]
 
-ROLL_SIZE_DEFAULT = "128MB"
+TARGET_FILE_SIZE_BYTES = 128 << 20
 _ENDINGS = {"zstd": ".zst", "gzip": ".gz"}
 
 
@@ -49,7 +52,7 @@ class FilesSink(Sink):
     Args:
         directory: A local path or URI (file://, s3://, gs://); made when missing.
         format: "parquet", "jsonl" or "csv".
-        roll_size: A file is closed when it has about this size, and at every checkpoint: "128MB", or bytes.
+        target_file_size_bytes: A file is closed at about this size, and at every checkpoint: bytes, or "128MB".
         compression: Parquet: "zstd" (also "auto"), "gzip", "snappy", "lz4" or "none". Text: "none" (also "auto"),
             "zstd" or "gzip".
         sink_id: The owner's name in the log, kept for as long as the directory is written; `<job name>.<uid>` if None.
@@ -69,17 +72,22 @@ class FilesSink(Sink):
         directory: str | os.PathLike[str],
         *,
         format: FormatName = "parquet",
-        roll_size: int | str = ROLL_SIZE_DEFAULT,
+        target_file_size_bytes: Size = TARGET_FILE_SIZE_BYTES,
         compression: Compression = "auto",
         sink_id: str | None = None,
         on_rewind: OnRewind = "refuse",
         on_existing: OnExisting = "refuse",
         filesystem: fs.FileSystem | None = None,
     ) -> None:
-        self._directory = os.fspath(directory)
-        self._format = format_name(format)
-        self._roll_bytes = parse_size_bytes(roll_size)
+        self._directory = place_text(directory, "FilesSink: directory", "/data/orders")
+        expect_choice(format, get_args(FormatName), "FilesSink: format")
+        self._format = format
+        self._target_size_bytes = parse_size_bytes(target_file_size_bytes, "FilesSink: target_file_size_bytes")
         self._compression = _compression(self._format, compression)
+        expect(sink_id, (str, NoneType), "FilesSink: sink_id", 'give a name: sink_id="orders"')
+        expect_choice(on_rewind, get_args(OnRewind), "FilesSink: on_rewind")
+        expect_choice(on_existing, get_args(OnExisting), "FilesSink: on_existing")
+        expect(filesystem, (fs.FileSystem, NoneType), "FilesSink: filesystem", "give a pyarrow.fs.FileSystem")
         self._policy = LogPolicy(sink_id, on_rewind, on_existing)
         self._filesystem = filesystem
 
@@ -88,11 +96,20 @@ class FilesSink(Sink):
         """For example "parquet files /data/orders"."""
         return f"{self._format} files {self._directory}"
 
+    @property
+    def identity(self) -> str | None:
+        """The sink id in its directory; None without an explicit one."""
+        if self._policy.sink_id is None:
+            return None
+        where = "" if self._filesystem is None else f" in file system {id(self._filesystem)}"
+        return f"files {self._directory.rstrip('/')}{where} {self._policy.sink_id}"
+
     def check_schema(self, schema: pa.Schema) -> None:
-        """Whether the format can hold every column.
+        """Whether the format can hold every column, and the directory can be written.
 
         Raises:
-            SchemaError: It cannot; names the column and its type.
+            SchemaError: A column cannot be held; names it and its type.
+            ConfigError: The directory can neither be written nor made; nothing is left behind by the check.
         """
         for field in schema:
             if not _can_write(self._format, field):
@@ -100,6 +117,7 @@ class FilesSink(Sink):
                     f"{self.description}: column {field.name!r} of type {field.type} cannot be written",
                     hint="convert the column, or write Parquet" if self._format != "parquet" else "convert the column",
                 )
+        self._storage().check_writable((STAGING, LOG))
 
     def open_writer(self, context: WriterContext) -> SinkWriter:
         """A writer of staged files."""
@@ -108,7 +126,7 @@ class FilesSink(Sink):
             stem=f"part-{owner(context.job_id, context.uid)}-{_clean(context.attempt)}-{context.subtask:05d}",
             ending=f".{self._format}{_text_ending(self._format, self._compression)}",
         )
-        layout = _Layout(self._format, self._compression, self._roll_bytes, context.schema)
+        layout = _Layout(self._format, self._compression, self._target_size_bytes, context.schema)
         return _FilesWriter(self._storage(), naming, layout)
 
     def open_committer(self, context: CommitterContext) -> Committer:
@@ -120,22 +138,6 @@ class FilesSink(Sink):
     def _storage(self) -> Storage:
         location: Location = resolve(self._directory, self._filesystem)
         return Storage(location)
-
-
-def parse_size_bytes(size: int | str) -> int:
-    """Bytes of a size.
-
-    >>> parse_size_bytes("128MB"), parse_size_bytes("1 GiB"), parse_size_bytes(1000)
-    (128000000, 1073741824, 1000)
-
-    Raises:
-        ConfigError: It is no size, or none above zero.
-    """
-    units = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", str(size).lower())
-    if match is None or match[2] not in units or float(match[1]) <= 0:
-        raise ConfigError(f"{size!r} is no file size", hint='write for example "128MB" or "1GiB"')
-    return int(float(match[1]) * units[match[2]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +154,7 @@ class _Naming:
 class _Layout:
     format: FormatName
     compression: str | None
-    roll_bytes: int
+    target_size_bytes: int
     schema: pa.Schema
 
 
@@ -175,7 +177,7 @@ class _FilesWriter(SinkWriter):
             self._part = self._part or self._open()
             self._part.write(batch)
             self._rows += batch.num_rows
-            if self._part.size_bytes >= self._layout.roll_bytes:
+            if self._part.size_bytes >= self._layout.target_size_bytes:
                 self._roll()
 
     def prepare_commit(self, checkpoint: CheckpointId) -> Sequence[JsonObject]:
@@ -236,9 +238,8 @@ def _compression(format: FormatName, choice: Compression) -> str | None:
     if choice == "none":
         return None
     if choice not in allowed:
-        raise ConfigError(
-            f"FilesSink: compression={choice!r} does not go with {format}", hint=f"one of {', '.join(allowed)}, none"
-        )
+        hint = f"{format} files may have {', '.join(allowed)} or none"
+        raise refusal(choice, "FilesSink: compression", hint)
     return choice
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from typing import get_args
 
 import pyarrow as pa
 
@@ -13,9 +14,19 @@ from lakeward.connectors.cursors import CursorReader, SplitCursor
 from lakeward.connectors.files.cursors import BadRecords, OpenFile, reading
 from lakeward.connectors.files.file_formats import CsvFormat, FileFormat, JsonLinesFormat, ParquetFormat, number_in
 from lakeward.connectors.files.options import Csv, Format, OnError, format_name
-from lakeward.connectors.files.paths import SUFFIXES, FileFacts, Location, facts_of, has_suffix, list_files, location_of
+from lakeward.connectors.files.paths import (
+    SUFFIXES,
+    FileFacts,
+    Location,
+    facts_of,
+    has_suffix,
+    list_files,
+    location_of,
+    place_text,
+)
 from lakeward.engine.api.source import ReaderContext, Source, SourceReader, Split
-from lakeward.engine.core.errors import ConfigError, SchemaError, SourceError
+from lakeward.engine.core.errors import SchemaError, SourceError
+from lakeward.engine.core.expect import expect, expect_choice, expect_schema
 from lakeward.engine.core.ids import SplitId
 from lakeward.engine.core.json_types import JsonObject
 
@@ -62,11 +73,14 @@ class FilesSource(Source):
         columns: Sequence[str] | None = None,
         on_error: OnError = "fail",
     ) -> None:
-        if on_error not in ("fail", "skip"):
-            raise ConfigError(f"FilesSource: on_error={on_error!r} is not known", hint='"fail" or "skip"')
-        self._place = os.fspath(place)
+        expect_choice(on_error, get_args(OnError), "FilesSource: on_error")
+        if schema is not None:
+            expect_schema(schema, "FilesSource: schema")
+        if columns is not None:
+            _check_columns(columns)
+        self._place = place_text(place, "FilesSource: place", "logs/*.jsonl")
         choice = format if format is not None else _format_of(self._place)
-        self._name = format_name(choice)
+        self._name = format_name(choice, "FilesSource: format")
         self._format = _format(choice, self._place, schema)
         self._given = schema
         self._columns = list(columns) if columns is not None else None
@@ -159,6 +173,13 @@ def _format(choice: Format, place: str, schema: pa.Schema | None) -> FileFormat:
     if choice == "csv":
         return CsvFormat(Csv(delimiter="\t" if has_suffix(place, (".tsv",)) else ","), schema)
     return JsonLinesFormat() if choice == "jsonl" else ParquetFormat(schema)
+
+
+def _check_columns(columns: Sequence[str]) -> None:
+    hint = 'give a list of names: columns=["shop", "amount"]'
+    expect(columns, (list, tuple), "FilesSource: columns", hint)
+    for name in columns:
+        expect(name, str, "FilesSource: a column", hint)
 
 
 def _check_unchanged(name: str, then: FileFacts, now: FileFacts | None) -> None:

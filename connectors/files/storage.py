@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
 from pyarrow import fs
 
 from lakeward.connectors.files.paths import Location
+from lakeward.engine.core.errors import ConfigError, SinkError
+
+_HOPELESS = {errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP}
+"""What the file system says to places that will not become writable by waiting."""
 
 
 class Storage:
@@ -26,6 +33,31 @@ class Storage:
         self._filesystem = location.filesystem
         self._root = location.path.rstrip("/")
         self._local = isinstance(location.filesystem, fs.LocalFileSystem)
+
+    def check_writable(self, below: Sequence[str]) -> None:
+        """Refuse a local directory that nobody can write into or make: trying again would not help.
+
+        Object stores say so when the first object is written.
+
+        Args:
+            below: Directories in it that will be written, too.
+
+        Raises:
+            ConfigError: Such a directory; names it and the reason.
+            SinkError: Another reason, which may pass: a full disk.
+        """
+        for name in ("", *below) if self._local else ():
+            wanted = Path(self._path(name))
+            there = next(place for place in (wanted, *wanted.parents) if os.path.lexists(place))
+            try:
+                # Asking for rights is not enough: root has all of them, on read-only file systems and in /proc, too.
+                os.rmdir(tempfile.mkdtemp(prefix=".lakeward-", dir=there))
+            except OSError as error:
+                hopeless = error.errno in _HOPELESS
+                raise (ConfigError if hopeless else SinkError)(
+                    f"{self._root or '/'} cannot be written: nothing can be made in {there}: {error.strerror}",
+                    hint="give a directory that can be made or written, or correct the rights to it",
+                ) from error
 
     def open_output(self, name: str) -> pa.NativeFile:
         """A new file to write to."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import os
 import sqlite3
 from collections.abc import Mapping
@@ -11,7 +13,8 @@ from pyiceberg.catalog import Catalog, load_catalog
 from pyiceberg.catalog.sql import SqlCatalog
 from sqlalchemy.exc import DBAPIError
 
-from lakeward.engine.api.secrets import Secret, redact_text, resolve_all
+from lakeward.connectors.iceberg.pyiceberg_internals import remember_metadata
+from lakeward.engine.api.secrets import Secret, redact, redact_text, resolve_all
 from lakeward.engine.core.clock import Clock, SystemClock
 from lakeward.engine.core.errors import ConfigError, LakewardError, SinkError
 
@@ -40,6 +43,18 @@ def describe_catalog(spec: CatalogSpec) -> str:
     if isinstance(spec, str):
         return f"catalog '{spec}'"
     return f"{spec.get('type', 'configured')} catalog {_without_password(str(spec.get('uri', '')))}".rstrip()
+
+
+def catalog_fingerprint(spec: CatalogSpec) -> str:
+    """The same text for the same catalog, as far as that can be told without opening it; reveals no secret.
+
+    >>> catalog_fingerprint("prod") == catalog_fingerprint("prod") != catalog_fingerprint("test")
+    True
+    """
+    if spec is None:
+        return describe_catalog(None)
+    parts = [spec] if isinstance(spec, str) else sorted(f"{key}={value!r}" for key, value in redact(spec).items())
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
 def embedded_warehouse() -> Path:
@@ -97,11 +112,11 @@ def _open(spec: CatalogSpec) -> Catalog:
     elif isinstance(spec, str):
         catalog = load_catalog(spec)
     else:
-        properties = _properties(spec)
+        properties = catalog_properties(spec)
         catalog = load_catalog(properties.pop("name", CATALOG_NAME), **properties)
     if isinstance(catalog, SqlCatalog):
         _use_write_ahead_log(catalog)
-    return catalog
+    return remember_metadata(catalog)
 
 
 def _embedded_properties() -> dict[str, str]:
@@ -112,8 +127,29 @@ def _embedded_properties() -> dict[str, str]:
     )
 
 
-def _properties(spec: Mapping[str, str | Secret]) -> dict[str, str]:
-    return _with_busy_timeout(resolve_all(spec))
+def catalog_properties(spec: Mapping[str, str | Secret]) -> dict[str, str]:
+    """What pyiceberg is given: secrets resolved, and what a SQL catalog needs to be shared."""
+    properties = _with_busy_timeout(resolve_all(spec))
+    if "uri" in properties:
+        properties["uri"] = _with_driver(properties["uri"])
+    return properties
+
+
+def _with_driver(uri: str) -> str:
+    """A Postgres URI with the driver that is installed: which one is meant by none depends on SQLAlchemy's version.
+
+    Raises:
+        ConfigError: None is.
+    """
+    scheme, separator, rest = uri.partition("://")
+    if scheme not in ("postgresql", "postgres"):
+        return uri
+    driver = next((name for name in ("psycopg", "psycopg2") if importlib.util.find_spec(name)), None)
+    if driver is None:
+        raise ConfigError(
+            "a catalog in Postgres needs a driver, and none is installed", hint='pip install "lakeward[postgres]"'
+        )
+    return f"postgresql+{driver}{separator}{rest}"
 
 
 def _with_busy_timeout(properties: dict[str, str]) -> dict[str, str]:

@@ -17,8 +17,9 @@ from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.table.snapshots import Snapshot
 from pyiceberg.table.update import TableUpdate
 
+from lakeward.connectors.iceberg.manifest_lists import ManifestLists
 from lakeward.connectors.iceberg.markers import SINK_ID, ancestors, last_marked_snapshots
-from lakeward.connectors.iceberg.options import EXPIRE_EVERY, RETAINED_PROPERTY
+from lakeward.connectors.iceberg.options import EXPIRE_AT_ONCE_MAX, RETAINED_PROPERTY
 from lakeward.connectors.iceberg.pyiceberg_internals import delete_files, remove_snapshots
 
 _log = logging.getLogger(__name__)
@@ -30,7 +31,8 @@ class Expiry:
 
     Args:
         expired: Them.
-        witnesses: Kept snapshots whose manifests, together, are all that the kept ones share with the expired.
+        witnesses: Kept snapshots whose manifests, together, are all that the kept ones share with the expired; first
+            the one that is likely to share most.
     """
 
     expired: tuple[Snapshot, ...] = ()
@@ -42,38 +44,44 @@ class Expiry:
         ids = [snapshot.snapshot_id for snapshot in self.expired]
         return (remove_snapshots(ids),) if ids else ()
 
-    def delete_unreachable(self, io: FileIO) -> None:
+    def delete_unreachable(self, io: FileIO, lists: ManifestLists) -> None:
         """Delete the expired snapshots' manifest lists, and the manifests that no kept snapshot uses.
 
         Call it after the commit has landed. What cannot be deleted is logged and left: the commit is not undone by it.
         """
         try:
-            delete_files(io, self._unreachable(io))
+            delete_files(io, self._unreachable(io, lists))
         except Exception:
             _log.warning("could not list the manifests of expired snapshots; they stay", exc_info=True)
+        for snapshot in self.expired:
+            lists.forget(snapshot.manifest_list)
 
-    def _unreachable(self, io: FileIO) -> list[str]:
-        alive = {manifest.manifest_path for snapshot in self.witnesses for manifest in snapshot.manifests(io)}
-        dead = {manifest.manifest_path for snapshot in self.expired for manifest in snapshot.manifests(io)} - alive
-        return [*dead, *(snapshot.manifest_list for snapshot in self.expired)]
+    def _unreachable(self, io: FileIO, lists: ManifestLists) -> list[str]:
+        dead = {manifest for snapshot in self.expired for manifest in lists.read(snapshot, io)}
+        for snapshot in self.witnesses:
+            if dead and (snapshot.sequence_number or 0) >= min(manifest.sequence_number for manifest in dead):
+                dead.difference_update(lists.read(snapshot, io))  # an older snapshot cannot know a newer manifest
+        return [*(m.manifest_path for m in dead), *(snapshot.manifest_list for snapshot in self.expired)]
 
 
 def plan_expiry(metadata: TableMetadata, retained: int | None) -> Expiry:
-    """Choose the snapshots to expire; none until a batch of them has gathered.
+    """Choose the snapshots to expire: the oldest, a few with each commit, so that no commit has to expire many.
 
     Args:
         metadata: The table as loaded for the commit.
-        retained: Newest snapshots to keep; None: as the table's property says; 0: expire nothing.
+        retained: Newest snapshots to keep, the commit's own among them; None: as the table's property says; 0: expire
+            nothing.
 
     Returns:
         The plan.
     """
     limit = retained if retained is not None else int(metadata.properties.get(RETAINED_PROPERTY, "0"))
-    newest_first = sorted(metadata.snapshots, key=lambda s: (s.sequence_number or 0, s.timestamp_ms), reverse=True)
-    if limit <= 0 or len(newest_first) < limit + EXPIRE_EVERY:
+    if limit <= 0 or len(metadata.snapshots) < limit:
         return Expiry()
+    newest_first = sorted(metadata.snapshots, key=lambda s: (s.sequence_number or 0, s.timestamp_ms), reverse=True)
     protected = {ref.snapshot_id for ref in metadata.refs.values()} | last_marked_snapshots(metadata)
-    expired = [s for s in newest_first[limit:] if s.snapshot_id not in protected and _is_ours(s)]
+    spare = [s for s in newest_first[limit - 1 :] if s.snapshot_id not in protected and _is_ours(s)]
+    expired = spare[-EXPIRE_AT_ONCE_MAX:]
     return Expiry(tuple(expired), _witnesses(metadata, expired))
 
 
@@ -89,7 +97,7 @@ def _witnesses(metadata: TableMetadata, expired: list[Snapshot]) -> tuple[Snapsh
     if not line or any((s.sequence_number or 0) >= (line[-1].sequence_number or 0) for s in expired):
         return tuple(kept)
     spoken_for = {snapshot.snapshot_id for snapshot in line[:-1]}
-    return tuple(s for s in kept if s.snapshot_id not in spoken_for)
+    return (line[-1], *(s for s in kept if s.snapshot_id not in spoken_for and s is not line[-1]))
 
 
 def _is_ours(snapshot: Snapshot) -> bool:

@@ -26,8 +26,8 @@ EMPTY_CHECKPOINTS_MAX = 10
 SNAPSHOTS_RETAINED = 30
 """Newest snapshots that are kept in tables which the sink created; older ones of its own are expired."""
 
-EXPIRE_EVERY = 10
-"""Snapshots beyond the retained ones that gather before they are expired, in the same commit."""
+EXPIRE_AT_ONCE_MAX = 5
+"""Snapshots that one commit expires. In the long run it is one for one; more is for a table that has many left over."""
 
 RETAINED_PROPERTY = "lakeward.snapshots-retained"
 """Table property with the number of newest snapshots to keep; tables without it are never expired by us."""
@@ -41,7 +41,7 @@ TABLE_PROPERTIES = {
     "write.metadata.previous-versions-max": "5",
     "write.metadata.delete-after-commit.enabled": "true",
     "write.delete.isolation-level": "snapshot",
-    "commit.manifest.min-count-to-merge": "20",
+    "commit.manifest.min-count-to-merge": "10",
     "commit.manifest.target-size-bytes": str(1 << 20),
     RETAINED_PROPERTY: str(SNAPSHOTS_RETAINED),
 }

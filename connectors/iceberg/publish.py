@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from pyiceberg.exceptions import CommitFailedException
 from pyiceberg.table import Table
@@ -21,6 +21,7 @@ from lakeward.connectors.iceberg.catalogs import describe_catalog
 from lakeward.connectors.iceberg.committables import WrittenFile
 from lakeward.connectors.iceberg.lake_table import LakeTable
 from lakeward.connectors.iceberg.maintenance import plan_expiry
+from lakeward.connectors.iceberg.manifest_lists import ManifestLists
 from lakeward.connectors.iceberg.markers import (
     Marker,
     SinkHistory,
@@ -52,6 +53,7 @@ class Publisher:
         policy: The sink id and what the user chose.
         snapshots_retained: See `plan_expiry`.
         clock: For the waits between attempts.
+        lists: Manifest lists that were read or written before.
     """
 
     lake: LakeTable
@@ -59,6 +61,7 @@ class Publisher:
     policy: Policy
     snapshots_retained: int | None
     clock: Clock
+    lists: ManifestLists = field(default_factory=ManifestLists)
 
     def load(self) -> Table:
         """The table as it is now.
@@ -116,13 +119,14 @@ class Publisher:
             commit_once(table, (*staged.updates, recorded, *expiry.updates), staged.requirements)
         except Exception as error:  # whatever it is: whether the commit was applied, only the table can tell
             return self._look_after(error, staged, marker)
-        staged.tidy()
-        expiry.delete_unreachable(table.io)
+        if staged.manifests is not None:
+            self.lists.remember(staged.manifest_list, staged.manifests)
+        expiry.delete_unreachable(table.io, self.lists)
         return marker, None
 
     def _stage(self, table: Table, files: Sequence[WrittenFile], target: Marker) -> StagedAppend:
         try:
-            return stage_append(table, files, summary_properties(self.policy.sink_id, target))
+            return stage_append(table, files, summary_properties(self.policy.sink_id, target), self.lists)
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise SinkError(
                 f"the manifests of checkpoint {target.position.checkpoint} could not be written to the Iceberg table"

@@ -1,18 +1,23 @@
 """Everything that reaches below pyiceberg's public interface; written for, and only allowed with, pyiceberg 0.12.
 
-Two things are missing from the public interface: publishing data files that another process wrote, under whatever
-partition spec and schema they were written; and one single commit attempt whose outcome the caller judges. (The
-library's own retry cannot re-check our marker between attempts, and it deletes manifests after a conflict without
-looking whether the conflict was with this very commit, whose answer was lost.)
+Three things are missing from the public interface: publishing data files that another process wrote, under whatever
+partition spec and schema they were written; one single commit attempt whose outcome the caller judges (the library's
+own retry cannot re-check our marker between attempts, and it deletes manifests after a conflict without looking whether
+the conflict was with this very commit, whose answer was lost); and loading a table without parsing the metadata that
+this process has just written.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow.parquet as pq
+from pyiceberg.catalog import Catalog
+from pyiceberg.catalog.sql import IcebergTables, SqlCatalog
 from pyiceberg.conversions import from_bytes
 from pyiceberg.io import FileIO
 from pyiceberg.io.pyarrow import (
@@ -21,9 +26,11 @@ from pyiceberg.io.pyarrow import (
     parquet_path_to_id_mapping,
 )
 from pyiceberg.manifest import (
+    UNASSIGNED_SEQ,
     DataFile,
     DataFileContent,
     FileFormat,
+    ManifestContent,
     ManifestEntry,
     ManifestEntryStatus,
     ManifestFile,
@@ -31,8 +38,8 @@ from pyiceberg.manifest import (
 )
 from pyiceberg.partitioning import PartitionKey, PartitionSpec
 from pyiceberg.schema import Schema
-from pyiceberg.table import Table, TableProperties, Transaction
-from pyiceberg.table.metadata import TableMetadata
+from pyiceberg.table import CommitTableResponse, Table, TableProperties, Transaction
+from pyiceberg.table.metadata import TableMetadata, TableMetadataV2
 from pyiceberg.table.refs import MAIN_BRANCH, SnapshotRefType
 from pyiceberg.table.snapshots import Operation, SnapshotSummaryCollector, Summary, update_snapshot_summaries
 from pyiceberg.table.update import (
@@ -44,12 +51,14 @@ from pyiceberg.table.update import (
     TableRequirement,
     TableUpdate,
 )
-from pyiceberg.table.update.snapshot import _MergeAppendFiles
+from pyiceberg.table.update.snapshot import _ManifestMergeManager, _MergeAppendFiles
 from pyiceberg.typedef import EMPTY_DICT, Record
 from pyiceberg.types import PrimitiveType
 from pyiceberg.utils.properties import property_as_bool
 
 from lakeward.connectors.iceberg.committables import WrittenFile
+from lakeward.connectors.iceberg.manifest_lists import ManifestLists
+from lakeward.connectors.iceberg.manifest_merge import choose_merge, copy_entries, live_files, merge_summaries
 
 SUPPORTED_VERSION = "0.12."
 _log = logging.getLogger(__name__)
@@ -64,6 +73,8 @@ class StagedAppend:
         sequence_number: Its place in the table's history.
         updates: What the catalog is to apply.
         requirements: What must hold for it; one is that the main branch has not moved.
+        manifest_list: Its list of manifests.
+        manifests: What a reader will find in that list; None where that takes reading it.
         producer: Knows the manifests it wrote.
     """
 
@@ -71,15 +82,13 @@ class StagedAppend:
     sequence_number: int
     updates: tuple[TableUpdate, ...]
     requirements: tuple[TableRequirement, ...]
+    manifest_list: str
+    manifests: tuple[ManifestFile, ...] | None
     producer: _SpecAwareAppend
 
     def discard(self) -> None:
         """Delete its manifests. Only when it is certain that the commit did not and will not happen."""
         self.producer._clean_all_uncommitted()
-
-    def tidy(self) -> None:
-        """Delete manifests that were needed only on the way. Call it when the commit has landed."""
-        delete_files(self.producer._io, self.producer.merged_away)
 
 
 class _FrozenTransaction(Transaction):
@@ -95,24 +104,31 @@ class _SpecAwareAppend(_MergeAppendFiles):
 
     The stock one writes all of them into one manifest of the current spec, which fails, or worse, when the spec has
     changed since. Here each (spec, schema) pair gets a manifest of its own. Manifests of other specs than the current
-    one are not merged any further: merging would need source columns that may be gone.
+    one are not merged any further: merging would need source columns that may be gone. And only manifests that are
+    committed already are merged, in tiers (`choose_merge`); the stock one rewrites the largest with every merge.
     """
 
-    def __init__(self, table: Table, files: Sequence[WrittenFile], snapshot_properties: dict[str, str]) -> None:
+    def __init__(
+        self, table: Table, files: Sequence[WrittenFile], snapshot_properties: dict[str, str], lists: ManifestLists
+    ) -> None:
         super().__init__(Operation.APPEND, _FrozenTransaction(table), table.io, snapshot_properties=snapshot_properties)
         # pyiceberg leaves merging off unless asked; Iceberg's own default is on, and without it commits get ever slower
         self._merge_enabled = property_as_bool(table.metadata.properties, TableProperties.MANIFEST_MERGE_ENABLED, True)
-        self.merged_away: list[str] = []  # manifests that were written and at once merged into another one
+        self._lists = lists
+        self.used: list[ManifestFile] = []  # the new snapshot's manifests
         self._layouts: dict[tuple[int, int], list[DataFile]] = {}
         for file in files:
             self._layouts.setdefault((file.spec_id, file.schema_id), []).append(_data_file(table.metadata, file))
 
     def _manifests(self) -> list[ManifestFile]:
         added = [self._write_added(spec, schema, files) for (spec, schema), files in self._layouts.items()]
-        manifests = self._process_manifests(added + self._existing_manifests())
-        used = {manifest.manifest_path for manifest in manifests}
-        self.merged_away = [path for path in self._written_manifests if path not in used]
-        return manifests
+        self.used = added + self._process_manifests(self._existing_manifests())
+        return self.used
+
+    def _existing_manifests(self) -> list[ManifestFile]:
+        head = self._transaction.table_metadata.current_snapshot()
+        stored = self._lists.read(head, self._io) if head is not None else ()
+        return [manifest for manifest in stored if manifest.has_added_files() or manifest.has_existing_files()]
 
     def _write_added(self, spec_id: int, schema_id: int, files: Iterable[DataFile]) -> ManifestFile:
         metadata = self._transaction.table_metadata
@@ -139,8 +155,43 @@ class _SpecAwareAppend(_MergeAppendFiles):
     def _process_manifests(self, manifests: list[ManifestFile]) -> list[ManifestFile]:
         current_spec = self._transaction.table_metadata.default_spec_id
         current = [m for m in manifests if m.partition_spec_id == current_spec]
-        others = [m for m in manifests if m.partition_spec_id != current_spec]
-        return (super()._process_manifests(current) if current else []) + others
+        chosen = choose_merge(current, self._min_count_to_merge, self._target_size_bytes) if self._merge_enabled else []
+        if not chosen:
+            return manifests
+        merged, gone = self._merge(chosen), set(chosen)
+        place = manifests.index(chosen[0])  # where its age belongs: they are listed newest first
+        return (
+            [m for m in manifests[:place] if m not in gone] + [merged] + [m for m in manifests[place:] if m not in gone]
+        )
+
+    def _merge(self, manifests: list[ManifestFile]) -> ManifestFile:
+        metadata = self._transaction.table_metadata
+        spec, held = metadata.spec(), live_files(manifests)
+        summaries = merge_summaries(manifests, spec.partition_type(metadata.schema()))
+        copied = copy_entries(self._io, manifests) if summaries is not None and held is not None else None
+        if copied is None or held is None or copied.files != held[0]:  # not written by us: decode all entries
+            manager = _ManifestMergeManager(self._target_size_bytes, self._min_count_to_merge, True, self)
+            return manager._create_manifest(spec.spec_id, manifests)
+        output = self.new_manifest_output()
+        with output.create(overwrite=True) as stream:
+            stream.write(copied.content)
+        return ManifestFile.from_args(
+            manifest_path=output.location,
+            manifest_length=len(copied.content),
+            partition_spec_id=spec.spec_id,
+            content=ManifestContent.DATA,
+            sequence_number=UNASSIGNED_SEQ,
+            min_sequence_number=copied.min_sequence_number,
+            added_snapshot_id=self._snapshot_id,
+            added_files_count=0,
+            existing_files_count=copied.files,
+            deleted_files_count=0,
+            added_rows_count=0,
+            existing_rows_count=held[1],
+            deleted_rows_count=0,
+            partitions=summaries,
+            key_metadata=None,
+        )
 
     def _summary(self, snapshot_properties: dict[str, str] = EMPTY_DICT) -> Summary:
         metadata = self._transaction.table_metadata
@@ -155,26 +206,46 @@ class _SpecAwareAppend(_MergeAppendFiles):
         )
 
 
-def stage_append(table: Table, files: Sequence[WrittenFile], snapshot_properties: dict[str, str]) -> StagedAppend:
+def stage_append(
+    table: Table,
+    files: Sequence[WrittenFile],
+    snapshot_properties: dict[str, str],
+    lists: ManifestLists | None = None,
+) -> StagedAppend:
     """Write the manifests of a new snapshot on top of the table as loaded.
 
     Args:
         table: Just loaded; the commit is refused by the catalog if its main branch has moved since.
         files: What to add; may be empty.
         snapshot_properties: For the snapshot's summary.
+        lists: Manifest lists that are known from before.
 
     Returns:
         What `commit_once` needs.
     """
-    producer = _SpecAwareAppend(table, files, snapshot_properties)
+    producer = _SpecAwareAppend(table, files, snapshot_properties, lists or ManifestLists())
     updates, requirements = producer._commit()
+    sequence_number = table.metadata.next_sequence_number()
+    is_known = table.metadata.format_version == 2  # of version 1, readers see other sequence numbers than we do
     return StagedAppend(
         snapshot_id=producer.snapshot_id,
-        sequence_number=table.metadata.next_sequence_number(),
+        sequence_number=sequence_number,
         updates=updates,
         requirements=requirements,
+        manifest_list=producer._written_manifest_lists[-1],
+        manifests=tuple(_as_listed(m, sequence_number) for m in producer.used) if is_known else None,
         producer=producer,
     )
+
+
+def _as_listed(manifest: ManifestFile, sequence_number: int) -> ManifestFile:
+    """A manifest as the list has it: a new one gets the snapshot's sequence number when the list is written."""
+    listed = copy(manifest)
+    if listed.sequence_number == UNASSIGNED_SEQ:
+        listed.sequence_number = sequence_number
+    if listed.min_sequence_number == UNASSIGNED_SEQ:
+        listed.min_sequence_number = sequence_number
+    return listed
 
 
 def commit_once(
@@ -188,6 +259,69 @@ def commit_once(
     """
     table._do_commit(updates=updates, requirements=(*requirements, AssertTableUUID(uuid=table.metadata.table_uuid)))
     return table.metadata
+
+
+def remember_metadata(catalog: Catalog) -> Catalog:
+    """The same catalog, but one that does not parse a metadata file again that it has just parsed or written.
+
+    A metadata file never changes, so the catalog's word that the table is still at the same file makes the metadata in
+    memory as fresh as a new copy. Only for SQL catalogs: others parse the answer of a server.
+    """
+    return _RememberingSqlCatalog.adopt(catalog) if type(catalog) is SqlCatalog else catalog
+
+
+class _RememberingSqlCatalog(SqlCatalog):
+    """Keeps the metadata of the table that was loaded or committed to last."""
+
+    _newest: tuple[str, TableMetadata] | None = None
+
+    @classmethod
+    def adopt(cls, catalog: SqlCatalog) -> SqlCatalog:
+        """Take over an open catalog's connections."""
+        made = cls.__new__(cls)
+        made.__dict__.update(catalog.__dict__)
+        return made
+
+    def commit_table(
+        self, table: Table, requirements: tuple[TableRequirement, ...], updates: tuple[TableUpdate, ...]
+    ) -> CommitTableResponse:
+        response = super().commit_table(table, requirements, updates)
+        self._newest = (response.metadata_location, _shared(response.metadata))
+        return response
+
+    def _convert_orm_to_iceberg(self, orm_table: IcebergTables) -> Table:
+        location = orm_table.metadata_location
+        if self._newest is None or self._newest[0] != location:
+            table = super()._convert_orm_to_iceberg(orm_table)
+            table.metadata = _shared(table.metadata)
+            self._newest = (table.metadata_location, table.metadata)
+            return table
+        metadata = self._newest[1]
+        return Table(
+            identifier=(*Catalog.identifier_to_tuple(orm_table.table_namespace), orm_table.table_name),
+            metadata=metadata,
+            metadata_location=location,
+            io=self._load_file_io(metadata.properties, location),
+            catalog=self,
+        )
+
+
+class _SharedMetadata(TableMetadataV2):
+    """Metadata whose next version shares with it what did not change.
+
+    The stock one is copied in depth, every snapshot with its summary, for every commit: the slowest part of a commit to
+    a table with many snapshots, and so many new objects that Python's garbage collector goes over the whole process.
+    Updates replace what they change, so there is nothing to protect by a copy.
+    """
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> _SharedMetadata:
+        return super().model_copy(update=update)
+
+
+def _shared(metadata: TableMetadata) -> TableMetadata:
+    if type(metadata) is not TableMetadataV2:
+        return metadata
+    return _SharedMetadata.model_construct(set(metadata.model_fields_set), **metadata.__dict__)
 
 
 def move_main(snapshot_id: int | None) -> TableUpdate:

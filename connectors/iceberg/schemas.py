@@ -175,7 +175,8 @@ def _is_zoneless(kind: pa.DataType) -> bool:
 
 
 def _is_int(kind: pa.DataType) -> bool:
-    return pat.is_int8(kind) or pat.is_int16(kind) or pat.is_int32(kind) or pat.is_uint8(kind) or pat.is_uint16(kind)
+    narrow = (pat.is_int8, pat.is_int16, pat.is_int32, pat.is_uint8, pat.is_uint16)
+    return any(check(kind) for check in narrow)
 
 
 _PRIMITIVES: list[tuple[Callable[[pa.DataType], bool], ice.IcebergType]] = [

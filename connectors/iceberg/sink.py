@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
+from types import NoneType
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -21,6 +22,8 @@ from lakeward.engine.api.secrets import Secret
 from lakeward.engine.api.sink import Committer, CommitterContext, Sink, SinkWriter, WriterContext
 from lakeward.engine.core.clock import SystemClock
 from lakeward.engine.core.errors import ConfigError
+from lakeward.engine.core.expect import expect, expect_choice, expect_whole
+from lakeward.engine.core.sizes import Size, parse_size_bytes
 
 if TYPE_CHECKING:
     from lakeward.connectors.iceberg.lake_table import LakeTable
@@ -61,7 +64,8 @@ class IcebergSink(Sink):
             table to that checkpoint (refused if other writers' rows would go, too), or "append" (rows come twice).
             "append" also goes on over a table that was rolled back further than the checkpoint.
         on_existing: When the job starts without a checkpoint over rows of this sink id: "refuse" or "append".
-        target_file_size_bytes: Compressed size at which a data file is closed before the checkpoint closes it.
+        target_file_size_bytes: Compressed size at which a data file is closed before the checkpoint closes it: "128MB",
+            or bytes.
         compression: Parquet codec: "zstd", "snappy", "gzip", "lz4", "brotli" or "none".
         compression_level: The codec's level; None for its default.
         table_properties: Properties of a new table, over Lakeward's defaults.
@@ -70,7 +74,7 @@ class IcebergSink(Sink):
             as the table's property "lakeward.snapshots-retained" says (30 in tables that the sink creates, else never);
             0: never.
         open_files_max: Data files (partitions) that one writer keeps open.
-        buffer_bytes_max: Arrow bytes that one writer buffers over all open files.
+        buffer_bytes_max: Arrow bytes that one writer buffers over all open files, "256MB" or a number.
 
     Raises:
         ConfigError: An option has an unknown value.
@@ -84,32 +88,42 @@ class IcebergSink(Sink):
     sink_id: str | None = None
     on_rewind: OnRewind = "refuse"
     on_existing: OnExisting = "refuse"
-    target_file_size_bytes: int = TARGET_FILE_SIZE_BYTES
+    target_file_size_bytes: Size = TARGET_FILE_SIZE_BYTES
     compression: str = "zstd"
     compression_level: int | None = None
     table_properties: Mapping[str, str] = field(default_factory=dict)
     nulls_for_missing: bool = False
     snapshots_retained: int | None = None
     open_files_max: int = OPEN_FILES_MAX
-    buffer_bytes_max: int = BUFFER_BYTES_MAX
+    buffer_bytes_max: Size = BUFFER_BYTES_MAX
 
     def __post_init__(self) -> None:
+        self._check_arguments()
         namespace, _, name = self.table.rpartition(".")
         if not namespace or not name:
             raise ConfigError(
                 f"'{self.table}' is not the name of an Iceberg table",
                 hint="write 'namespace.table', e.g. 'shop.revenue'",
             )
-        for option, choices in _CHOICES.items():
-            if getattr(self, option) not in choices:
-                raise ConfigError(
-                    f"IcebergSink('{self.table}'): {option}={getattr(self, option)!r} is not known",
-                    hint=f"choose one of {', '.join(map(repr, choices))}",
-                )
-        for option in ("target_file_size_bytes", "open_files_max", "buffer_bytes_max"):
-            if getattr(self, option) < 1:
-                raise ConfigError(f"IcebergSink('{self.table}'): {option} must be at least 1")
         object.__setattr__(self, "partition_by", as_transforms(self.partition_by))
+
+    def _check_arguments(self) -> None:
+        expect(self.table, str, "IcebergSink: table", "write 'namespace.table', e.g. 'shop.revenue'")
+        name = f"IcebergSink('{self.table}')"
+        hint = "give a catalog's name, or its properties: {'type': 'rest', 'uri': ...}"
+        expect(self.catalog, (str, Mapping, NoneType), f"{name}: catalog", hint, secret=True)
+        expect(self.partition_by, (list, tuple, str), f"{name}: partition_by", 'give a list: [day("ts"), "shop"]')
+        expect(self.sink_id, (str, NoneType), f"{name}: sink_id", "give a name")
+        expect(self.table_properties, Mapping, f"{name}: table_properties", "give a dict of texts")
+        expect(self.compression_level, (int, NoneType), f"{name}: compression_level", "give a whole number")
+        expect(self.nulls_for_missing, bool, f"{name}: nulls_for_missing", "give True or False")
+        for option, choices in _CHOICES.items():
+            expect_choice(getattr(self, option), choices, f"{name}: {option}")
+        for option in ("target_file_size_bytes", "buffer_bytes_max"):
+            parse_size_bytes(getattr(self, option), f"{name}: {option}")
+        expect_whole(self.open_files_max, f"{name}: open_files_max", least=1)
+        if self.snapshots_retained is not None:
+            expect_whole(self.snapshots_retained, f"{name}: snapshots_retained", least=0)
 
     def __repr__(self) -> str:
         """Without the catalog, which may hold secrets."""
@@ -120,6 +134,15 @@ class IcebergSink(Sink):
     def description(self) -> str:
         """The table: "iceberg shop.revenue"."""
         return f"iceberg {self.table}"
+
+    @property
+    def identity(self) -> str | None:
+        """The sink id on its table; None without an explicit one."""
+        if self.sink_id is None:
+            return None
+        from lakeward.connectors.iceberg.catalogs import catalog_fingerprint
+
+        return f"iceberg {catalog_fingerprint(self.catalog)} {self.table} {self.sink_id}"
 
     def check_schema(self, schema: pa.Schema) -> None:
         """Compare with the existing table, or see whether one can be made; writes nothing.
@@ -153,9 +176,9 @@ class IcebergSink(Sink):
         limits = WriterLimits(
             compression=self.compression,
             compression_level=self.compression_level,
-            target_size_bytes=self.target_file_size_bytes,
+            target_size_bytes=parse_size_bytes(self.target_file_size_bytes),
             open_files_max=self.open_files_max,
-            buffer_bytes_max=self.buffer_bytes_max,
+            buffer_bytes_max=parse_size_bytes(self.buffer_bytes_max),
         )
         return IcebergWriter(lake, lake.ensure(context.schema), limits, context)
 

@@ -41,12 +41,20 @@ class PartitionTransform:
 
 
 def year(column: str) -> PartitionTransform:
-    """Partition by the year of a date or timestamp column."""
+    """Partition by the year of a date or timestamp column.
+
+    >>> str(year("ordered_at"))
+    'year(ordered_at)'
+    """
     return PartitionTransform(column, "year")
 
 
 def month(column: str) -> PartitionTransform:
-    """Partition by the month of a date or timestamp column."""
+    """Partition by the month of a date or timestamp column.
+
+    >>> str(month("ordered_at"))
+    'month(ordered_at)'
+    """
     return PartitionTransform(column, "month")
 
 
@@ -60,7 +68,11 @@ def day(column: str) -> PartitionTransform:
 
 
 def hour(column: str) -> PartitionTransform:
-    """Partition by the hour of a timestamp column."""
+    """Partition by the hour of a timestamp column.
+
+    >>> str(hour("ordered_at"))
+    'hour(ordered_at)'
+    """
     return PartitionTransform(column, "hour")
 
 
@@ -84,7 +96,21 @@ def bucket(column: str, count: int) -> PartitionTransform:
 
 
 def truncate(column: str, width: int) -> PartitionTransform:
-    """Partition by a prefix of a string (`width` characters) or by a number rounded down to a multiple of `width`."""
+    """Partition by a prefix of a string (`width` characters) or by a number rounded down to a multiple of `width`.
+
+    >>> str(truncate("city", 3))
+    'truncate[3](city)'
+
+    Args:
+        column: The source column.
+        width: Characters, or the multiple; at least 1.
+
+    Returns:
+        The transform.
+
+    Raises:
+        ConfigError: The width is not positive.
+    """
     return PartitionTransform(column, f"truncate[{_positive(width, f'truncate({column!r}, ...)')}]")
 
 

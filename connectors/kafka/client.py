@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
@@ -13,6 +13,8 @@ from confluent_kafka.admin import AdminClient
 from lakeward.connectors.kafka.config import FETCH_SETTINGS, KafkaOptions
 from lakeward.engine.api.secrets import Secret, redact_text, resolve_all
 from lakeward.engine.core.errors import ConfigError, LakewardError, SourceError
+
+T = TypeVar("T")
 
 LOG = logging.getLogger("lakeward.kafka")
 
@@ -111,7 +113,7 @@ class Connection:
         settings: dict[str, Any] = {"log_level": 2, "reconnect.backoff.max.ms": 2000, **resolved}
         return settings | {"bootstrap.servers": self.options.bootstrap, "error_cb": errors.note}
 
-    def _made(self, kind: Callable[..., Any], settings: dict[str, Any], **more: Any) -> Any:
+    def _made(self, kind: Callable[..., T], settings: dict[str, Any], **more: Any) -> T:
         try:
             return kind(settings, **more)
         except (KafkaException, TypeError, ValueError) as error:

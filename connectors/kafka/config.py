@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from types import NoneType
 from typing import Literal, get_args
 
 from lakeward.connectors.kafka.bad_records import BadRecordHandler
 from lakeward.engine.api.secrets import Secret, redact
 from lakeward.engine.core.errors import ConfigError
+from lakeward.engine.core.expect import expect, expect_choice
 
 StartName = Literal["earliest", "latest", "committed", "committed_or_earliest", "committed_or_latest"]
 OffsetSpecifier = str | int | datetime | Mapping[int, int] | Mapping[str, int]
@@ -18,6 +20,8 @@ OffsetSpecifier = str | int | datetime | Mapping[int, int] | Mapping[str, int]
 MetadataName = Literal["key", "headers", "partition", "offset", "timestamp", "topic"]
 Properties = Mapping[str, str | Secret]
 
+_POSITIONS = (str, int, datetime, Mapping)
+_POSITION_HINT = "give a datetime, milliseconds since 1970 UTC, offsets by partition"
 _OURS = {
     "bootstrap.servers": "give it as the first argument",
     "group.id": "give group_id=...",
@@ -86,6 +90,9 @@ class KafkaOptions:
         Raises:
             ConfigError: One has a value that cannot work.
         """
+        for topic in self.topics:
+            expect(topic, str, "KafkaSource: a topic", 'give names of topics: ["orders", "returns"]')
+        expect(self.group_id, (str, NoneType), "KafkaSource: group_id", 'give a name: group_id="orders-job"')
         if not self.bootstrap or not self.topics or not all(self.topics):
             raise ConfigError(
                 f"a Kafka source needs a bootstrap address and a topic, got {self.bootstrap!r}, {self.topics}"
@@ -95,11 +102,16 @@ class KafkaOptions:
         self._check_positions()
         if isinstance(self.on_error, str):
             check_choice("on_error", self.on_error, ("fail", "skip"))
+        else:
+            hint = 'choose "fail" or "skip", or give an object with a method handle(records)'
+            expect(self.on_error, BadRecordHandler, "KafkaSource: on_error", hint)
         check_choice("on_missing_offsets", self.on_missing_offsets, ("fail", "skip"))
         check_choice("tombstones", self.tombstones, ("skip", "null"))
         check_properties(self.properties)
 
     def _check_positions(self) -> None:
+        expect(self.start, _POSITIONS, "KafkaSource: start", f"{_POSITION_HINT}, or a name: 'earliest', 'latest', ...")
+        expect(self.stop, (*_POSITIONS, NoneType), "KafkaSource: stop", f"{_POSITION_HINT}, 'latest', or None")
         if isinstance(self.start, str):
             check_choice("start", self.start, get_args(StartName))
             if self.start.startswith("committed") and not self.group_id:
@@ -137,8 +149,7 @@ def check_properties(properties: Properties) -> None:
 
 def check_choice(option: str, value: object, choices: Sequence[str]) -> None:
     """Refuse a value that is none of the choices."""
-    if value not in choices:
-        raise ConfigError(f"{option}={value!r} is none of {', '.join(choices)}")
+    expect_choice(value, choices, f"KafkaSource: {option}")
 
 
 def _check_offsets(option: str, offsets: Mapping[int, int] | Mapping[str, int], topics: Sequence[str]) -> None:

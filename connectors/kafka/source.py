@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import NoneType
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -15,7 +16,8 @@ from lakeward.connectors.kafka.metadata import metadata_columns, source_schema
 from lakeward.engine.api.codec import Format
 from lakeward.engine.api.source import ReaderContext, Source, SourceReader, Split
 from lakeward.engine.core.durations import Duration, parse_duration_us
-from lakeward.engine.core.errors import ConfigError, SchemaError
+from lakeward.engine.core.errors import SchemaError
+from lakeward.engine.core.expect import expect
 from lakeward.engine.core.ids import SplitId
 from lakeward.engine.core.json_types import JsonObject
 
@@ -77,8 +79,11 @@ class KafkaSource(Source):
         discovery_interval: Duration | None = "30s",
         properties: Properties | None = None,
     ) -> None:
-        if not isinstance(format, Format):
-            raise ConfigError(f"format={format!r} is no format", hint="give for example format=Json(schema)")
+        expect(bootstrap, str, "KafkaSource: bootstrap", 'give the address of a broker: "localhost:9092"')
+        expect(topic, (str, list, tuple), "KafkaSource: topic", 'give a name, or a list of names: "orders"')
+        expect(format, Format, "KafkaSource: format", "give for example format=Json(schema)")
+        expect(metadata, (Mapping, list, tuple, str), "KafkaSource: metadata", 'give names: metadata=("offset", "key")')
+        expect(properties, (Mapping, NoneType), "KafkaSource: properties", "give a dict of settings", secret=True)
         self._options = KafkaOptions(
             bootstrap=bootstrap,
             topics=(topic,) if isinstance(topic, str) else tuple(topic),

@@ -26,6 +26,7 @@ from lakeward.connectors.nexmark.rows import auctions, bids, persons
 from lakeward.engine.api.source import ReaderContext, Source, SourceReader, Split
 from lakeward.engine.core.clock import Clock
 from lakeward.engine.core.errors import ConfigError, SourceError
+from lakeward.engine.core.expect import expect, expect_choice, expect_whole, refusal, user_location
 from lakeward.engine.core.ids import SplitId
 from lakeward.engine.core.json_types import JsonObject
 
@@ -34,6 +35,7 @@ Kind = Literal["bid", "auction", "person"]
 BASE_TIME = datetime(2026, 1, 1, tzinfo=UTC)
 """Event time of the first event, unless told otherwise."""
 
+_BASE_TIME_HINT = "give a time with a zone: datetime(2026, 1, 1, tzinfo=UTC)"
 _BLOCK_EVENTS = 500  # splits take turns of this many events, so that they advance through event time side by side
 _SHUFFLE_FACTOR = 953
 _EVENTS_A_READ_MAX = 1 << 20
@@ -86,6 +88,7 @@ class NexmarkSource(Source):
         paced: bool = False,
     ) -> None:
         _check(events, rate, kinds, splits, out_of_order, base_time)
+        expect(seed, int, "NexmarkSource: seed", "give a whole number")
         self._events = events
         self._kind: Kind = kinds
         self._splits = splits
@@ -195,14 +198,13 @@ class _NexmarkCursor(SplitCursor):
 
 
 def _check(events: int | None, rate: int, kind: str, splits: int, out_of_order: int, base_time: datetime) -> None:
-    if kind not in _KINDS:
-        raise ConfigError(f"NexmarkSource: kinds={kind!r} is not one of {', '.join(map(repr, _KINDS))}")
-    if events is not None and events < 0:
-        raise ConfigError(f"NexmarkSource: events={events} is negative", hint="None reads without end")
+    expect_choice(kind, tuple(_KINDS), "NexmarkSource: kinds")
+    if events is not None:
+        expect_whole(events, "NexmarkSource: events", least=0)
     for name, value in (("rate", rate), ("splits", splits), ("out_of_order", out_of_order)):
-        if value < 1:
-            raise ConfigError(f"NexmarkSource: {name}={value} must be at least 1")
+        expect_whole(value, f"NexmarkSource: {name}", least=1)
     if out_of_order % _SHUFFLE_FACTOR == 0:
-        raise ConfigError(f"NexmarkSource: out_of_order={out_of_order} is a multiple of {_SHUFFLE_FACTOR}")
+        raise refusal(out_of_order, "NexmarkSource: out_of_order", f"give no multiple of {_SHUFFLE_FACTOR}")
+    expect(base_time, datetime, "NexmarkSource: base_time", _BASE_TIME_HINT)
     if base_time.tzinfo is None:
-        raise ConfigError("NexmarkSource: base_time has no zone", hint="datetime(2026, 1, 1, tzinfo=UTC)")
+        raise ConfigError("NexmarkSource: base_time has no zone", hint=_BASE_TIME_HINT, location=user_location())

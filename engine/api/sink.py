@@ -125,6 +125,15 @@ class Sink(ABC):
     def description(self) -> str:
         """What it writes in a few words, for `explain()`: "iceberg shop.revenue"."""
 
+    @property
+    def identity(self) -> str | None:
+        """Where it writes and in whose name, if the user gave that name; None if the sink's uid is part of it.
+
+        Committers tell their own commits from others' by it, so no two sinks of a job may share one. It may be logged:
+        it holds no secret.
+        """
+        return None
+
     def check_schema(self, schema: pa.Schema) -> None:  # noqa: B027
         """Called when the job starts, before the first row is read.
 

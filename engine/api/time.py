@@ -26,6 +26,9 @@ class WatermarkStrategy:
     def bounded_out_of_orderness(cls, column: str, delay: Duration) -> WatermarkStrategy:
         """Rows of one split come at most `delay` later than the newest event time seen before them.
 
+        >>> WatermarkStrategy.bounded_out_of_orderness("ordered_at", "5s").out_of_orderness_us
+        5000000
+
         Args:
             column: Name of the event-time column (a timestamp).
             delay: For example "5s".
@@ -45,5 +48,9 @@ class WatermarkStrategy:
         return cls(column)
 
     def with_idleness(self, timeout: Duration) -> WatermarkStrategy:
-        """A split that sends nothing for `timeout` (processing time) no longer holds the watermark back."""
+        """A split that sends nothing for `timeout` (processing time) no longer holds the watermark back.
+
+        >>> WatermarkStrategy.monotonous("ordered_at").with_idleness("30s").idle_timeout_us
+        30000000
+        """
         return replace(self, idle_timeout_us=parse_duration_us(timeout, "idleness timeout"))

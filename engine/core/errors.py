@@ -43,6 +43,14 @@ class Retry(Enum):
 class LakewardError(Exception):
     """Base of every error that Lakeward raises on purpose.
 
+    >>> from lakeward import StreamExecutionEnvironment, col
+    >>> orders = StreamExecutionEnvironment().from_collection([{"shop": "a", "amount": 3}])
+    >>> try:
+    ...     orders.filter(col("amuont") > 1)
+    ... except LakewardError as error:
+    ...     print(type(error).__name__, error.domain.value, error.hint, sep=" | ")
+    SchemaError | user | did you mean 'amount'? there are: shop, amount
+
     Args:
         message: What happened and where, in one or two sentences.
         hint: What the reader can do about it.

@@ -119,14 +119,16 @@ def as_int64(array: pa.Array) -> Int64Array:
 
 def null_mask(array: pa.Array) -> npt.NDArray[np.bool_]:
     """True where the array is null."""
-    return array.is_null().to_numpy(zero_copy_only=False)
+    mask: npt.NDArray[np.bool_] = array.is_null().to_numpy(zero_copy_only=False)
+    return mask
 
 
 def _fixed_width_values(array: pa.Array) -> npt.NDArray[np.generic]:
     """The values as they lie in the Arrow buffer, whatever they are under a null."""
     kind = array.type
     if pa.types.is_boolean(kind):
-        return array.fill_null(False).to_numpy(zero_copy_only=False)
+        values: npt.NDArray[np.generic] = array.fill_null(False).to_numpy(zero_copy_only=False)
+        return values
     if pa.types.is_integer(kind) or pa.types.is_floating(kind):
         dtype = np.dtype(kind.to_pandas_dtype())
     elif pa.types.is_temporal(kind) and not pa.types.is_interval(kind):

@@ -16,11 +16,12 @@ def validate(graph: LogicalGraph, max_parallelism: int) -> None:
     """Check what can be known without running anything.
 
     Raises:
-        GraphError: Two nodes share a uid, a parallelism is out of range, nothing is written, a node's rows go
-            nowhere, or a watermark's column is missing or no timestamp.
+        GraphError: Two nodes share a uid, two sinks write to one place in one name, a parallelism is out of range,
+            nothing is written, a node's rows go nowhere, or a watermark's column is missing or no timestamp.
     """
     _check_uids(graph)
     _check_sinks(graph)
+    _check_sink_identities(graph)
     for node in graph:
         _check_parallelism(node, max_parallelism)
         check_event_time(node)
@@ -45,6 +46,20 @@ def _check_sinks(graph: LogicalGraph) -> None:
             raise GraphError("its rows go nowhere", hint="end the stream with .sink_to(...), or delete it").at(
                 node.uid, node.location
             )
+
+
+def _check_sink_identities(graph: LogicalGraph) -> None:
+    first: dict[str, Node] = {}
+    for node in graph:
+        if not isinstance(node.work, Sink) or node.work.identity is None:
+            continue
+        other = first.setdefault(node.work.identity, node)
+        if other is not node:
+            raise GraphError(
+                f"the sinks '{other.uid}' and '{node.uid}' both write to {node.work.description} under the same sink"
+                " id, so each would take the other's commits for its own",
+                hint="give each sink a sink_id of its own, or leave it out; or union the streams into one sink",
+            ).at(node.uid, node.location)
 
 
 def _check_parallelism(node: Node, max_parallelism: int) -> None:

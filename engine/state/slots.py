@@ -314,7 +314,8 @@ def _claim(table: Buckets, buckets: Int64Array) -> Int64Array:
     wanted = buckets[vacant]
     marks = np.arange(_DELETED - len(vacant), _DELETED, dtype=np.int32)
     table[wanted[::-1]] = marks[::-1]  # of several writes to one bucket the last stays: the first row's
-    return vacant[table[wanted] == marks]
+    first: Int64Array = vacant[table[wanted] == marks]
+    return first
 
 
 def _place(table: Buckets, hashes: UInt64Array, slots: Int64Array) -> None:

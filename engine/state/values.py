@@ -30,7 +30,8 @@ def fixed_dtype(kind: pa.DataType) -> np.dtype[Any] | None:
     if pa.types.is_boolean(kind):
         return np.dtype(np.bool_)
     if pa.types.is_integer(kind) or pa.types.is_floating(kind):
-        return np.dtype(kind.to_pandas_dtype())
+        dtype: np.dtype[Any] = np.dtype(kind.to_pandas_dtype())
+        return dtype
     if pa.types.is_temporal(kind) and not pa.types.is_interval(kind):
         return np.dtype(np.int32 if kind.bit_width == 32 else np.int64)
     return None

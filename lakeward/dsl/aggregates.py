@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from lakeward.engine.core.errors import SchemaError
+from lakeward.engine.core.expect import expect
 from lakeward.operators.aggregate import BoundAggregate, aggregate_type
 
 if TYPE_CHECKING:
@@ -28,10 +29,21 @@ class AggregateExpr:
     Args:
         kind: Which one.
         input: A column's name, an expression, or None for `count()`.
+
+    Raises:
+        ConfigError: The input is neither.
     """
 
     kind: str
     input: str | Expr | None = None
+
+    def __post_init__(self) -> None:
+        from lakeward.dsl.expressions import Expr
+
+        if self.input is None and self.kind == "count":
+            return
+        hint = f'give a column\'s name or an expression: lw.{self.kind}("amount"), lw.{self.kind}(lw.col("a") * 2)'
+        expect(self.input, (str, Expr), f"the argument of {self.kind}", hint)
 
     def input_column(self, fallback: str) -> tuple[str | None, Expr | None]:
         """The name under which the operator finds the input, and the expression that computes it.

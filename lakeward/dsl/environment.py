@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from lakeward.connectors.collection import CollectionSource
 from lakeward.connectors.memory import MemorySink
-from lakeward.dsl.graph_builder import GraphBuilder, expect
+from lakeward.dsl.graph_builder import GraphBuilder
 from lakeward.dsl.launch import current_launch
 from lakeward.dsl.stream import DataStream, EventTime, StreamContext
 from lakeward.engine.api.source import Source
@@ -21,6 +21,7 @@ from lakeward.engine.checkpoint.store_fs import open_store
 from lakeward.engine.config import EngineConfig
 from lakeward.engine.core.durations import Duration, parse_duration_us
 from lakeward.engine.core.errors import ConfigError
+from lakeward.engine.core.expect import expect
 from lakeward.engine.execute import JobDefinition, JobResult, Ports, execute, stop_on_signals
 from lakeward.engine.graph.logical import SourceSpec
 from lakeward.engine.graph.plan import plan
@@ -58,6 +59,8 @@ class StreamExecutionEnvironment:
         config: EngineConfig | None = None,
     ) -> None:
         launch = current_launch()
+        if config is not None:
+            expect(config, EngineConfig, "config", "give lw.EngineConfig(...)")
         base = config or EngineConfig()
         interval = launch.checkpoint_interval or checkpoint_interval
         if interval is not None:
@@ -87,6 +90,13 @@ class StreamExecutionEnvironment:
         parallelism: int | None = None,
     ) -> DataStream:
         """Read a source.
+
+        >>> from lakeward import NexmarkSource
+        >>> bids = StreamExecutionEnvironment().from_source(
+        ...     NexmarkSource(1000), watermark=WatermarkStrategy.monotonous("dateTime"), uid="bids"
+        ... )
+        >>> bids.select("auction", "price").execute_and_collect().num_rows
+        920
 
         Args:
             source: For example a `KafkaSource`.
@@ -133,7 +143,21 @@ class StreamExecutionEnvironment:
         return self.from_source(CollectionSource(rows, schema=schema), watermark=watermark, uid=uid, parallelism=1)
 
     def explain(self) -> str:
-        """The plan as text: tasks, their operators, what they do, which go row by row through Python, schemas."""
+        """The plan as text: tasks, their operators, what they do, which go row by row through Python, schemas.
+
+        >>> from lakeward import BlackholeSink, col
+        >>> env = StreamExecutionEnvironment()
+        >>> orders = env.from_collection([{"amount": 3}], uid="orders")
+        >>> _ = orders.filter(col("amount") > 1, uid="paid").sink_to(BlackholeSink(), uid="nowhere")
+        >>> print(env.explain())
+        task orders (parallelism 1)
+          orders: collection of 1 rows
+            [amount: int64]
+            paid: filter col("amount") > 1
+              [amount: int64]
+              nowhere: blackhole
+                [amount: int64]
+        """
         graph = self._builder.graph()
         validate(graph, self.config.max_parallelism)
         return render(plan(graph, self.config.parallelism, self.config.max_parallelism))
@@ -143,6 +167,14 @@ class StreamExecutionEnvironment:
 
         SIGINT and SIGTERM stop it with a last checkpoint; a second SIGINT stops it at once (nothing is lost: it goes
         on from the checkpoint before).
+
+        >>> from lakeward import MemorySink
+        >>> env, sink = StreamExecutionEnvironment(), MemorySink()
+        >>> _ = env.from_collection([{"a": 1}, {"a": 2}]).sink_to(sink, uid="memory")
+        >>> env.execute("numbers").ended
+        True
+        >>> sink.table()["a"].to_pylist()
+        [1, 2]
 
         Args:
             name: The job's name; with a sink's uid it makes the default sink id, so keep it.
@@ -176,7 +208,12 @@ class StreamExecutionEnvironment:
         return JobDefinition(self._builder.graph(), name, self.config, store or self._store())
 
     def collect(self, stream: DataStream) -> pa.Table:
-        """Run only what a stream needs and return its rows; see `DataStream.execute_and_collect`."""
+        """Run only what a stream needs and return its rows; see `DataStream.execute_and_collect`.
+
+        >>> env = StreamExecutionEnvironment()
+        >>> env.collect(env.from_collection([{"a": 1}])).to_pydict()
+        {'a': [1]}
+        """
         sink = MemorySink()
         uid = stream.sink_to(sink)
         try:

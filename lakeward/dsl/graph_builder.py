@@ -3,42 +3,17 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 import pyarrow as pa
 
 from lakeward.engine.core.errors import GraphError
+from lakeward.engine.core.expect import expect, expect_whole, user_location
 from lakeward.engine.core.ids import OperatorId
 from lakeward.engine.graph.logical import Edge, LogicalGraph, Node, Work
 
-_ROOTS = tuple(
-    str((Path(__file__).resolve().parent.parent / name).resolve()) for name in ("", "engine", "operators", "connectors")
-)
 _UID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-
-
-def user_location() -> str:
-    """`file:line` of the nearest caller outside Lakeward."""
-    frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_ROOTS):
-        frame = frame.f_back
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
-
-
-def expect(value: object, kind: type | tuple[type, ...], what: str, hint: str) -> None:
-    """Refuse an argument of a wrong type with an error that says how to write it.
-
-    >>> expect("10s", str, "size", "write a duration")
-
-    Raises:
-        GraphError: It is not of the kind.
-    """
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is int):
-        short = repr(value) if len(repr(value)) <= 60 else type(value).__name__
-        raise GraphError(f"{what} cannot be {short}", hint=hint, location=user_location())
 
 
 class GraphBuilder:
@@ -55,10 +30,11 @@ class GraphBuilder:
 
         Raises:
             GraphError: The uid is malformed or taken.
+            ConfigError: The uid or the parallelism is of a wrong type.
         """
         location = user_location()
         if parallelism is not None:
-            expect(parallelism, int, "parallelism", "give a whole number of subtasks")
+            expect_whole(parallelism, "parallelism", least=1)
         node = Node(self._uid(kind, uid, location), work, tuple(inputs), schema, parallelism, location)
         self._nodes.append(node)
         return node

@@ -10,12 +10,12 @@ import pyarrow as pa
 
 from lakeward.dsl.aggregates import AggregateExpr
 from lakeward.dsl.expressions import Expr, col
-from lakeward.dsl.graph_builder import expect
 from lakeward.dsl.stream import DataStream, EventTime, OutputTag
 from lakeward.dsl.windows import WindowSpec
 from lakeward.engine.api.operator import OperatorFactory
 from lakeward.engine.core.durations import Duration, parse_duration_us
-from lakeward.engine.core.errors import GraphError, LakewardError, SchemaError
+from lakeward.engine.core.errors import ConfigError, GraphError, LakewardError, SchemaError
+from lakeward.engine.core.expect import expect
 from lakeward.engine.core.hashing import is_binary_like
 from lakeward.engine.graph.logical import Exchange, Node
 from lakeward.operators.aggregate import BoundAggregate
@@ -26,7 +26,16 @@ _INPUT_PREFIX = "__in_"
 
 
 class KeyedStream:
-    """A stream whose rows are grouped by key columns. Made by `DataStream.key_by`."""
+    """A stream whose rows are grouped by key columns. Made by `DataStream.key_by`.
+
+    >>> from lakeward import StreamExecutionEnvironment
+    >>> rows = [{"shop": "a", "most": 3}, {"shop": "b", "most": 1}, {"shop": "a", "most": 7}]
+    >>> keyed = StreamExecutionEnvironment().from_collection(rows).key_by("shop")
+    >>> keyed.keys
+    ('shop',)
+    >>> keyed.reduce(lambda a, b: a if a["most"] > b["most"] else b).execute_and_collect().to_pylist()
+    [{'shop': 'a', 'most': 3}, {'shop': 'b', 'most': 1}, {'shop': 'a', 'most': 7}]
+    """
 
     def __init__(self, stream: DataStream, keys: tuple[str, ...]) -> None:
         self._stream = stream
@@ -35,9 +44,9 @@ class KeyedStream:
             stream._check_column(key)
             kind = stream.schema.field(key).type
             if pa.types.is_nested(kind) or not (is_binary_like(kind) or pa.types.is_primitive(kind)):
-                raise stream._error(
-                    SchemaError(f"'{key}' is {kind}, which cannot be a key", hint="use its fields, or cast it")
-                )
+                raise stream._error(SchemaError(f"'{key}' is {kind}, which cannot be a key", hint=_key_hint(key, kind)))
+            if keys.count(key) > 1:
+                raise stream._error(ConfigError(f"key_by names '{key}' twice", hint="leave one out"))
 
     def window(self, window: WindowSpec) -> WindowedStream:
         """Cut the stream of each key into windows of event time.
@@ -82,6 +91,19 @@ class KeyedStream:
         return DataStream(stream._context, node, stream.event_time)
 
 
+def _key_hint(key: str, kind: pa.DataType) -> str:
+    """How to make a key of a column that cannot be one."""
+    if pa.types.is_struct(kind) and kind.num_fields:
+        return f'give its fields: key_by(col("{key}").struct.field("{kind.field(0).name}").alias("{key}_key"))'
+    if pa.types.is_decimal(kind):
+        return f'cast it: key_by(col("{key}").cast("string").alias("{key}_key"))'
+    if pa.types.is_fixed_size_binary(kind):
+        return f'cast it: key_by(col("{key}").cast("binary").alias("{key}_key"))'
+    if pa.types.is_dictionary(kind):
+        return f"read '{key}' as {kind.value_type}: say so in the source's schema"
+    return "a key is text, bytes, a boolean, a number or a time: make such a column of it, with map() if need be"
+
+
 @dataclass(frozen=True, slots=True)
 class WindowOptions:
     """What may be said of a windowed stream before it is aggregated.
@@ -96,7 +118,18 @@ class WindowOptions:
 
 
 class WindowedStream:
-    """A stream cut into windows. Made by `KeyedStream.window` or `DataStream.window_all`."""
+    """A stream cut into windows. Made by `KeyedStream.window` or `DataStream.window_all`.
+
+    >>> import datetime as dt
+    >>> from lakeward import StreamExecutionEnvironment, Tumbling, WatermarkStrategy, count, sum
+    >>> noon = dt.datetime(2026, 1, 1, 12, tzinfo=dt.timezone.utc)
+    >>> rows = [{"shop": "a", "amount": n, "at": noon + dt.timedelta(seconds=20 * n)} for n in range(4)]
+    >>> orders = StreamExecutionEnvironment().from_collection(rows, watermark=WatermarkStrategy.monotonous("at"))
+    >>> windows = orders.key_by("shop").window(Tumbling("1m"))
+    >>> result = windows.aggregate(orders=count(), revenue=sum("amount")).execute_and_collect()
+    >>> result.select(["shop", "orders", "revenue"]).to_pylist()
+    [{'shop': 'a', 'orders': 3, 'revenue': 3}, {'shop': 'a', 'orders': 1, 'revenue': 3}]
+    """
 
     def __init__(
         self, stream: DataStream, keys: tuple[str, ...], window: WindowSpec, options: WindowOptions | None = None
@@ -118,6 +151,16 @@ class WindowedStream:
     def allowed_lateness(self, lateness: Duration) -> WindowedStream:
         """Keep windows this long after their end: a late row within it sends the window's corrected result again.
 
+        >>> import datetime as dt
+        >>> from lakeward import EngineConfig, StreamExecutionEnvironment, Tumbling, WatermarkStrategy, count
+        >>> noon = dt.datetime(2026, 1, 1, 12, tzinfo=dt.timezone.utc)
+        >>> rows = [{"at": noon + dt.timedelta(seconds=s)} for s in (0, 61, 1)]
+        >>> env = StreamExecutionEnvironment(config=EngineConfig(batch_rows=1))
+        >>> stream = env.from_collection(rows, watermark=WatermarkStrategy.monotonous("at"))
+        >>> late = stream.window_all(Tumbling("1m")).allowed_lateness("1h").aggregate(n=count())
+        >>> late.execute_and_collect()["n"].to_pylist()
+        [1, 2, 1]
+
         Args:
             lateness: For example "1m". Without it, rows after the window's end are late at once.
         """
@@ -125,7 +168,19 @@ class WindowedStream:
         return WindowedStream(self._stream, self._keys, self._window, options)
 
     def side_output_late_data(self, tag: OutputTag) -> WindowedStream:
-        """Send rows that are too late for every window to a side stream: `result.side_output(tag)`."""
+        """Send rows that are too late for every window to a side stream: `result.side_output(tag)`.
+
+        >>> import datetime as dt
+        >>> from lakeward import EngineConfig, StreamExecutionEnvironment, Tumbling, WatermarkStrategy, count
+        >>> noon = dt.datetime(2026, 1, 1, 12, tzinfo=dt.timezone.utc)
+        >>> rows = [{"n": n, "at": noon + dt.timedelta(seconds=s)} for n, s in enumerate((0, 61, 1))]
+        >>> env = StreamExecutionEnvironment(config=EngineConfig(batch_rows=1))
+        >>> stream = env.from_collection(rows, watermark=WatermarkStrategy.monotonous("at"))
+        >>> late = OutputTag("late")
+        >>> result = stream.window_all(Tumbling("1m")).side_output_late_data(late).aggregate(n=count())
+        >>> result.side_output(late).execute_and_collect()["n"].to_pylist()
+        [2]
+        """
         expect(tag, OutputTag, "a side stream's tag", 'give an lw.OutputTag("late")')
         return WindowedStream(self._stream, self._keys, self._window, replace(self._options, late_tag=tag))
 
@@ -133,6 +188,17 @@ class WindowedStream:
         self, *, uid: str | None = None, parallelism: int | None = None, **aggregates: AggregateExpr
     ) -> WindowResult:
         """One row a key and window, when the watermark has passed the window's end.
+
+        >>> import datetime as dt
+        >>> from lakeward import StreamExecutionEnvironment, Tumbling, WatermarkStrategy, max, mean
+        >>> noon = dt.datetime(2026, 1, 1, 12)
+        >>> rows = [{"shop": "a", "amount": 3, "at": noon}, {"shop": "a", "amount": 6, "at": noon}]
+        >>> stream = StreamExecutionEnvironment().from_collection(rows, watermark=WatermarkStrategy.monotonous("at"))
+        >>> result = stream.key_by("shop").window(Tumbling("1h")).aggregate(most=max("amount"), usual=mean("amount"))
+        >>> result.schema.names
+        ['shop', 'window_start', 'window_end', 'most', 'usual']
+        >>> result.select("most", "usual").execute_and_collect().to_pylist()
+        [{'most': 6, 'usual': 4.5}]
 
         Args:
             uid: The operator's name in checkpoints; give one, since it has state.
@@ -258,6 +324,15 @@ class WindowResult(DataStream):
 
     def side_output(self, tag: OutputTag) -> DataStream:
         """The rows that came too late for every window, as they were.
+
+        >>> import datetime as dt
+        >>> from lakeward import StreamExecutionEnvironment, Tumbling, WatermarkStrategy, count
+        >>> rows = [{"at": dt.datetime(2026, 1, 1, 12), "shop": "a"}]
+        >>> stream = StreamExecutionEnvironment().from_collection(rows, watermark=WatermarkStrategy.monotonous("at"))
+        >>> late = OutputTag("late")
+        >>> windows = stream.key_by("shop").window(Tumbling("1m")).side_output_late_data(late)
+        >>> windows.aggregate(n=count()).side_output(late).schema.names
+        ['at', 'shop']
 
         Raises:
             GraphError: The windows were made without `side_output_late_data(tag)`.

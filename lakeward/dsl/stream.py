@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pyarrow as pa
 
 from lakeward.dsl.expressions import Expr, as_column, bind_columns, col
-from lakeward.dsl.graph_builder import GraphBuilder, expect, user_location
+from lakeward.dsl.graph_builder import GraphBuilder
 from lakeward.engine.api.expression import BoundExpression
 from lakeward.engine.api.operator import OperatorFactory
 from lakeward.engine.api.sink import Sink
 from lakeward.engine.core.errors import GraphError, LakewardError, SchemaError
+from lakeward.engine.core.expect import expect, user_location
 from lakeward.engine.core.ids import OperatorId
 from lakeward.engine.core.names import did_you_mean
 from lakeward.engine.graph.logical import Edge, Exchange, Node
@@ -61,7 +62,19 @@ class StreamContext:
 
 
 class DataStream:
-    """Rows of one schema, unbounded or bounded. Made by an environment, not by hand."""
+    """Rows of one schema, unbounded or bounded. Made by an environment, not by hand.
+
+    Every verb gives a new stream and leaves this one as it is, so that several may begin here.
+
+    >>> from lakeward import StreamExecutionEnvironment, col
+    >>> rows = [{"shop": "a", "amount": 3}, {"shop": "b", "amount": -1}]
+    >>> orders = StreamExecutionEnvironment().from_collection(rows)
+    >>> paid = orders.filter(col("amount") > 0).with_columns(cents=col("amount") * 100)
+    >>> orders.schema.names, paid.schema.names
+    (['shop', 'amount'], ['shop', 'amount', 'cents'])
+    >>> paid.execute_and_collect().to_pylist()
+    [{'shop': 'a', 'amount': 3, 'cents': 300}]
+    """
 
     def __init__(
         self, context: StreamContext, node: Node, event_time: EventTime | None, *, tag: str | None = None
@@ -73,7 +86,12 @@ class DataStream:
 
     @property
     def uid(self) -> str:
-        """The uid of the operator that sends these rows."""
+        """The uid of the operator that sends these rows.
+
+        >>> from lakeward import StreamExecutionEnvironment
+        >>> StreamExecutionEnvironment().from_collection([{"a": 1}], uid="orders").uid
+        'orders'
+        """
         return self._node.uid
 
     @property
@@ -223,7 +241,7 @@ class DataStream:
         """
         self._check_function(function)
         schema = output_schema_of(function, returns)
-        return self._then("map", MapRows(function, self.schema, schema), schema, uid, parallelism)
+        return self._then("map", MapRows(function, self.schema, schema, returns), schema, uid, parallelism)
 
     def flat_map(
         self,
@@ -252,7 +270,7 @@ class DataStream:
         """
         self._check_function(function)
         schema = output_schema_of(function, returns)
-        return self._then("flat_map", FlatMapRows(function, self.schema, schema), schema, uid, parallelism)
+        return self._then("flat_map", FlatMapRows(function, self.schema, schema, returns), schema, uid, parallelism)
 
     def map_batches(
         self,
@@ -306,6 +324,12 @@ class DataStream:
     def key_by(self, *keys: str | Expr) -> KeyedStream:
         """Rows of equal keys go to the same subtask, where windows and state are kept for each key.
 
+        >>> from lakeward import StreamExecutionEnvironment, col
+        >>> stream = StreamExecutionEnvironment().from_collection([{"shop": "A", "n": 1}, {"shop": "a", "n": 2}])
+        >>> keyed = stream.key_by(col("shop").str.lower().alias("key"))
+        >>> keyed.reduce(lambda a, b: {**b, "n": a["n"] + b["n"]}).execute_and_collect()["n"].to_pylist()
+        [1, 3]
+
         Args:
             keys: Column names, or expressions with an alias (they become columns).
 
@@ -341,6 +365,13 @@ class DataStream:
     def side_output(self, tag: OutputTag) -> DataStream:
         """A side stream of the operator that made this stream (late rows of a window).
 
+        >>> from lakeward import LakewardError, StreamExecutionEnvironment
+        >>> try:
+        ...     StreamExecutionEnvironment().from_collection([{"a": 1}], uid="rows").side_output(OutputTag("late"))
+        ... except LakewardError as error:
+        ...     print(error.message)
+        'rows' has no side stream 'late'
+
         Raises:
             GraphError: The operator has no such side stream.
         """
@@ -356,6 +387,14 @@ class DataStream:
 
     def sink_to(self, sink: Sink, *, uid: str | None = None, parallelism: int | None = None) -> OperatorId:
         """Write the rows to a sink.
+
+        >>> from lakeward import MemorySink, StreamExecutionEnvironment
+        >>> env, sink = StreamExecutionEnvironment(), MemorySink()
+        >>> env.from_collection([{"a": 1}]).sink_to(sink, uid="memory")
+        'memory'
+        >>> result = env.execute()
+        >>> sink.table().to_pylist()
+        [{'a': 1}]
 
         Args:
             sink: For example an `IcebergSink`.
@@ -373,6 +412,10 @@ class DataStream:
         """Run what this stream needs, to the end of its input, and return its rows.
 
         For tests and notebooks: all rows are held in memory, and checkpoints are too.
+
+        >>> from lakeward import StreamExecutionEnvironment
+        >>> StreamExecutionEnvironment().from_collection([{"a": 1}, {"a": 2}]).execute_and_collect().to_pydict()
+        {'a': [1, 2]}
 
         Returns:
             The rows, of this stream's schema.

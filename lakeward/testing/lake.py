@@ -7,8 +7,9 @@ where they are missing or do not fit, `read_independently` falls back to reading
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -190,6 +191,53 @@ def check_readers_agree(table: Table, sort_by: str | Sequence[str]) -> pa.Table:
         left, right = ours[name].to_pylist(), theirs[name].to_pylist()
         assert left == right, f"column {name}: {_first_difference(left, right)}"
     return ours
+
+
+def check_every_table(folder: Path) -> int:
+    """Have DuckDB read every table below a folder, to its last row, and count them as pyiceberg does.
+
+    A table is found by a SQLite catalog that lists it, as it stands there; or else (another kind of catalog, a table
+    that was dropped) by its metadata folder, as its newest metadata file has it.
+
+    Args:
+        folder: Where to look: a test's own folder.
+
+    Returns:
+        How many tables there are.
+
+    Raises:
+        AssertionError: The readers count differently.
+    """
+    from pyiceberg.table import StaticTable
+
+    listed = _listed_tables(folder)
+    locations = listed | _unlisted_tables(folder, listed)
+    for location in sorted(locations):
+        table = StaticTable.from_metadata(location)
+        ours, theirs = table.scan().count(), read_independently(table).num_rows
+        assert ours == theirs, f"pyiceberg counts {ours} rows in {table.location()}, DuckDB reads {theirs}"
+    return len(locations)
+
+
+def _listed_tables(folder: Path) -> set[str]:
+    """The metadata files that the SQLite catalogs below a folder point to."""
+    locations: set[str] = set()
+    for file in folder.rglob("*.db"):
+        with closing(sqlite3.connect(file)) as catalog:
+            if catalog.execute("select 1 from sqlite_master where name = 'iceberg_tables'").fetchone():
+                found = catalog.execute("select metadata_location from iceberg_tables")
+                locations |= {location for (location,) in found if location is not None}
+    return locations
+
+
+def _unlisted_tables(folder: Path, listed: set[str]) -> set[str]:
+    """The newest metadata files of the other tables below a folder."""
+    known = {Path(location.removeprefix("file://")).parent for location in listed}
+    newest: dict[Path, Path] = {}
+    for file in sorted(folder.rglob("metadata/*.metadata.json")):  # their names begin with their number
+        if file.parent not in known:
+            newest[file.parent] = file
+    return {file.as_uri() for file in newest.values()}
 
 
 def _first_difference(left: list[Any], right: list[Any]) -> str:

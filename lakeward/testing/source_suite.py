@@ -342,7 +342,9 @@ def check_source(
 ) -> None:
     """Put a source through the whole suite.
 
-    >>> check_source(lambda: numbers, rows)  # doctest: +SKIP
+    >>> from lakeward import CollectionSource
+    >>> rows = [{"n": n} for n in range(40)]
+    >>> check_source(lambda: CollectionSource(rows), rows)
 
     Args:
         make_source: Makes the same source anew, at every call.

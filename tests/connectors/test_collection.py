@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pytest
 
 from lakeward.connectors.collection import CollectionSource, to_table
+from lakeward.engine.api.row_types import schema_of
 from lakeward.engine.core.errors import SchemaError, SourceError
 from lakeward.testing.source_suite import check_source, read_splits
 
@@ -18,6 +20,28 @@ from lakeward.testing.source_suite import check_source, read_splits
 class Order:
     shop: str
     amount: int
+
+
+@dataclass
+class Place:
+    name: str
+    orders: dict[str, Order]
+
+
+@dataclass
+class Visit:
+    user: str
+    age: int | None = None
+    tags: list[str] | None = None
+    seen: list[Place | None] | None = None
+    at: datetime | None = None
+    spent: Decimal | None = None
+
+
+@dataclass
+class Loose:
+    any: Any
+    either: int | str
 
 
 class Point(NamedTuple):
@@ -55,6 +79,32 @@ def test_rows_may_come_in_many_shapes(rows: Any) -> None:
 
 def test_named_tuples_name_their_columns() -> None:
     assert to_table([Point(1, 2.5)]).to_pylist() == [{"x": 1, "y": 2.5}]
+
+
+def test_the_annotations_of_rows_say_the_types_even_where_every_value_is_none_or_empty() -> None:
+    table = to_table([Visit("a"), Visit("b", tags=[])])
+    assert table.schema == schema_of(Visit)
+    assert table.to_pylist()[0] == {"user": "a", "age": None, "tags": None, "seen": None, "at": None, "spent": None}
+    assert to_table([Point(1, 2)]).schema.types == [pa.int64(), pa.float64()]  # type: ignore[arg-type]
+
+
+def test_rows_may_hold_rows_at_any_depth() -> None:
+    seen = [Place("x", {"a": Order("b", 1)}), None]
+    table = to_table([Visit("a", seen=seen), Visit("b", seen=[])])
+    expected = [{"name": "x", "orders": [("a", {"shop": "b", "amount": 1})]}, None]
+    assert table["seen"].to_pylist() == [expected, []]
+    assert to_table([{"n": 1, "order": Order("b", 2)}]).to_pylist() == [{"n": 1, "order": {"shop": "b", "amount": 2}}]
+
+
+def test_an_annotation_that_means_nothing_to_arrow_promises_nothing() -> None:
+    assert to_table([Loose(1, 2)]).schema == pa.schema({"any": pa.int64(), "either": pa.int64()})
+    with pytest.raises(SchemaError, match="'any' is null in every row"):
+        to_table([Loose(None, "x")])
+
+
+def test_a_value_that_is_not_as_annotated_is_named() -> None:
+    with pytest.raises(SchemaError, match=r"column 'amount', row 1: 'many' \(str\) does not fit int64"):
+        to_table([Order("a", 1), Order("a", "many")])  # type: ignore[arg-type]
 
 
 def test_plain_tuples_take_their_names_from_the_schema() -> None:

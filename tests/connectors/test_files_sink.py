@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,10 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs
 
+import lakeward as lw
+from lakeward.cli.errors import render_error
 from lakeward.connectors.files import FilesSink, FilesSource
 from lakeward.connectors.files.log import LOG_ENTRIES_KEPT, FilesLog
 from lakeward.connectors.files.paths import resolve
-from lakeward.connectors.files.sink import parse_size_bytes
 from lakeward.connectors.files.storage import Storage
 from lakeward.engine.api.sink import WriterContext
 from lakeward.engine.core.clock import ManualClock
@@ -293,7 +296,7 @@ def writer_context(schema: pa.Schema) -> WriterContext:
 
 @pytest.mark.parametrize("format", ["parquet", "jsonl", "csv"])
 def test_files_roll_at_their_size(format: str, tmp_path: Path) -> None:
-    sink = FilesSink(tmp_path, format=format, roll_size="100KB", compression="none")  # type: ignore[arg-type]
+    sink = FilesSink(tmp_path, format=format, target_file_size_bytes="100KB", compression="none")  # type: ignore[arg-type]
     batch = pa.record_batch({"n": range(10_000)})
     writer = sink.open_writer(writer_context(batch.schema))
     for _ in range(20):
@@ -327,9 +330,11 @@ def test_compressed_text_is_read_back(format: str, compression: str, tmp_path: P
         ("parquet", pa.month_day_nano_interval(), False),
     ],
 )
-def test_a_type_that_the_format_cannot_hold_is_refused(format: str, kind: pa.DataType, fits: bool) -> None:
+def test_a_type_that_the_format_cannot_hold_is_refused(
+    tmp_path: Path, format: str, kind: pa.DataType, fits: bool
+) -> None:
     schema = pa.schema({"ok": pa.int64(), "odd": kind})
-    sink = FilesSink("/nowhere", format=format)  # type: ignore[arg-type]
+    sink = FilesSink(tmp_path, format=format)  # type: ignore[arg-type]
     if fits:
         sink.check_schema(schema)
     else:
@@ -337,21 +342,65 @@ def test_a_type_that_the_format_cannot_hold_is_refused(format: str, kind: pa.Dat
             sink.check_schema(schema)
 
 
-def test_sizes_are_read_as_people_write_them() -> None:
-    assert [parse_size_bytes(size) for size in ("5MB", "1.5 kib", 7, "10")] == [5_000_000, 1536, 7, 10]
-    for wrong in ("", "MB", "5 parsecs", 0, -1):
-        with pytest.raises(ConfigError, match="no file size"):
-            parse_size_bytes(wrong)
-
-
 def test_options_that_cannot_work_are_refused() -> None:
     with pytest.raises(ConfigError, match="snappy"):
         FilesSink("/nowhere", format="csv", compression="snappy")
-    with pytest.raises(ConfigError, match="format='orc'"):
+    with pytest.raises(ConfigError, match="format cannot be 'orc'"):
         FilesSink("/nowhere", format="orc")  # type: ignore[arg-type]
 
 
-def test_a_directory_that_cannot_be_written_is_an_error_that_names_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["file", "file/below", "file/far/below", "ok", "/proc/out", "/proc/a/b"])
+def test_a_job_to_an_impossible_place_fails_at_once_and_names_it(tmp_path: Path, place: str) -> None:
+    # /proc refuses new directories to everybody, root too.
     (tmp_path / "file").write_text("in the way")
+    (tmp_path / "ok").mkdir()
+    (tmp_path / "ok" / "_staging").write_text("in the way")
+    env = lw.StreamExecutionEnvironment(config=lw.EngineConfig(restart=lw.RestartConfig(delay_min_ms=3_600_000)))
+    env.from_collection([{"a": 1}]).sink_to(FilesSink(tmp_path / place), uid="out")
+    with pytest.raises(ConfigError, match="cannot be written") as caught:
+        env.execute("job")
+    assert str(resolve(tmp_path / place).path) in caught.value.message
+    assert caught.value.operator == "out"
+    assert 3 <= len(render_error(caught.value)) <= 8
+
+
+def test_a_place_on_a_read_only_file_system_or_without_rights_is_refused_before_the_job_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in (errno.EROFS, errno.EACCES):
+
+        def refuse(path: str, mode: int, number: int = number) -> None:
+            raise OSError(number, os.strerror(number), path)
+
+        monkeypatch.setattr(os, "mkdir", refuse)
+        with pytest.raises(ConfigError, match=os.strerror(number)):
+            FilesSink(tmp_path).check_schema(pa.schema({"a": pa.int64()}))
+
+
+def test_a_full_disk_is_no_mistake_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: str, mode: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+
+    monkeypatch.setattr(os, "mkdir", refuse)
+    with pytest.raises(SinkError, match="No space left"):
+        FilesSink(tmp_path).check_schema(pa.schema({"a": pa.int64()}))
+
+
+def test_looking_whether_a_place_can_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
+    for place in (tmp_path, tmp_path / "new" / "far"):
+        FilesSink(place).check_schema(pa.schema({"a": pa.int64()}))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_goes_away_while_the_job_runs_is_an_error_that_names_it(tmp_path: Path) -> None:
+    run = SinkRun(LocalHarness(tmp_path / "out"))
+    (tmp_path / "out").write_text("in the way")
     with pytest.raises(SinkError, match="failed"):
-        SinkRun(LocalHarness(tmp_path / "file")).advance(1, range(3))
+        run.advance(1, range(3))
+
+
+def test_a_sinks_identity_is_its_directory_and_its_sink_id(tmp_path: Path) -> None:
+    assert FilesSink(tmp_path).identity is None
+    named = [FilesSink(tmp_path, sink_id="mine"), FilesSink(tmp_path, sink_id="yours"), FilesSink("/b", sink_id="mine")]
+    assert len({sink.identity for sink in named}) == 3
+    assert FilesSink(f"{tmp_path}/", format="csv", sink_id="mine").identity == named[0].identity

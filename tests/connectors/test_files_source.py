@@ -151,6 +151,14 @@ class TestPlaces:
         with pytest.raises(SourceError, match="no files to read"):
             FilesSource(folder / place).list_splits(None)
 
+    @pytest.mark.parametrize(("name", "format"), [("a.jsonl", "jsonl"), ("x/b.ndjson.gz", "jsonl"), ("c.csv", "csv")])
+    def test_a_directory_of_another_format_says_which(self, tmp_path: Path, name: str, format: str) -> None:
+        (tmp_path / "x").mkdir()
+        (tmp_path / name).write_text("")
+        with pytest.raises(ConfigError, match=f"1 of the format {format}, as {Path(name).name}") as caught:
+            lw.StreamExecutionEnvironment().from_source(FilesSource(tmp_path))
+        assert f'format="{format}"' in caught.value.hint
+
     def test_an_unknown_scheme_is_refused(self) -> None:
         with pytest.raises(ConfigError, match="gopher://x"):
             resolve("gopher://x/y")
@@ -314,7 +322,7 @@ class TestBadRecords:
             read_splits(again, [(split, step.position)])
 
     def test_an_unknown_policy_is_refused(self) -> None:
-        with pytest.raises(ConfigError, match="on_error='ignore'"):
+        with pytest.raises(ConfigError, match="on_error cannot be 'ignore'"):
             FilesSource("x", on_error="ignore")  # type: ignore[arg-type]
 
 

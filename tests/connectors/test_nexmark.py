@@ -237,9 +237,9 @@ def test_json_messages_can_be_made_in_pieces() -> None:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"rate": 0}, "rate=0"),
-        ({"splits": 0}, "splits=0"),
-        ({"kinds": "sale"}, "kinds='sale'"),
+        ({"rate": 0}, "rate cannot be 0"),
+        ({"splits": 0}, "splits cannot be 0"),
+        ({"kinds": "sale"}, "kinds cannot be 'sale'"),
         ({"out_of_order": 1906}, "multiple of 953"),
         ({"base_time": datetime(2026, 1, 1)}, "no zone"),  # noqa: DTZ001
     ],

@@ -48,7 +48,7 @@ def test_a_limit_hides_the_rest_and_says_how_much(capsys: pytest.CaptureFixture[
 
 
 def test_a_negative_limit_is_refused() -> None:
-    with pytest.raises(ConfigError, match="limit=-1"):
+    with pytest.raises(ConfigError, match="limit cannot be -1"):
         PrintSink(limit=-1)
 
 

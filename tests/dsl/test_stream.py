@@ -173,12 +173,55 @@ def test_collecting_a_stream_leaves_the_job_as_it_was() -> None:
         lambda s: lw.StreamExecutionEnvironment().from_collection(ROWS, watermark="at"),
         lambda s: lw.StreamExecutionEnvironment(checkpoint_dir=5),
         lambda s: lw.StreamExecutionEnvironment(parallelism="2"),
+        lambda s: lw.StreamExecutionEnvironment(config={"parallelism": 2}),
+        lambda s: s.filter(col("amount") > 1, parallelism=0),
+        lambda s: s.key_by("shop", "shop"),
+        lambda s: s.key_by("shop", col("amount").alias("n"), "n"),
+        lambda s: lw.count(5),
+        lambda s: lw.sum(5),
+        lambda s: lw.sum(None),
+        lambda s: lw.min([1, 2]),
+        lambda s: lw.max(lw.when(col("amount") > 1)),
+        lambda s: lw.mean(lambda row: row["amount"]),
+        lambda s: lw.first(b"amount"),
+        lambda s: lw.last(5.5),
+        lambda s: lw.count_distinct(("shop", "amount")),
     ],
 )
 def test_an_argument_of_a_wrong_type_is_refused_with_a_hint(mistake: Callable[[DataStream], object]) -> None:
     with pytest.raises(LakewardError) as caught:
         mistake(orders())
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("values", "hint"),
+    [
+        (pa.array([1], pa.decimal128(9, 2)), 'key_by(col("k").cast("string").alias("k_key"))'),
+        (pa.array([b"ab"], pa.binary(2)), 'key_by(col("k").cast("binary").alias("k_key"))'),
+        (pa.array([{"id": 1}]), 'key_by(col("k").struct.field("id").alias("k_key"))'),
+    ],
+    ids=["decimal", "fixed size", "struct"],
+)
+def test_a_column_that_cannot_be_a_key_comes_with_one_that_can(values: pa.Array, hint: str) -> None:
+    stream = lw.StreamExecutionEnvironment().from_collection(pa.table({"k": values}))
+    with pytest.raises(SchemaError, match="cannot be a key") as caught:
+        stream.key_by("k")
+    assert hint in caught.value.hint
+    key = eval(hint.removeprefix("key_by(").removesuffix(")"), {"col": col})
+    assert stream.key_by(key).keys == ("k_key",)
+
+
+def test_a_float_is_a_key_whatever_its_bits() -> None:
+    rows = [{"k": 0.0, "n": 1}, {"k": -0.0, "n": 2}, {"k": float("nan"), "n": 3}, {"k": -float("nan"), "n": 4}]
+    stream = lw.StreamExecutionEnvironment().from_collection(rows)
+    summed = stream.key_by("k").reduce(lambda a, b: {**a, "n": a["n"] + b["n"]})
+    assert summed.execute_and_collect()["n"].to_pylist() == [1, 3, 3, 7]
+
+
+def test_a_key_named_twice_is_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match="key_by names 'shop' twice"):
+        orders().key_by("shop", "amount", "shop")
 
 
 def test_a_uid_that_is_given_never_collides_with_one_that_is_made() -> None:

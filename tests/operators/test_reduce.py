@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 from typing import Any
 
 import pyarrow as pa
@@ -152,4 +153,4 @@ def test_the_plan_shows_the_slow_road_and_the_function() -> None:
     factory = Reduce(("k",), SCHEMA, together)
     assert not factory.vectorised
     assert factory.stateful
-    assert factory.description.startswith("reduce by k with together (test_reduce.py:")
+    assert re.fullmatch(r"reduce by k with function 'together' \(.*test_reduce\.py:\d+\)", factory.description)

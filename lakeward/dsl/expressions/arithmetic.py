@@ -167,15 +167,18 @@ def _negate(call: Call, args: Sequence[Compiled]) -> Compiled:
     return apply(call, kernel("negate_checked"), [side], "cast to a signed type first")
 
 
+def _is_instant(kind: pa.DataType) -> bool:
+    return any(check(kind) for check in (pt.is_timestamp, pt.is_date))
+
+
 def _plus_times(left: pa.DataType, right: pa.DataType) -> bool:
     if pt.is_duration(left) and pt.is_duration(right):
         return True
-    moved = pt.is_timestamp(left) or pt.is_date(left), pt.is_timestamp(right) or pt.is_date(right)
-    return (moved[0] and pt.is_duration(right)) or (moved[1] and pt.is_duration(left))
+    return any(_is_instant(one) and pt.is_duration(other) for one, other in ((left, right), (right, left)))
 
 
 def _minus_times(left: pa.DataType, right: pa.DataType) -> bool:
-    instants = [pt.is_timestamp(kind) or pt.is_date(kind) for kind in (left, right)]
+    instants = [_is_instant(kind) for kind in (left, right)]
     return all(instants) or (pt.is_duration(right) and (instants[0] or pt.is_duration(left)))
 
 

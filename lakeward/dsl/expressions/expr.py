@@ -409,28 +409,44 @@ class Expr:
 
     @property
     def str(self) -> StringNamespace:
-        """Functions of text: `col("name").str.upper()`."""
+        """Functions of text.
+
+        >>> evaluate(col("name").str.upper(), name=["ann"])
+        ['ANN']
+        """
         from lakeward.dsl.expressions.namespaces import StringNamespace
 
         return StringNamespace(self._node)
 
     @property
     def dt(self) -> TimeNamespace:
-        """Functions of times: `col("at").dt.floor("10s")`."""
+        """Functions of times.
+
+        >>> evaluate(col("at").dt.year(), at=[datetime(2026, 7, 1)])
+        [2026]
+        """
         from lakeward.dsl.expressions.namespaces import TimeNamespace
 
         return TimeNamespace(self._node)
 
     @property
     def struct(self) -> StructNamespace:
-        """Fields of structs: `col("user").struct.field("id")`."""
+        """Fields of structs.
+
+        >>> evaluate(col("user").struct.field("id"), user=[{"id": 7}])
+        [7]
+        """
         from lakeward.dsl.expressions.namespaces import StructNamespace
 
         return StructNamespace(self._node)
 
     @property
     def list(self) -> ListNamespace:
-        """Functions of lists: `col("tags").list.length()`."""
+        """Functions of lists.
+
+        >>> evaluate(col("tags").list.length(), tags=[["a", "b"]])
+        [2]
+        """
         from lakeward.dsl.expressions.namespaces import ListNamespace
 
         return ListNamespace(self._node)
@@ -555,7 +571,11 @@ def from_epoch(value: Expr, unit: Choice["s", "ms", "us", "ns"] = "ms") -> Expr:
 
 
 class When:
-    """A condition that waits for its value: `when(...)` gives it, `.then(...)` goes on."""
+    """A condition that waits for its value: `when(...)` gives it, `.then(...)` goes on.
+
+    >>> evaluate(when(col("a") > 1).then("many"), a=[2, 1])
+    ['many', None]
+    """
 
     __slots__ = ("_branches", "_condition")
 
@@ -564,12 +584,20 @@ class When:
         self._condition = condition
 
     def then(self, value: Expr | Constant) -> Then:
-        """The value where the condition is true; text is a constant, not a column's name."""
+        """The value where the condition is true; text is a constant, not a column's name.
+
+        >>> evaluate(when(col("a") > 1).then(col("a") * 10), a=[2, 1])
+        [20, None]
+        """
         return Then((*self._branches, (to_node(self._condition), to_node(value))))
 
 
 class Then(Expr):
-    """A choice that may go on with `.when()` or end with `.otherwise()`; as it is, the other rows are null."""
+    """A choice that may go on with `.when()` or end with `.otherwise()`; as it is, the other rows are null.
+
+    >>> evaluate(when(col("a") > 1).then("many").otherwise("few"), a=[2, 1])
+    ['many', 'few']
+    """
 
     __slots__ = ("_branches",)
 
@@ -578,11 +606,19 @@ class Then(Expr):
         self._branches = branches
 
     def when(self, condition: Expr | bool) -> When:
-        """One more condition, for rows where the earlier ones are not true."""
+        """One more condition, for rows where the earlier ones are not true.
+
+        >>> evaluate(when(col("a") > 9).then("big").when(col("a") > 1).then("some"), a=[10, 5, 1])
+        ['big', 'some', None]
+        """
         return When(self._branches, condition)
 
     def otherwise(self, value: Expr | Constant) -> Expr:
-        """The value of the other rows."""
+        """The value of the other rows.
+
+        >>> evaluate(when(col("a") > 1).then(col("a")).otherwise(0), a=[2, 1])
+        [2, 0]
+        """
         return Expr(Case(self._branches, to_node(value)))
 
 
@@ -607,7 +643,8 @@ def evaluate(expression: Expr, /, **columns: Any) -> list[Any]:
     [2, None, 6]
     """
     batch = pa.record_batch(columns)
-    return expression.bind(batch.schema).evaluate(batch).to_pylist()
+    values: list[Any] = expression.bind(batch.schema).evaluate(batch).to_pylist()
+    return values
 
 
 def bind_columns(

@@ -135,7 +135,8 @@ def _common_temporal(left: pa.DataType, right: pa.DataType) -> pa.DataType | Non
 
 
 def _finer(left: pa.DataType, right: pa.DataType) -> str:
-    return max(left.unit, right.unit, key=_UNITS.index)
+    units: tuple[str, str] = (left.unit, right.unit)
+    return max(units, key=_UNITS.index)
 
 
 def adapt(value: pa.Scalar, other: pa.DataType) -> pa.Scalar:

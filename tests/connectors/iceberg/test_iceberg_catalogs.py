@@ -1,7 +1,6 @@
 """Catalogs: embedded, by properties, with secrets, locked, missing, created by several processes at a time."""
 
 import json
-import os
 import sqlite3
 import subprocess
 import sys
@@ -10,15 +9,14 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+import lakeward as lw
 from lakeward.connectors.iceberg import IcebergSink
-from lakeward.connectors.iceberg.catalogs import WAREHOUSE_VARIABLE, describe_catalog, open_catalog
+from lakeward.connectors.iceberg.catalogs import WAREHOUSE_VARIABLE, catalog_properties, describe_catalog, open_catalog
 from lakeward.connectors.iceberg.lake_table import LakeTable, TableSpec
-from lakeward.engine.core.errors import ConfigError, SinkError
+from lakeward.engine.core.errors import ConfigError, GraphError, SinkError
 from lakeward.testing.lake import LocalLake
-from lakeward.testing.sink_suite import SinkHarness, SinkPolicy, SinkRun, check_rows
 
 SCHEMA = pa.schema([("id", pa.int64())])
-POSTGRES = os.environ.get("LAKEWARD_TEST_POSTGRES")
 
 
 def test_without_a_catalog_an_embedded_one_is_made_in_the_warehouse(
@@ -52,6 +50,50 @@ def test_secrets_are_resolved_by_reference_and_never_shown(lake: LocalLake, monk
     assert described == "sql catalog postgresql://db/lake"
     with pytest.raises(ConfigError, match="NOT_SET"):
         IcebergSink("db.t", catalog={**lake.catalog, "uri": "${env:NOT_SET}"}).check_schema(SCHEMA)
+
+
+def test_a_postgres_uri_gets_the_driver_that_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = {"psycopg2"}
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name if name in installed else None)
+    spec = {"type": "sql", "uri": "postgresql://me@db/lake"}
+    assert catalog_properties(spec)["uri"] == "postgresql+psycopg2://me@db/lake"
+    installed.add("psycopg")
+    assert catalog_properties(spec)["uri"] == "postgresql+psycopg://me@db/lake"
+    installed.clear()
+    with pytest.raises(ConfigError, match="none is installed"):
+        catalog_properties(spec)
+
+
+def test_two_sinks_with_one_sink_id_on_one_table_are_refused_before_the_first_row(lake: LocalLake) -> None:
+    env = lw.StreamExecutionEnvironment()
+    for uid in ("left", "right"):
+        rows = env.from_collection([{"id": 1}], uid=f"rows-{uid}")
+        rows.sink_to(IcebergSink("db.t", catalog=dict(lake.catalog), sink_id="mine"), uid=uid)
+    with pytest.raises(
+        GraphError, match=r"the sinks 'left' and 'right' both write to iceberg db\.t under the same sink id"
+    ):
+        env.execute("twins")
+    assert not lake.open_catalog().table_exists("db.t")
+
+
+def test_two_sinks_on_one_table_with_sink_ids_of_their_own_both_write(lake: LocalLake) -> None:
+    env = lw.StreamExecutionEnvironment()
+    for number, sink_id in enumerate(("mine", "yours", None, None)):
+        rows = env.from_collection([{"id": number}], uid=f"rows-{number}")
+        rows.sink_to(IcebergSink("db.t", catalog=lake.catalog, sink_id=sink_id), uid=f"sink-{number}")
+    env.execute("siblings")
+    assert sorted(row["id"] for row in lake.rows("db.t")) == [0, 1, 2, 3]
+
+
+def test_a_sinks_identity_is_its_table_in_its_catalog_and_its_sink_id(lake: LocalLake) -> None:
+    def identity(table: str = "db.t", sink_id: str | None = "mine", **catalog: str) -> str | None:
+        return IcebergSink(table, catalog={**lake.catalog, **catalog}, sink_id=sink_id).identity
+
+    assert identity() == identity()
+    assert identity(sink_id=None) is None
+    others = [identity("db.u"), identity(sink_id="yours"), identity(name="other"), identity(uri="sqlite:////other.db")]
+    assert len({identity(), *others}) == 5
+    assert "hush" not in str(identity(token="hush")), "an identity may be logged"
 
 
 def test_unknown_catalogs_are_the_users_mistake() -> None:
@@ -94,21 +136,3 @@ def test_processes_that_create_the_same_catalog_and_table_get_the_same_one(lake:
     uuids = [process.communicate(timeout=60)[0].strip() for process in started]
     assert all(uuids)
     assert len(set(uuids)) == 1
-
-
-@pytest.mark.skipif(not POSTGRES, reason="LAKEWARD_TEST_POSTGRES is not set")
-def test_postgres_holds_the_catalog(tmp_path: Path) -> None:
-    class Harness(SinkHarness):
-        def sink(self, policy: SinkPolicy) -> IcebergSink:
-            return IcebergSink("pg.orders", catalog=catalog, sink_id=policy.sink_id)
-
-        def visible_rows(self) -> list[tuple[int, str]]:
-            opened = open_catalog(catalog)
-            rows = opened.load_table("pg.orders").scan().to_arrow().to_pylist()
-            opened.close()
-            return [(row["id"], row["name"]) for row in rows]
-
-    catalog = {"type": "sql", "uri": str(POSTGRES), "warehouse": tmp_path.as_uri(), "name": tmp_path.name}
-    harness = Harness()
-    SinkRun(harness).advance(1, range(5))
-    check_rows(harness, range(5))

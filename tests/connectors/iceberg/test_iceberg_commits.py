@@ -13,8 +13,9 @@ from pyiceberg.types import IntegerType, LongType, StringType
 from lakeward.connectors.iceberg import IcebergSink, bucket, truncate
 from lakeward.connectors.iceberg.maintenance import plan_expiry
 from lakeward.connectors.iceberg.markers import SINK_ID, read_history
+from lakeward.connectors.iceberg.options import EXPIRE_AT_ONCE_MAX
 from lakeward.engine.core.errors import SchemaError, SinkError, SinkStateError, StaleWriterError
-from lakeward.testing.lake import LocalLake, check_readers_agree, intercept_commit
+from lakeward.testing.lake import LocalLake, check_readers_agree, intercept_commit, read_files_bare
 from lakeward.testing.sink_suite import (
     SUITE_SCHEMA,
     RunSpec,
@@ -364,6 +365,7 @@ def test_pending_files_are_committed_under_the_partition_spec_they_were_written_
     check_readers_agree(lake.load(TABLE), "id")
 
 
+@pytest.mark.unreadable_tables(reason="DuckDB 1.5.5 aborts on old partitions by a dropped column, whoever wrote them")
 def test_manifests_of_a_spec_whose_column_was_dropped_are_left_alone(lake: LocalLake) -> None:
     properties = {"commit.manifest.min-count-to-merge": "3"}
     side = Lakeside(lake, partition_by=[truncate("name", 4)], table_properties=properties)
@@ -379,6 +381,7 @@ def test_manifests_of_a_spec_whose_column_was_dropped_are_left_alone(lake: Local
     assert summary is not None
     assert summary["total-records"] == "7"
     assert side.ids() == list(range(1, 8))
+    assert sorted(read_files_bare(lake.load(TABLE))["id"].to_pylist()) == list(range(1, 8))
 
 
 def test_pending_files_survive_that_columns_are_added_renamed_and_widened(lake: LocalLake) -> None:
@@ -473,7 +476,7 @@ def test_metadata_stays_bounded_over_many_commits(lake: LocalLake) -> None:
     for n in range(2, 61):
         run.advance(n, [n])
     table = lake.load(TABLE)
-    assert len(table.metadata.snapshots) <= 5 + 10 + 2
+    assert len(table.metadata.snapshots) <= 5 + 2
     assert {tagged, untagged} <= {s.snapshot_id for s in table.metadata.snapshots}
     live = {m.manifest_path for s in table.metadata.snapshots for m in s.manifests(table.io)}
     stored = {f"file://{f}" for f in lake.metadata_files(TABLE) if f.name.endswith(".avro") and "snap-" not in f.name}
@@ -496,4 +499,4 @@ def test_tables_that_the_sink_did_not_make_keep_their_whole_history(lake: LocalL
     metadata = lake.load(TABLE).metadata
     assert len(metadata.snapshots) == 15
     assert not plan_expiry(metadata, None).expired
-    assert len(plan_expiry(metadata, 5).expired) == 10
+    assert len(plan_expiry(metadata, 5).expired) == EXPIRE_AT_ONCE_MAX

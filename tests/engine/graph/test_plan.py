@@ -81,6 +81,32 @@ def test_two_operators_of_one_uid_are_refused() -> None:
         validate(graph, 128)
 
 
+class OwnedSink(BlackholeSink):
+    """A sink whose commits are told apart by a name that the user chose."""
+
+    def __init__(self, owner: str | None) -> None:
+        super().__init__()
+        self._owner = owner
+
+    @property
+    def identity(self) -> str | None:
+        return self._owner
+
+
+def owned(name: str, owner: str | None) -> Node:
+    return Node(uid(name), OwnedSink(owner), (Edge(uid("s")),), SCHEMA, None)
+
+
+def test_two_sinks_that_write_to_one_place_in_one_name_are_refused() -> None:
+    graph = LogicalGraph((source("s"), owned("left", "me at t"), owned("other", "you at t"), owned("right", "me at t")))
+    with pytest.raises(GraphError, match=r"the sinks 'left' and 'right' both write to .* under the same sink id"):
+        validate(graph, 128)
+
+
+def test_sinks_without_a_name_of_their_own_are_told_apart_by_uid() -> None:
+    validate(LogicalGraph((source("s"), owned("left", None), owned("right", None))), 128)
+
+
 def test_a_stream_that_ends_nowhere_is_refused() -> None:
     graph = LogicalGraph((source("s"), step("m", Edge(uid("s"))), sink("k", Edge(uid("s")))))
     with pytest.raises(GraphError, match="rows go nowhere"):
