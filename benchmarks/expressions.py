@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from decimal import Decimal
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from lakeward.dsl.expressions import Expr, bind_columns, col, concat_str, when
+from lakeward.dsl.expressions import Expr, bind_columns, col, concat_str, lit, udf, when
 from lakeward.engine.api.context import Output
 from lakeward.operators.stateless import Filter, Project
 from lakeward.operators.udf import FilterRows, FlatMapRows, MapRows
 
 ROWS = 32_768
 SEED = 7
+DOCUMENT = '{"user":{"id":0,"name":"n0"},"tags":["a","b"],"extra":"' + "x" * 60 + '"}'
+CHANNELS = ("Apple", "Google", "Facebook", "Baidu")
+CHANNEL_ID = r"(&|^)channel_id=([^&]*)"
 
 
 class Discard(Output):
@@ -53,18 +57,29 @@ def numbers() -> pa.RecordBatch:
 
 
 def bids() -> pa.RecordBatch:
-    """Six columns as in Nexmark: three integers, text, a float, a time."""
+    """Bids as in Nexmark, and columns for what its queries do not need."""
     rng = np.random.default_rng(SEED)
     start_us = 1_767_225_600_000_000
     times = pa.array(start_us + np.arange(ROWS) * 1_000).cast(pa.timestamp("us", "UTC"))
+    channels = [CHANNELS[i % 4] if i % 2 else f"channel-{i % 9_973}" for i in range(ROWS)]
+    letters = rng.integers(97, 123, (ROWS, 67), dtype=np.uint8).tobytes().decode()
     return pa.record_batch(
         {
             "auction": rng.integers(0, 1_000, ROWS),
             "bidder": rng.integers(0, 1_000_000, ROWS),
             "quantity": rng.integers(1, 10, ROWS),
-            "url": [f"https://www.nexmark.com/item{i % 97}/a/b?channel_id={i % 13}&x=1" for i in range(ROWS)],
+            "url": [
+                f"https://www.nexmark.com/item{i % 97}/a/b/item.htm?query=1{'' if i % 2 else f'&channel_id={i * 7919}'}"
+                for i in range(ROWS)
+            ],
             "price": rng.random(ROWS) * 100,
+            "cents": np.round(10 ** (rng.random(ROWS) * 6) * 100).astype(np.int64),
             "at": times,
+            "any": pa.array(rng.integers(-(2**51), 2**52, ROWS)).cast(pa.timestamp("us", "UTC")),
+            "channel": channels,
+            "extra": [letters[67 * i : 67 * i + 67] for i in range(ROWS)],
+            "when": [f"2026-{i % 12 + 1:02d}-{i % 28 + 1:02d} {i % 24:02d}:{i % 60:02d}:07" for i in range(ROWS)],
+            "doc": [DOCUMENT.replace("0", str(i)) for i in range(ROWS)],
         }
     )
 
@@ -86,6 +101,37 @@ def rows_per_cpu_s(step: Callable[[], object], rows: int = ROWS, rounds: int = 7
     return best
 
 
+def q14_time_of_day() -> Expr:
+    """Night, day, or neither."""
+    hour = col("at").dt.hour()
+    night = (hour <= 6) | (hour >= 20)
+    return when(hour.between(8, 18)).then("dayTime").when(night).then("nightTime").otherwise("otherTime")
+
+
+def q21_channel() -> Expr:
+    """A number for the large channels, the number in the URL for the others."""
+    lower = col("channel").str.lower()
+    choice = when(lower == "apple").then("0").when(lower == "google").then("1")
+    choice = choice.when(lower == "facebook").then("2").when(lower == "baidu").then("3")
+    return choice.otherwise(col("url").str.regexp_extract(CHANNEL_ID, 2))
+
+
+EUROS = lit(Decimal("0.908")) * col("cents")
+LARGE = col("channel").str.lower().is_in(["apple", "google", "facebook", "baidu"])
+
+NEXMARK: dict[str, Expr] = {
+    "q1  0.908 * price, decimal(23, 3)": EUROS.cast("decimal(23, 3)"),
+    'q10 dt.format("%Y-%m-%d")': col("at").dt.format("%Y-%m-%d"),
+    'q10 dt.format("%H:%M")': col("at").dt.format("%H:%M"),
+    "q14 filter by decimals": (EUROS > 1_000_000) & (EUROS < 50_000_000),
+    "q14 hour, case": q14_time_of_day(),
+    'q14 length - length(replace "c")': col("extra").str.length() - col("extra").str.replace("c", "").str.length(),
+    'q14 count_matches("c", literal)': col("extra").str.count_matches("c", literal=True),
+    "q21 filter: regexp_matches or is_in": col("url").str.regexp_matches(CHANNEL_ID) | LARGE,
+    "q21 case with regexp_extract": q21_channel(),
+    "q22 split_part, one": col("url").str.split_part("/", 4),
+}
+
 EXPRESSIONS: dict[str, Expr] = {
     "price > 50": col("price") > 50,
     "price * 0.908": col("price") * 0.908,
@@ -101,6 +147,19 @@ EXPRESSIONS: dict[str, Expr] = {
     "str.split_part('/', 4)": col("url").str.split_part("/", 4),
     "str.extract(channel_id=...)": col("url").str.extract(r"channel_id=([^&]*)"),
     "concat_str(url, auction)": concat_str(col("url"), col("auction").cast("string"), separator="#"),
+    "any time: dt.format(%Y-%m-%d)": col("any").dt.format("%Y-%m-%d"),
+    "any time: dt.format(%H:%M)": col("any").dt.format("%H:%M"),
+    "any time: dt.format(%F %T)": col("any").dt.format("%F %T"),
+    "any time: dt.add_months(1)": col("any").dt.add_months(1),
+    "str.strptime(%Y-%m-%d %H:%M:%S)": col("when").str.strptime("%Y-%m-%d %H:%M:%S"),
+    "str.matches, no fixed mark": col("url").str.matches("item[0-9]+/a"),
+    "json.get($.user.id, int)": col("doc").json.get("$.user.id", int),
+    "json.get($.tags[0], str)": col("doc").json.get("$.tags[0]", str),
+    "hash of integers": col("auction").hash(),
+    "hash of text": col("url").hash(),
+    "str.md5()": col("channel").str.md5(),
+    "udf of an integer": udf(lambda value: value + 1, returns=int)(col("auction")),
+    "udf of text": udf(lambda value: value.upper(), returns=str)(col("channel")),
 }
 
 
@@ -115,10 +174,11 @@ def main() -> None:
     limit = rows_per_cpu_s(lambda: [column.to_numpy().copy() for column in plain.columns])
     print(f"batches of {ROWS} rows; pyarrow {pa.__version__}, numpy {np.__version__}\n")
     report("limit: copy 3 number columns", limit, limit)
-    for name, expression in EXPRESSIONS.items():
-        bound = expression.bind(rich.schema)
-        report(name, rows_per_cpu_s(lambda bound=bound: bound.evaluate(rich)), limit)  # type: ignore[misc]
-    print()
+    for expressions in (NEXMARK, EXPRESSIONS):
+        for name, expression in expressions.items():
+            bound = expression.bind(rich.schema)
+            report(name, rows_per_cpu_s(lambda bound=bound: bound.evaluate(rich)), limit)  # type: ignore[misc]
+        print()
     for name, step in operators(plain, rich, out).items():
         report(name, rows_per_cpu_s(step), limit)
     one = plain.slice(0, 1)
@@ -134,6 +194,9 @@ def operators(plain: pa.RecordBatch, rich: pa.RecordBatch, out: Output) -> dict[
     )
     project = Project(columns, schema).create()
     steps: dict[str, Callable[[], object]] = {"project: + 1 column": lambda: project.on_batch(plain, out)}
+    parts = {f"dir{n}": col("url").str.split_part("/", n + 3) for n in (1, 2, 3)}
+    split = Project(*bind_columns(parts, rich.schema)).create()
+    steps["project: q22, three parts of one text"] = lambda: split.on_batch(rich, out)
     for percent in (10, 50, 90):
         steps[f"filter {percent} % + project"] = chained(plain, percent, Project(columns, schema), out)
     words = pa.schema({"auction": pa.int64(), "price": pa.float64()})

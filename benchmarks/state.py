@@ -15,7 +15,7 @@ from collections.abc import Callable
 import numpy as np
 import pyarrow as pa
 
-from lakeward.engine.api.state import ColumnSpec, TableSpec
+from lakeward.engine.api.state import ColumnSpec, RowsSpec, TableSpec
 from lakeward.engine.core.hashing import Int64Array
 from lakeward.engine.state.backend import RestoreSource, StateBackend
 from lakeward.engine.state.rocksdb import RocksDbStoreFactory
@@ -131,6 +131,50 @@ def growing(kind: str, distinct: int) -> None:
     bench.close()
 
 
+def row_table(rows: int, rows_per_key: int, seconds: float) -> None:
+    """Rows appended, found, read, removed, snapshotted and restored, by how many rows a key has."""
+    directory, random = tempfile.mkdtemp(prefix="lakeward-bench-"), np.random.default_rng(2)
+    schema = pa.schema({"key": pa.int64(), "price": pa.float64(), "at": pa.timestamp("us")})
+    spec = RowsSpec("r", schema, ("key",))
+    keys = random.permutation(np.arange(rows) // rows_per_key * 7919)
+    parts = [pa.array(part) for part in np.split(keys, range(BATCH_ROWS, rows, BATCH_ROWS))]
+    batches = [pa.record_batch([p, p.cast(pa.float64()), p.cast(schema.field(2).type)], schema=schema) for p in parts]
+    backend = StateBackend(RocksDbStoreFactory(), f"{directory}/a", range(128), 128, 4 << 30)
+    table = backend.rows(spec)
+    rates = [cpu_rate(rows, lambda: [table.append(batch) for batch in batches])]
+    wanted = [part.slice(0, max(1, BATCH_ROWS // rows_per_key)) for part in parts]
+    matches = [table.find([part]) for part in wanted]
+    rates.append(pair_rate(lambda n: len(table.find([wanted[n]]).ids), len(wanted), seconds))
+    rates.append(pair_rate(lambda n: table.take(matches[n].ids).num_rows, len(wanted), seconds))
+    rates.append(cpu_rate(rows, lambda: backend.snapshot(f"{directory}/snapshot")))
+    files = backend.snapshot(f"{directory}/again")
+    other = StateBackend(RocksDbStoreFactory(), f"{directory}/b", range(128), 128, 4 << 30)
+    other.restore([RestoreSource(files.tables, f"{directory}/again", 0, 128)])
+    rates.append(cpu_rate(rows, lambda: other.rows(spec)))
+    ids = random.permutation(np.concatenate([ids for ids, _ in table.scan()]))
+    rates.append(cpu_rate(rows, lambda: [table.remove(part) for part in np.array_split(ids, len(parts))]))
+    print(f"{rows_per_key:>8,}{rows:>12,}" + "".join(f"{rate:>10.2f}" for rate in rates))
+    backend.close()
+    other.close()
+    shutil.rmtree(directory)
+
+
+def cpu_rate(rows: int, run: Callable[[], object]) -> float:
+    """Million rows per CPU second of one call."""
+    start = time.process_time()
+    run()
+    return rows / (time.process_time() - start) / 1e6
+
+
+def pair_rate(run: Callable[[int], int], batches: int, seconds: float) -> float:
+    """Million results per CPU second of `run(batch)`, which says how many it had."""
+    start, results, number = time.process_time(), 0, 0
+    while (spent := time.process_time() - start) < seconds:
+        results += run(number % batches)
+        number += 1
+    return results / spent / 1e6
+
+
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -144,6 +188,11 @@ def main() -> None:
     print("growing with new keys only, CPU time of a batch")
     for kind in KINDS:
         growing(kind, 200_000 if quick else 2_000_000)
+    print("rows by key, million rows per CPU second; what is found and read counts by matches")
+    steps = ("append", "find", "take", "snapshot", "restore", "remove")
+    print(f"{'a key':>8}{'rows':>12}" + "".join(f"{step:>10}" for step in steps))
+    for rows_per_key in (1, 10, 10_000):
+        row_table(300_000 if quick else 3_000_000, rows_per_key, 0.2 if quick else 1.0)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,11 @@ class BlackholeSink(Sink):
         """Always "blackhole"."""
         return "blackhole"
 
+    @property
+    def takes_updates(self) -> bool:
+        """Yes: every change is counted."""
+        return True
+
     def open_writer(self, context: WriterContext) -> SinkWriter:
         """A writer that only counts."""
         return _BlackholeWriter(context.counters.counter("written_records"))

@@ -8,6 +8,7 @@ from typing import TextIO
 
 import pyarrow as pa
 
+from lakeward.engine.api.changelog import ROW_KIND, SHORT_NAMES
 from lakeward.engine.api.sink import Sink, SinkWriter, WriterContext
 from lakeward.engine.core.expect import expect, expect_whole
 from lakeward.engine.core.ids import CheckpointId
@@ -42,6 +43,11 @@ class PrintSink(Sink):
         """Always "print"."""
         return "print"
 
+    @property
+    def takes_updates(self) -> bool:
+        """Yes: rows keep their kinds."""
+        return True
+
     def open_writer(self, context: WriterContext) -> SinkWriter:
         """A writer to standard output."""
         return _PrintWriter(f"{self._prefix}{context.subtask + 1}> ", self._limit, sys.stdout)
@@ -73,4 +79,6 @@ class _PrintWriter(SinkWriter):
 
 
 def _line(row: dict[str, object]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in row.items())
+    kind = row.pop(ROW_KIND, None)
+    text = ", ".join(f"{name}={value}" for name, value in row.items())
+    return text if not isinstance(kind, int) else f"{SHORT_NAMES[kind]} {text}"

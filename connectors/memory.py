@@ -57,6 +57,11 @@ class MemorySink(Sink):
         """Always "memory"."""
         return "memory"
 
+    @property
+    def takes_updates(self) -> bool:
+        """Yes: rows keep their kinds."""
+        return True
+
     def check_schema(self, schema: pa.Schema) -> None:
         """Any schema will do; it is that of `table()`."""
         self._store.schema = schema

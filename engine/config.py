@@ -54,6 +54,7 @@ class EngineConfig:
         channel_batches_max: Messages a channel between tasks holds before its sender waits.
         state_memory_bytes: Memory for keyed state, of all operators of this process together.
         restart: The restart policy.
+        optimise: Whether columns that nobody reads are left out and sources are told of filters; for tests.
     """
 
     parallelism: int = 1
@@ -67,3 +68,4 @@ class EngineConfig:
     channel_batches_max: int = 8
     state_memory_bytes: int = 1 << 30
     restart: RestartConfig = RestartConfig()
+    optimise: bool = True

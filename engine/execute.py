@@ -9,7 +9,7 @@ import socket
 import tempfile
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lakeward.engine.api.sink import Sink
@@ -22,6 +22,7 @@ from lakeward.engine.core.clock import Clock, SystemClock
 from lakeward.engine.core.errors import ConfigError, InternalError, JobFailedError, LakewardError, Retry
 from lakeward.engine.core.ids import CheckpointId, JobId, OperatorId
 from lakeward.engine.graph.logical import LogicalGraph, SourceSpec
+from lakeward.engine.graph.optimise import optimise
 from lakeward.engine.graph.plan import Plan, plan
 from lakeward.engine.graph.validate import validate
 from lakeward.engine.runtime.build import BuildContext, build_tasks
@@ -135,6 +136,8 @@ def execute(job: JobDefinition, ports: Ports | None = None) -> JobResult:
     ports = ports or Ports()
     keep_freed_memory()
     validate(job.graph, job.config.max_parallelism)
+    if job.config.optimise:
+        job = replace(job, graph=optimise(job.graph, job.config.parallelism))
     physical = plan(job.graph, job.config.parallelism, job.config.max_parallelism)
     for node in job.graph:
         if isinstance(node.work, Sink):

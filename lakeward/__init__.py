@@ -27,14 +27,43 @@ if TYPE_CHECKING:
     from lakeward.connectors.nexmark import NexmarkSource
     from lakeward.dsl.aggregates import count, count_distinct, first, last, max, mean, min, sum
     from lakeward.dsl.environment import StreamExecutionEnvironment
-    from lakeward.dsl.expressions import Expr, coalesce, col, concat_str, greatest, least, lit, when
+    from lakeward.dsl.expressions import (
+        Expr,
+        coalesce,
+        col,
+        concat_str,
+        duration,
+        from_epoch,
+        greatest,
+        least,
+        lit,
+        struct,
+        udf,
+        vectorised_udf,
+        when,
+    )
+    from lakeward.dsl.joins import LookupCache
     from lakeward.dsl.keyed import KeyedStream, WindowedStream
+    from lakeward.dsl.over import OverStream
+    from lakeward.dsl.ranking import asc, desc
     from lakeward.dsl.stream import DataStream, OutputTag
-    from lakeward.dsl.windows import Sliding, Tumbling
+    from lakeward.dsl.windows import (
+        CountWindow,
+        Cumulative,
+        GlobalWindow,
+        SameWindow,
+        Session,
+        Sliding,
+        Tumbling,
+        every,
+        every_rows,
+    )
+    from lakeward.engine.api.lookup import LookupReader, LookupSource
     from lakeward.engine.api.time import WatermarkStrategy
     from lakeward.engine.config import EngineConfig, RestartConfig
     from lakeward.engine.core.errors import LakewardError
     from lakeward.engine.execute import JobResult
+    from lakeward.operators.joins.lookup import FunctionLookup
 
 __version__ = "0.1.0"
 
@@ -50,41 +79,81 @@ _HOMES = {
     "connectors.nexmark": ("NexmarkSource",),
     "dsl.aggregates": ("count", "count_distinct", "first", "last", "max", "mean", "min", "sum"),
     "dsl.environment": ("StreamExecutionEnvironment",),
-    "dsl.expressions": ("Expr", "coalesce", "col", "concat_str", "greatest", "least", "lit", "when"),
+    "dsl.expressions": (
+        "Expr",
+        "coalesce",
+        "col",
+        "concat_str",
+        "duration",
+        "from_epoch",
+        "greatest",
+        "least",
+        "lit",
+        "struct",
+        "udf",
+        "vectorised_udf",
+        "when",
+    ),
+    "dsl.joins": ("LookupCache",),
     "dsl.keyed": ("KeyedStream", "WindowedStream"),
+    "dsl.over": ("OverStream",),
+    "dsl.ranking": ("asc", "desc"),
     "dsl.stream": ("DataStream", "OutputTag"),
-    "dsl.windows": ("Sliding", "Tumbling"),
+    "dsl.windows": (
+        "CountWindow",
+        "Cumulative",
+        "GlobalWindow",
+        "SameWindow",
+        "Session",
+        "Sliding",
+        "Tumbling",
+        "every",
+        "every_rows",
+    ),
+    "engine.api.lookup": ("LookupReader", "LookupSource"),
     "engine.api.time": ("WatermarkStrategy",),
     "engine.config": ("EngineConfig", "RestartConfig"),
     "engine.core.errors": ("LakewardError",),
     "engine.execute": ("JobResult",),
+    "operators.joins.lookup": ("FunctionLookup",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "BlackholeSink",
     "CollectionSource",
+    "CountWindow",
+    "Cumulative",
     "DataStream",
     "EngineConfig",
     "Expr",
     "FilesSink",
     "FilesSource",
+    "FunctionLookup",
+    "GlobalWindow",
     "IcebergSink",
     "JobResult",
     "Json",
     "KafkaSource",
     "KeyedStream",
     "LakewardError",
+    "LookupCache",
+    "LookupReader",
+    "LookupSource",
     "MemorySink",
     "NexmarkSource",
     "OutputTag",
+    "OverStream",
     "PrintSink",
     "RestartConfig",
+    "SameWindow",
+    "Session",
     "Sliding",
     "StreamExecutionEnvironment",
     "Tumbling",
     "WatermarkStrategy",
     "WindowedStream",
+    "asc",
     "bucket",
     "coalesce",
     "col",
@@ -92,7 +161,12 @@ __all__ = [
     "count",
     "count_distinct",
     "day",
+    "desc",
+    "duration",
+    "every",
+    "every_rows",
     "first",
+    "from_epoch",
     "greatest",
     "hour",
     "last",
@@ -102,8 +176,11 @@ __all__ = [
     "mean",
     "min",
     "month",
+    "struct",
     "sum",
     "truncate",
+    "udf",
+    "vectorised_udf",
     "when",
     "year",
 ]

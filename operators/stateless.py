@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
 from lakeward.engine.api.context import Output
-from lakeward.engine.api.expression import BoundExpression
-from lakeward.engine.api.operator import Operator, OperatorFactory
+from lakeward.engine.api.expression import BoundExpression, Frame
+from lakeward.engine.api.operator import Operator, OperatorFactory, PassedRows
 from lakeward.engine.core.errors import SchemaError
 
 
@@ -18,12 +19,14 @@ class Filter(OperatorFactory):
 
     Args:
         predicate: A condition, bound to the input's schema.
+        columns: The columns that are passed on; None: all.
 
     Raises:
         SchemaError: The predicate is no condition.
     """
 
     predicate: BoundExpression
+    columns: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if not pa.types.is_boolean(self.predicate.type):
@@ -34,7 +37,7 @@ class Filter(OperatorFactory):
 
     def create(self) -> Operator:
         """Make the operator of one subtask."""
-        return FilterOperator(self.predicate)
+        return FilterOperator(self.predicate, self.columns)
 
     @property
     def description(self) -> str:
@@ -46,17 +49,34 @@ class Filter(OperatorFactory):
         """Whether the condition is computed by kernels alone."""
         return self.predicate.vectorised
 
+    def required_columns(self, sent: frozenset[str], inputs: Sequence[pa.Schema]) -> Sequence[frozenset[str]]:
+        """Those of the condition, and those that are passed on."""
+        return [sent | self.predicate.columns]
+
+    def narrowed(self, columns: Sequence[str]) -> Filter:
+        """The same filter; what only the condition needs goes no further."""
+        return replace(self, columns=tuple(columns))
+
+    def passed(self) -> PassedRows | None:
+        """Rows as they are, if no Python function of the user's sees them."""
+        if not self.vectorised or self.columns is not None:
+            return None
+        return PassedRows(None, self.predicate.comparisons)
+
 
 class FilterOperator(Operator):
     """Runs a `Filter`. A batch whose rows all stay is passed on as it is; one without any is dropped."""
 
-    def __init__(self, predicate: BoundExpression) -> None:
+    def __init__(self, predicate: BoundExpression, columns: Sequence[str] | None = None) -> None:
         self._predicate = predicate
+        self._columns = None if columns is None else list(columns)
 
     def on_batch(self, batch: pa.RecordBatch, out: Output) -> None:
         """Keep some of the rows."""
         mask = self._predicate.evaluate(batch)
         kept = mask.true_count
+        if self._columns is not None and kept and batch.num_columns > len(self._columns):
+            batch = batch.select(self._columns)
         if kept == batch.num_rows:
             out.emit(batch)
         elif kept:
@@ -67,7 +87,8 @@ class FilterOperator(Operator):
 class Project(OperatorFactory):
     """Makes rows of other columns; selecting, adding, dropping and renaming columns are all this.
 
-    Columns that are passed on unchanged are not copied.
+    Columns that are passed on unchanged are not copied. What several expressions that were bound together have in
+    common is computed once a batch.
 
     Args:
         columns: Output names with expressions bound to the input's schema, in the order of `schema`.
@@ -105,36 +126,72 @@ class Project(OperatorFactory):
         """Whether every column is computed by kernels alone."""
         return all(expression.vectorised for _, expression in self.columns)
 
+    def required_columns(self, sent: frozenset[str], inputs: Sequence[pa.Schema]) -> Sequence[frozenset[str]]:
+        """Those that the columns which are read further on are made of."""
+        used = [expression.columns for name, expression in self.columns if name in sent]
+        return [frozenset().union(*used)]
+
+    def narrowed(self, columns: Sequence[str]) -> Project:
+        """Only these columns are computed."""
+        kept = tuple(one for one in self.columns if one[0] in columns)
+        return Project(kept, pa.schema([self.schema.field(name) for name, _ in kept], metadata=self.schema.metadata))
+
+    def passed(self) -> PassedRows | None:
+        """Rows with other names, if nothing is computed."""
+        names = {name: expression.reference for name, expression in self.columns}
+        known = {name: before for name, before in names.items() if before is not None}
+        return PassedRows(known) if len(known) == len(names) else None
+
 
 class ProjectOperator(Operator):
     """Runs a `Project`."""
 
     def __init__(self, expressions: tuple[BoundExpression, ...], schema: pa.Schema) -> None:
-        self._evaluate = [expression.evaluate for expression in expressions]
+        self._evaluate = [expression.evaluate_in for expression in expressions]
         self._schema = schema
 
     def on_batch(self, batch: pa.RecordBatch, out: Output) -> None:
         """Compute the columns of a batch."""
-        out.emit(pa.RecordBatch.from_arrays([evaluate(batch) for evaluate in self._evaluate], schema=self._schema))
+        frame = Frame(batch)
+        out.emit(pa.RecordBatch.from_arrays([evaluate(frame) for evaluate in self._evaluate], schema=self._schema))
 
 
 @dataclass(frozen=True, slots=True)
 class Identity(OperatorFactory):
-    """Passes rows on as they are: the union of several inputs."""
+    """Passes rows on as they are: the union of several inputs.
+
+    Args:
+        columns: The columns that are passed on; None: all.
+    """
+
+    columns: tuple[str, ...] | None = None
 
     def create(self) -> Operator:
         """Make the operator of one subtask."""
-        return IdentityOperator()
+        return IdentityOperator(self.columns)
 
     @property
     def description(self) -> str:
         """What it does."""
         return "union"
 
+    def required_columns(self, sent: frozenset[str], inputs: Sequence[pa.Schema]) -> Sequence[frozenset[str]]:
+        """Those that are passed on, of every input."""
+        return [sent] * len(inputs)
+
+    def narrowed(self, columns: Sequence[str]) -> Identity:
+        """The same rows with these columns, from every input."""
+        return Identity(tuple(columns))
+
 
 class IdentityOperator(Operator):
     """Runs an `Identity`."""
 
+    def __init__(self, columns: Sequence[str] | None = None) -> None:
+        self._columns = None if columns is None else list(columns)
+
     def on_batch(self, batch: pa.RecordBatch, out: Output) -> None:
         """Pass the batch on."""
+        if self._columns is not None and batch.num_columns > len(self._columns):
+            batch = batch.select(self._columns)
         out.emit(batch)

@@ -6,18 +6,18 @@ from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pyarrow import fs
 
 from lakeward.connectors.arrow_types import cast_column
 from lakeward.connectors.cursors import SplitCursor, Step
 from lakeward.connectors.files.options import OnError
+from lakeward.connectors.files.parquet import open_parquet, row_groups, without_dictionaries
 from lakeward.connectors.files.paths import FileFacts
 from lakeward.connectors.files.text import Place, RecordEnds, TextFile
 from lakeward.engine.api.codec import BadRecord, Decoded, Decoder
 from lakeward.engine.api.context import Counter
+from lakeward.engine.api.expression import Comparison
 from lakeward.engine.core.errors import RecordError, SchemaError, SourceError
 from lakeward.engine.core.json_types import JsonObject
 
@@ -32,6 +32,7 @@ class OpenFile:
         name: As errors name it.
         schema: What its batches must have.
         batch_rows: Rows a batch.
+        predicate: Rows for which one of these does not hold may be left out.
     """
 
     filesystem: fs.FileSystem
@@ -39,6 +40,7 @@ class OpenFile:
     name: str
     schema: pa.Schema
     batch_rows: int
+    predicate: tuple[Comparison, ...] = ()
 
     @property
     def start(self) -> dict[str, str | int]:
@@ -100,7 +102,7 @@ class reading:
 
 
 class ParquetCursor(FileCursor):
-    """Reads a Parquet file from a row on; row groups before it are not touched.
+    """Reads a Parquet file from a row on; row groups before it, and those without a wanted row, are not touched.
 
     Args:
         file: The file.
@@ -111,34 +113,35 @@ class ParquetCursor(FileCursor):
     def __init__(self, file: OpenFile, row: int, *, fill_missing: bool) -> None:
         super().__init__(file)
         with reading(file.name):
-            self._parquet = pq.ParquetFile(file.filesystem.open_input_file(file.facts.path))
+            self._stream = file.filesystem.open_input_file(file.facts.path)
+            remote = not isinstance(file.filesystem, fs.LocalFileSystem)
+            self._parquet = open_parquet(self._stream, file.schema.names, remote=remote)
         self._have = check_columns(file, self._parquet.schema_arrow, fill_missing=fill_missing)
-        self._row = row
         self._batches = self._batches_from(row)
 
     def close(self) -> None:
         """Close the file."""
         self._parquet.close(force=True)
+        self._stream.close()
 
     def _next(self) -> Step | None:
-        batch = next(self._batches, None)
-        if batch is None:
+        found = next(self._batches, None)
+        if found is None:
             return None
-        self._row += batch.num_rows
-        return self._step(fit(self._file, batch), row=self._row)
+        row, batch = found
+        return self._step(fit(self._file, without_dictionaries(batch, self._file.schema)), row=row)
 
-    def _batches_from(self, row: int) -> Iterator[pa.RecordBatch]:
-        metadata = self._parquet.metadata
-        starts = np.cumsum([0] + [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)])
-        group = int(np.searchsorted(starts, row, side="right")) - 1
-        groups = list(range(group, metadata.num_row_groups))
-        skip = row - int(starts[group])
-        for batch in self._parquet.iter_batches(
-            self._file.batch_rows, row_groups=groups, columns=self._have, use_threads=False
-        ):
-            if skip < batch.num_rows:
-                yield batch.slice(skip)
-            skip = max(skip - batch.num_rows, 0)
+    def _batches_from(self, row: int) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """Batches, each with the row behind it."""
+        for groups in row_groups(self._parquet.metadata, row, self._file.predicate):
+            end, skip = groups.first_row, groups.skip
+            for batch in self._parquet.iter_batches(
+                self._file.batch_rows, row_groups=groups.numbers, columns=self._have, use_threads=False
+            ):
+                end += batch.num_rows
+                if skip < batch.num_rows:
+                    yield end, batch.slice(skip)
+                skip = max(skip - batch.num_rows, 0)
 
 
 class TextCursor(FileCursor):

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from lakeward.connectors.files.cursors import (
     BadRecords,
+    FileCursor,
     OpenFile,
     ParquetCursor,
     TextCursor,
@@ -18,6 +19,7 @@ from lakeward.connectors.files.cursors import (
     reading,
 )
 from lakeward.connectors.files.decoding import CsvDecoder, header_names, read_csv
+from lakeward.connectors.files.line_cursor import LineCursor
 from lakeward.connectors.files.options import Csv
 from lakeward.connectors.files.text import BLOCK_BYTES, LineEnds, Place, QuotedLineEnds, RecordEnds, TextFile
 from lakeward.connectors.formats.json import Json
@@ -32,7 +34,7 @@ class FileFormat(ABC):
         """The file's own schema, for text inferred from its first mebibyte; None when the file is empty."""
 
     @abstractmethod
-    def open(self, file: OpenFile, position: JsonObject, bad: BadRecords) -> ParquetCursor | TextCursor:
+    def open(self, file: OpenFile, position: JsonObject, bad: BadRecords) -> FileCursor:
         """A cursor from the position on."""
 
 
@@ -65,9 +67,9 @@ class JsonLinesFormat(FileFormat):
         sample = b"".join(first_records(file, LineEnds())[1])
         return known_types(pjson.read_json(pa.BufferReader(sample)).schema) if sample.strip() else None
 
-    def open(self, file: OpenFile, position: JsonObject, bad: BadRecords) -> TextCursor:
+    def open(self, file: OpenFile, position: JsonObject, bad: BadRecords) -> LineCursor:
         """From the line on."""
-        return TextCursor(file, _place(position), LineEnds(), Json(file.schema).decoder(), bad)
+        return LineCursor(file, _place(position), Json(file.schema).decoder(), bad)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -24,6 +25,7 @@ from lakeward.connectors.files.paths import (
     location_of,
     place_text,
 )
+from lakeward.engine.api.expression import Comparison
 from lakeward.engine.api.source import ReaderContext, Source, SourceReader, Split
 from lakeward.engine.core.errors import SchemaError, SourceError
 from lakeward.engine.core.expect import expect, expect_choice, expect_schema
@@ -56,6 +58,9 @@ class FilesSource(Source):
         on_error: What to do with a text record that cannot be decoded: "fail" with file, line and reason, or "skip" it
             and count it as `bad_records`.
 
+    Columns that the job does not read are not decoded, so a bad value in such a field of a JSON line is no error; nor
+    are row groups of Parquet files read in which, by their statistics, the filters right above the source keep no row.
+
     Timestamps become microseconds; zoned ones UTC, naive ones stay naive.
 
     Guarantees: replayable, so exactly once with any exactly-once sink.
@@ -85,6 +90,7 @@ class FilesSource(Source):
         self._given = schema
         self._columns = list(columns) if columns is not None else None
         self._on_error: OnError = on_error
+        self._predicate: tuple[Comparison, ...] = ()
 
     @cached_property
     def _schema(self) -> pa.Schema:
@@ -118,6 +124,21 @@ class FilesSource(Source):
         """For example "parquet files /data/orders"."""
         return f"{self._name} files {self._place}"
 
+    def pushed(self, columns: tuple[str, ...], predicate: tuple[Comparison, ...]) -> Source | None:
+        """Only these columns are decoded; of Parquet files, row groups without a row that can fit are not read."""
+        predicate = predicate if self._name == "parquet" else ()
+        if len(columns) == len(self._schema) and not predicate:
+            return None
+        narrow = copy.copy(self)
+        narrow.__dict__["_schema"] = pa.schema([self._schema.field(name) for name in columns])
+        narrow._predicate = predicate
+        return narrow
+
+    @property
+    def skips_by(self) -> tuple[Comparison, ...]:
+        """What the statistics of Parquet's row groups are compared with."""
+        return self._predicate
+
     def list_splits(self, known: Mapping[SplitId, JsonObject] | None) -> Sequence[Split]:
         """One split a file, in the order of their paths."""
         location, files = self._list()
@@ -140,7 +161,7 @@ class FilesSource(Source):
         filesystem = location_of(self._place).filesystem
         with reading(split.id):
             _check_unchanged(split.id, facts, facts_of(filesystem, facts.path))
-        file = OpenFile(filesystem, facts, split.id, self._schema, batch_rows)
+        file = OpenFile(filesystem, facts, split.id, self._schema, batch_rows, self._predicate)
         return self._format.open(file, position, bad)
 
     def _found_schema(self) -> pa.Schema:

@@ -20,7 +20,8 @@ BLOCK_BYTES = 1 << 20
 RECORD_BYTES_MAX = 64 << 20
 """No record is longer: a file without line ends, or with an unbalanced quote, must not fill the memory."""
 
-_BOM = b"\xef\xbb\xbf"
+BOM = b"\xef\xbb\xbf"
+"""The byte order mark that some programs put before UTF-8."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,7 @@ class TextFile:
         self._path = path
         self._ends = ends
         self._block_bytes = block_bytes
-        self._stream = _open_at(filesystem, path, start.offset)
+        self._stream = open_at(filesystem, path, start.offset)
         self._offset = start.offset
         self._rest = b""
         self._ended = False
@@ -137,12 +138,13 @@ class TextFile:
 
 
 def _without_bom(begin: int, records: list[bytes]) -> tuple[int, list[bytes]]:
-    if begin or not records[0].startswith(_BOM):
+    if begin or not records[0].startswith(BOM):
         return begin, records
-    return len(_BOM), [records[0][len(_BOM) :], *records[1:]]
+    return len(BOM), [records[0][len(BOM) :], *records[1:]]
 
 
-def _open_at(filesystem: fs.FileSystem, path: str, offset: int) -> pa.NativeFile:
+def open_at(filesystem: fs.FileSystem, path: str, offset: int) -> pa.NativeFile:
+    """A text file from a byte on, decompressed if its name says so."""
     compression = compression_of(path)
     if compression is None:
         stream = filesystem.open_input_file(path)

@@ -16,7 +16,8 @@ from msgspec.structs import astuple
 
 from lakeward.connectors.formats.json_columns import ColumnFactory, Reasons, TimestampForm, row_type
 from lakeward.connectors.formats.json_encoder import JsonEncoder
-from lakeward.connectors.formats.json_speculation import FEWEST, Guessed, Speculation
+from lakeward.connectors.formats.json_lines import Lines
+from lakeward.connectors.formats.json_speculation import FEWEST, Guessed, Part, Speculation, merged
 from lakeward.engine.api.codec import BadRecord, Decoded, Decoder, Encoder, Format
 from lakeward.engine.core.errors import ConfigError, InternalError, SchemaError
 
@@ -25,6 +26,7 @@ SchemaLike: TypeAlias = pa.Schema | type[Any] | Mapping[str, Any]
 
 _CHUNK = 4096  # messages decoded before their columns are built: they are still in the processor's cache then
 _GUESSED_CHUNK = 8192  # where they are cut, not parsed: there a chunk costs more calls
+_LINES_CHUNK = 24_576  # where they need not be copied to one buffer before
 
 
 @dataclass(frozen=True)
@@ -125,29 +127,63 @@ class JsonDecoder(Decoder):
             parts = list(chain.from_iterable(chunks))
         return parts[0] if len(parts) == 1 else _joined(parts)
 
+    def decode_lines(self, lines: Lines) -> Decoded:
+        """Decode lines where they lie, a message each; blank lines stand for nothing: neither rows nor bad.
+
+        Returns:
+            As `decode` would; the places are those of the lines.
+        """
+        if not len(lines):
+            return self._decode_chunk([], 0)
+        pieces = -(-len(lines) // _LINES_CHUNK)
+        if pieces == 1:
+            return self._decode_part(lines, 0)
+        size = -(-len(lines) // pieces)
+        starts = range(0, len(lines), size)
+        return _joined([self._decode_part(lines.part(i, min(i + size, len(lines))), i) for i in starts])
+
+    def _decode_part(self, lines: Lines, first: int) -> Decoded:
+        if self._speculation is not None and len(lines) >= FEWEST and not self._speculation.rests():
+            guessed = self._speculation.decode(lines)
+        else:
+            guessed = None
+        if guessed is None:
+            guessed = Guessed([], np.arange(len(lines)))
+        texts = lines.texts(guessed.left)
+        filled = [i for i, text in enumerate(texts) if text and not text.isspace()]
+        if len(filled) < len(texts):
+            guessed, texts = Guessed(guessed.parts, guessed.left[filled]), [texts[i] for i in filled]
+        return self._completed(guessed, texts, len(lines), first)
+
     def _decode_parsing(self, messages: Sequence[bytes | None], first: int) -> list[Decoded]:
         starts = range(0, len(messages), _CHUNK) if messages else [0]
         return [self._decode_chunk(messages[i : i + _CHUNK], first + i) for i in starts]
 
     def _decode_guessing(self, messages: Sequence[bytes | None], first: int, speculation: Speculation) -> list[Decoded]:
-        guessed = speculation.decode(messages) if len(messages) >= FEWEST else None
-        return [self._completed(guessed, messages, first)] if guessed else self._decode_parsing(messages, first)
+        lines = Lines.of(messages) if len(messages) >= FEWEST and not speculation.rests() else None
+        guessed = speculation.decode(lines) if lines is not None else None
+        if guessed is None:
+            return self._decode_parsing(messages, first)
+        return [self._completed(guessed, [messages[i] for i in guessed.left.tolist()], len(messages), first)]
 
-    def _completed(self, guessed: Guessed, messages: Sequence[bytes | None], first: int) -> Decoded:
-        """With the messages that could not be decoded at once, if any."""
-        batch, rows = self._batch(guessed.arrays, len(guessed.rows)), guessed.rows
-        if len(rows) == len(messages):
-            return Decoded(batch, rows + first if first else None)
-        left = np.ones(len(messages), np.bool_)
-        left[rows] = False
-        places: npt.NDArray[np.int64] = np.flatnonzero(left)
-        parsed = self._decode_chunk([messages[i] for i in places], 0)
-        if parsed.batch.num_rows:
-            rows = np.concatenate([rows, places if parsed.rows is None else places[parsed.rows]])
-            order = np.argsort(rows)
-            batch, rows = pa.concat_batches([batch, parsed.batch]).take(pa.array(order)), rows[order]
-        bad = [BadRecord(first + int(places[one.index]), one.reason) for one in parsed.bad]
-        return Decoded(batch, rows + first if bad or first else None, bad)
+    def _completed(self, guessed: Guessed, texts: Sequence[bytes | None], count: int, first: int) -> Decoded:
+        """With the texts that could not be decoded at once, if any.
+
+        Args:
+            guessed: What was decoded, and the places of the others.
+            texts: The others.
+            count: How many there are in all.
+            first: The place of the first one.
+        """
+        parts, bad = list(guessed.parts), []
+        for start in range(0, len(texts), _CHUNK):
+            parsed = self._decode_chunk(texts[start : start + _CHUNK], start)
+            kept = range(parsed.batch.num_rows) if parsed.rows is None else parsed.rows
+            parts.append(Part(list(parsed.batch.columns), guessed.left[kept]))
+            bad += [BadRecord(first + int(guessed.left[one.index]), one.reason) for one in parsed.bad]
+        arrays, rows = merged(parts, self._schema)
+        batch = self._batch(arrays, len(rows))
+        return Decoded(batch, None if len(rows) == count and not first else rows + first, bad)
 
     def _decode_chunk(self, messages: Sequence[bytes | None], first: int) -> Decoded:
         cells, bad = self._parse_all(messages)

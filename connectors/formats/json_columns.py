@@ -152,7 +152,7 @@ class TimestampColumn:
         """The column of strings that are in Arrow already."""
         if self._form is not None:
             try:
-                return self._finish(text.cast(self._form)), {}
+                return self.finish(text.cast(self._form)), {}
             except pa.ArrowInvalid:
                 pass  # found out below, which
         return self._build_mixed(text)
@@ -179,14 +179,15 @@ class TimestampColumn:
         return built, reasons
 
     def _caster(self, form: pa.DataType) -> Callable[[pa.Array], pa.Array]:
-        return lambda part: self._finish(part.cast(form))
+        return lambda part: self.finish(part.cast(form))
 
-    def _finish(self, parsed: pa.Array) -> pa.Array:
+    def finish(self, parsed: pa.Array) -> pa.Array:
+        """Moments of any unit as the column has them; what is finer is cut off."""
         return parsed.cast(options=pc.CastOptions(target_type=self._type, allow_time_truncate=True))
 
     def _parse_one_by_one(self, text: pa.Array) -> tuple[pa.Array, Reasons]:
         micros, reasons = convert_each(_micros, text.to_pylist())
-        return self._finish(pa.array(micros, pa.timestamp("us", "UTC"))), reasons
+        return self.finish(pa.array(micros, pa.timestamp("us", "UTC"))), reasons
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,33 +1,45 @@
-"""Decoding many messages of one shape at once, column by column, without a parser.
+"""Decoding many JSON texts of a few shapes at once, column by column, without a parser.
 
-It is a bet: the first message tells a template, and whatever does not fit it exactly is left to the parser. The columns
-are the same, value for value, as the parser's. Where messages have no common shape the bet is made less and less often.
+It is a bet: texts tell templates, and whatever does not fit one of them exactly is left to the parser. The columns are
+the same, value for value, as the parser's. Where texts have no common shapes the bet is made less and less often.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from lakeward.connectors.formats.json_columns import Column, IntColumn, PlainColumn, TextColumn, TimestampColumn
-from lakeward.connectors.formats.json_numbers import Mask, are_numbers, floats, integers
-from lakeward.connectors.formats.json_segments import Buffer, Cut, Cutter
-from lakeward.connectors.formats.json_template import Template, learn
+from lakeward.connectors.formats.json_columns import Column, PlainColumn, StructColumn
+from lakeward.connectors.formats.json_cut import Cut, Cutter
+from lakeward.connectors.formats.json_lines import Lines, Places, Quotes
+from lakeward.connectors.formats.json_template import Path, Template, learn
+from lakeward.connectors.formats.json_values import Good, Span, build, check_number
 
 FEWEST = 512
-"""Messages that are worth it: below, the parser is as quick."""
+"""Texts that are worth it: below, the parser is as quick."""
 
-_GOOD_SHARE = 0.95  # of the messages that have to fit; one message the other way costs as much as five this way
-_MERGED_COLUMNS_MIN = 5
-_SAMPLES = 16  # messages looked at before all of them are
+_WORTH = 0.2  # of the texts that have to fit some template: looking at them all costs a fifth of parsing them
+_SHAPES_MAX = 8
+_SHAPE_WORTH = 1 / 64  # of the texts that have to fit a template for it to be kept
+_LESSONS = 4  # templates that are looked for in a chunk whose texts don't all fit those there are
 _MOST_SKIPPED = 64  # chunks that are left to the parser after repeated failure
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Rows that were decoded together.
+
+    Args:
+        arrays: The columns; None where all values are null.
+        rows: For each row the place of its text, rising.
+    """
+
+    arrays: list[pa.Array | None]
+    rows: Places
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,169 +47,260 @@ class Guessed:
     """What was decoded at once.
 
     Args:
-        arrays: The columns.
-        rows: For each row the place of its message.
+        parts: Rows by shape.
+        left: The places of the texts that are left to the parser.
     """
 
-    arrays: list[pa.Array]
-    rows: npt.NDArray[np.int64]
+    parts: list[Part]
+    left: Places
 
 
 class Speculation:
-    """Decodes chunks of messages if most have one shape.
+    """Decodes chunks of texts if most have one of a few shapes.
 
     Args:
         schema: The wanted fields.
         columns: Their builders.
-        parse: The parser of a message: it has to take the message that the template is learnt from.
+        parse: The parser of a text: it has to take the text that a template is learnt from.
     """
 
     def __init__(self, schema: pa.Schema, columns: Sequence[Column], parse: Callable[[bytes], object]) -> None:
-        self._schema = schema
-        self._columns = columns
+        self._fields = list(zip(schema.names, columns, strict=True))
         self._parse = parse
-        self._template: Template | None = None
-        self._cutter: Cutter | None = None
+        self._shapes: list[_Shape] = []
         self._failures = 0
         self._skip = 0
 
-    def decode(self, messages: Sequence[bytes | None]) -> Guessed | None:
-        """The rows that could be decoded at once, nearly all; None if too few of them could."""
+    def rests(self) -> bool:
+        """Whether the next chunk is left to the parser because it did not work lately."""
         if self._skip:
             self._skip -= 1
-            return None
-        guessed = self._try(messages)
-        if guessed is None:
+            return True
+        return False
+
+    def decode(self, lines: Lines) -> Guessed | None:
+        """The rows that could be decoded at once; None if they were too few."""
+        guessed = self._try(lines)
+        if len(guessed.left) > (1 - _WORTH) * len(lines):
             self._skip = min(2**self._failures, _MOST_SKIPPED)
             self._failures = min(self._failures + 1, 16)
-        else:
-            self._failures = 0
+            return None
+        self._failures = 0
         return guessed
 
-    def _try(self, messages: Sequence[bytes | None]) -> Guessed | None:
-        template, cutter = self._agree(messages)
-        buffer = Buffer.of(messages) if template else None
-        if template is None or cutter is None or buffer is None:
+    def _try(self, lines: Lines) -> Guessed:
+        attempt = _Attempt(lines)
+        for shape in self._shapes:
+            if attempt.is_done:
+                break
+            shape.rows = attempt.add(shape)
+        self._shapes.sort(key=lambda one: -one.rows)
+        if not attempt.is_done:
+            self._learn(attempt)
+        return attempt.result()
+
+    def _learn(self, attempt: _Attempt) -> None:
+        """Look for templates of the texts that are left, while enough are."""
+        worth = max(1, int(_SHAPE_WORTH * len(attempt.lines)))
+        for lesson in range(_LESSONS):
+            left = attempt.left_rows()
+            if len(left) < worth:
+                return
+            shape = self._shape_of(attempt.lines.texts(left[[len(left) * lesson // _LESSONS]])[0])
+            if shape is None:
+                continue
+            shape.rows = attempt.add(shape)
+            if shape.rows >= worth:
+                self._shapes = sorted([*self._shapes, shape], key=lambda one: -one.rows)[:_SHAPES_MAX]
+
+    def _shape_of(self, text: bytes) -> _Shape | None:
+        template = learn(text)
+        if template is None or any(shape.template == template for shape in self._shapes):
             return None
-        # With few columns the parser is nearly as fast as cutting around odd messages: then all or nothing.
-        few = len(self._columns) < _MERGED_COLUMNS_MIN
-        enough = len(messages) if few else int(_GOOD_SHARE * len(messages)) + 1
-        found = cutter.cut(buffer, enough)
-        return self._build(template, found, enough) if found else None
+        try:
+            self._parse(text)
+        except msgspec.MsgspecError:
+            return None
+        makers = [_maker(column, (name,), template) for name, column in self._fields]
+        known = [maker for maker in makers if maker is not None]
+        return _Shape(template, text, known) if len(known) == len(makers) else None
 
-    def _agree(self, messages: Sequence[bytes | None]) -> tuple[Template | None, Cutter | None]:
-        """The last template if it still fits most samples, or else a new one that does."""
-        samples = messages[:: max(1, len(messages) // _SAMPLES)]
-        if self._template is None or not _fits_most(self._template, samples):
-            self._template = self._learn(samples)
-            self._cutter = Cutter(self._template) if self._template else None
-        return self._template, self._cutter
 
-    def _learn(self, samples: Sequence[bytes | None]) -> Template | None:
-        for message in samples[:2]:
-            template = learn(message)
-            if message is not None and template is not None and _fits_most(template, samples):
-                return template if self._is_good(message) else None
+class _Attempt:
+    """A chunk on its way: the rows so far, and which texts are left."""
+
+    def __init__(self, lines: Lines) -> None:
+        self.lines = lines
+        self.parts: list[Part] = []
+        self._quotes = Quotes(lines.data)
+        self._free = None if lines.odd is None else ~lines.odd
+        self._plain = self._free is None
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is left that could fit a template."""
+        return self._free is not None and not self._free.any()
+
+    def add(self, shape: _Shape) -> int:
+        """Decode the texts of a shape; how many there were."""
+        rows = None if self._plain else self.left_rows()
+        cut = shape.cutter.cut(self.lines, self._quotes, rows)
+        part = shape.build(self.lines, cut) if cut.count else None
+        if part is None or not len(part.rows):
+            return 0
+        self.parts.append(part)
+        if self._free is None:
+            self._free = np.ones(len(self.lines), np.bool_)
+        self._free[part.rows] = False
+        self._plain = False
+        return len(part.rows)
+
+    def result(self) -> Guessed:
+        """What came of it."""
+        left = self.left_rows()
+        if self.lines.odd is not None:
+            left = np.union1d(left, np.flatnonzero(self.lines.odd))
+        return Guessed(self.parts, left)
+
+    def left_rows(self) -> Places:
+        """The texts that are left, those with backslashes and the like apart."""
+        return np.arange(len(self.lines)) if self._free is None else np.flatnonzero(self._free)
+
+
+class _Maker:
+    """Makes a column of the lines that fit a template. This one: of nulls."""
+
+    def make(self, spans: _Spans) -> pa.Array | None:
+        """The column; None when all values are null."""
         return None
 
-    def _is_good(self, message: bytes) -> bool:
-        try:
-            self._parse(message)
-        except msgspec.MsgspecError:
-            return False
-        return True
 
-    def _build(self, template: Template, found: Cut, enough: int) -> Guessed | None:
-        places = {name: i for i, name in enumerate(template.keys)}
-        good = _Good(len(found.rows))
-        for name, place in places.items():
-            if name not in self._schema.names and not template.quoted[place]:
-                good.keep(are_numbers(found.values(place)))
-        arrays = []
-        for name, column in zip(self._schema.names, self._columns, strict=True):
-            if name in places:
-                arrays.append(_column(column, found.values(places[name]), template.quoted[places[name]], good))
-            else:
-                arrays.append(column.build([None] * len(found.rows))[0])
-            if good.count < enough:
-                return None
+@dataclass(frozen=True, slots=True)
+class _LeafMaker(_Maker):
+    column: Column
+    leaf: int
+
+    def make(self, spans: _Spans) -> pa.Array | None:
+        return build(self.column, spans.of(self.leaf), spans.good)
+
+
+@dataclass(frozen=True, slots=True)
+class _ConstantMaker(_Maker):
+    value: bool
+
+    def make(self, spans: _Spans) -> pa.Array | None:
+        return pa.repeat(self.value, spans.cut.count)
+
+
+@dataclass(frozen=True, slots=True)
+class _StructMaker(_Maker):
+    type: pa.DataType
+    fields: tuple[_Maker, ...]
+
+    def make(self, spans: _Spans) -> pa.Array | None:
+        made = [maker.make(spans) for maker in self.fields]
+        arrays = [
+            pa.nulls(spans.cut.count, one.type) if array is None else array
+            for one, array in zip(self.type, made, strict=True)
+        ]
+        if not arrays:
+            return None
+        return pa.StructArray.from_arrays(arrays, fields=list(self.type))
+
+
+def _maker(column: Column, path: Path, template: Template) -> _Maker | None:
+    """What makes a column; None when the template has something there that only the parser knows about."""
+    if path in template.places:
+        return None if isinstance(column, StructColumn) else _LeafMaker(column, template.places[path])
+    if path in template.objects:
+        if not isinstance(column, StructColumn) or not column.columns:
+            return None
+        pairs = zip(column.type, column.columns, strict=True)
+        fields = [_maker(one, (*path, field.name), template) for field, one in pairs]
+        known = [maker for maker in fields if maker is not None]
+        return _StructMaker(column.type, tuple(known)) if len(known) == len(fields) else None
+    value = template.constants.get(path)
+    if value is None:
+        return _Maker()
+    is_bool = isinstance(column, PlainColumn) and pa.types.is_boolean(column.type)
+    return _ConstantMaker(value) if is_bool else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Spans:
+    """Where the values of a template are in the lines that fit it."""
+
+    lines: Lines
+    cut: Cut
+    template: Template
+    good: Good
+
+    def of(self, leaf: int) -> Span:
+        """A leaf's."""
+        return Span(self.lines, self.cut.values[leaf], self.template.leaves[leaf].quoted)
+
+
+class _Shape:
+    """A template, and how its lines become columns."""
+
+    def __init__(self, template: Template, sample: bytes, makers: Sequence[_Maker]) -> None:
+        self.template = template
+        self.rows = 0
+        self._makers = makers
+        wanted = set(_leaves_of(makers))
+        self.cutter = Cutter(template, sample, wanted)
+        self._others = [i for i, one in enumerate(template.leaves) if i not in wanted and not one.quoted]
+
+    def build(self, lines: Lines, cut: Cut) -> Part | None:
+        """The rows of the lines that fit and whose values do; None when there are none."""
+        good = Good(cut.count)
+        spans = _Spans(lines, cut, self.template, good)
+        for leaf in self._others:
+            check_number(spans.of(leaf), good)
+        arrays = [maker.make(spans) for maker in self._makers]
+        if not good.count:
+            return None
+        rows = np.arange(cut.count) if cut.rows is None else cut.rows
         if good.mask is None:
-            return Guessed(arrays, found.rows)
+            return Part(arrays, rows)
         kept = pa.array(good.mask)
-        return Guessed([array.filter(kept) for array in arrays], found.rows[good.mask])
+        return Part([one if one is None else one.filter(kept) for one in arrays], rows[good.mask])
 
 
-class _Good:
-    """Which rows are good so far."""
-
-    def __init__(self, count: int) -> None:
-        self.mask: Mask | None = None
-        self.count = count
-
-    def keep(self, mask: Mask | None) -> None:
-        """Only what is in the mask, too; None is all."""
-        if mask is not None and not mask.all():
-            self.mask = mask if self.mask is None else self.mask & mask
-            self.count = int(np.count_nonzero(self.mask))
-
-    def drop(self, rows: Sequence[int]) -> None:
-        """Not these rows."""
-        if rows:
-            mask = np.ones(len(self.mask) if self.mask is not None else self.count, np.bool_)
-            mask[rows] = False
-            self.keep(mask)
+def _leaves_of(makers: Sequence[_Maker]) -> list[int]:
+    found: list[int] = []
+    for maker in makers:
+        if isinstance(maker, _LeafMaker):
+            found.append(maker.leaf)
+        elif isinstance(maker, _StructMaker):
+            found += _leaves_of(maker.fields)
+    return found
 
 
-def _fits_most(template: Template, samples: Sequence[bytes | None]) -> bool:
-    return sum(map(template.fits, samples)) >= 0.8 * len(samples)
+def merged(parts: Sequence[Part], schema: pa.Schema) -> tuple[list[pa.Array], Places]:
+    """The rows of all parts in the order of their texts, and the texts' places."""
+    if len(parts) == 1:
+        rows = parts[0].rows
+        pairs = zip(parts[0].arrays, schema, strict=True)
+        return [pa.nulls(len(rows), field.type) if array is None else array for array, field in pairs], rows
+    rows = np.concatenate([part.rows for part in parts]) if parts else np.empty(0, np.int64)
+    order = np.argsort(rows, kind="stable")
+    return [_merged(parts, i, field.type, order) for i, field in enumerate(schema)], rows[order]
 
 
-def _column(column: Column, text: pa.Array, quoted: bool, good: _Good) -> pa.Array:
-    if isinstance(column, TimestampColumn | TextColumn):
-        array, reasons = column.build_text(text)
-        good.drop(list(reasons))
-        return array
-    t = pa.types
-    if isinstance(column, PlainColumn) and (t.is_string(column.type) or t.is_large_string(column.type)):
-        return text.cast(column.type)
-    mask: Mask | None = None
-    if isinstance(column, IntColumn):
-        array, mask = integers(text, column.type)
-    elif isinstance(column, PlainColumn) and (t.is_float64(column.type) or t.is_float32(column.type)):
-        array, mask = floats(text, column.type)
-    else:
-        array = _parsed(column, text, quoted, good)
-    good.keep(mask)
-    return array
-
-
-def _parsed(column: Column, text: pa.Array, quoted: bool, good: _Good) -> pa.Array:
-    """The values of any other type: through the parser, but without the rest of the messages."""
-    if quoted:
-        written = pc.binary_join_element_wise('"', text, '"', "")
-    else:
-        numbers = are_numbers(text)
-        good.keep(numbers)
-        written = text if numbers is None else pc.if_else(pa.array(numbers), text, "0")
-    texts = written.to_pylist()
-    try:
-        values = msgspec.json.decode("[" + ",".join(texts) + "]", type=list[column.wire_type])  # type: ignore[name-defined]
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        values = _parsed_singly(column.wire_type, texts, good)
-    array, reasons = column.build(values)
-    good.drop(list(reasons))
-    return array
-
-
-def _parsed_singly(type: Any, texts: Sequence[str], good: _Good) -> list[Any]:
-    parse = msgspec.json.Decoder(type).decode
-    values: list[Any] = []
-    wrong = []
-    for place, text in enumerate(texts):
-        try:
-            values.append(parse(text))
-        except (msgspec.MsgspecError, UnicodeDecodeError):
-            values.append(None)
-            wrong.append(place)
-    good.drop(wrong)
-    return values
+def _merged(parts: Sequence[Part], column: int, type: pa.DataType, order: Places) -> pa.Array:
+    """One column of several parts. Parts of nulls are not made, only pointed past."""
+    arrays: list[pa.Array] = []
+    first = 0
+    shift = np.full(len(order), -len(order) - 1)  # from a row's place among all to that among those not null
+    for part in parts:
+        array = part.arrays[column]
+        if array is not None:
+            shift[first : first + len(array)] = sum(map(len, arrays)) - first
+            arrays.append(array)
+        first += len(part.rows)
+    if not arrays:
+        return pa.nulls(len(order), type)
+    places = (np.arange(len(order)) + shift)[order]
+    whole = arrays[0] if len(arrays) == 1 else pa.concat_arrays(arrays)
+    return whole.take(pa.array(places, mask=places < 0))

@@ -14,6 +14,7 @@ from lakeward.connectors.kafka.bad_records import BadRecordHandler
 from lakeward.connectors.kafka.config import KafkaOptions, OffsetSpecifier, Properties
 from lakeward.connectors.kafka.metadata import metadata_columns, source_schema
 from lakeward.engine.api.codec import Format
+from lakeward.engine.api.expression import Comparison
 from lakeward.engine.api.source import ReaderContext, Source, SourceReader, Split
 from lakeward.engine.core.durations import Duration, parse_duration_us
 from lakeward.engine.core.errors import SchemaError
@@ -28,7 +29,8 @@ class KafkaSource(Source):
     A partition is a split: read in order, by one reader. Offsets are kept in checkpoints, and where reading begins is
     made into offsets before the first record: a job that fails before its first checkpoint reads the same again. Only
     committed records of transactions are seen. No consumer group is joined; with `group_id` the offsets are committed
-    to that group after each checkpoint, for tools that show lag, and never read back on a restart.
+    to that group after each checkpoint, for tools that show lag, and never read back on a restart. Fields that the job
+    does not read are not decoded: a value that does not fit such a field makes no record bad.
 
     >>> import pyarrow as pa
     >>> from lakeward.connectors.formats.json import Json
@@ -145,6 +147,10 @@ class KafkaSource(Source):
         fields = [self._format.schema.field(name) for name in narrow._columns]
         narrow._schema = source_schema(pa.schema(fields), kept)
         return narrow
+
+    def pushed(self, columns: tuple[str, ...], predicate: tuple[Comparison, ...]) -> Source | None:
+        """Only these columns, as `select`; records can't be told apart without decoding them."""
+        return self.select(columns) if len(columns) < len(self._schema) else None
 
     def list_splits(self, known: Mapping[SplitId, JsonObject] | None) -> Sequence[Split]:
         """All partitions, by topic and number; see `Source.list_splits`.

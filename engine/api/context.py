@@ -7,7 +7,7 @@ from typing import Protocol
 
 import pyarrow as pa
 
-from lakeward.engine.api.state import StateTable, TableSpec
+from lakeward.engine.api.state import RowsSpec, RowTable, StateTable, TableSpec
 from lakeward.engine.core.clock import Clock
 from lakeward.engine.core.ids import JobId, OperatorId, SubtaskIndex
 from lakeward.engine.core.json_types import JsonObject
@@ -78,6 +78,10 @@ class OperatorContext(Protocol):
 
     def table(self, spec: TableSpec) -> StateTable:
         """Open a keyed state table; call it in `open`, once a name."""
+        ...
+
+    def rows(self, spec: RowsSpec) -> RowTable:
+        """Open a keyed table of whole rows; call it in `open`, once a name."""
         ...
 
     def counter(self, name: str) -> Counter:

@@ -3,8 +3,47 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import pyarrow as pa
+
+
+class Frame:
+    """One batch while the columns of an operator are computed from it.
+
+    Expressions that were bound together keep here what several of them need, so that it is computed once.
+
+    Args:
+        batch: The rows.
+    """
+
+    __slots__ = ("batch", "shared")
+
+    def __init__(self, batch: pa.RecordBatch) -> None:
+        self.batch = batch
+        self.shared: dict[object, Any] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A column compared with a constant: what a source understands of a condition.
+
+    >>> print(Comparison("price", ">", pa.scalar(3)))
+    price > 3
+
+    Args:
+        column: The column.
+        operator: How; a null compares as nothing.
+        value: The constant, of the column's type, not null.
+    """
+
+    column: str
+    operator: Literal["==", "<", "<=", ">", ">="]
+    value: pa.Scalar
+
+    def __str__(self) -> str:
+        return f"{self.column} {self.operator} {self.value}"
 
 
 class BoundExpression(ABC):
@@ -41,6 +80,19 @@ class BoundExpression(ABC):
         Raises:
             UserCodeError: A value cannot be computed (overflow, division by zero, a cast of text that is no number).
         """
+
+    def evaluate_in(self, frame: Frame) -> pa.Array:
+        """As `evaluate`, for an operator with several expressions: what they have in common is computed once a frame.
+
+        Args:
+            frame: Made for one batch, and given to each of the operator's expressions.
+        """
+        return self.evaluate(frame.batch)
+
+    @property
+    def comparisons(self) -> tuple[Comparison, ...]:
+        """Comparisons that hold for every row for which this condition is true; not all that do need be known."""
+        return ()
 
     @property
     def reference(self) -> str | None:

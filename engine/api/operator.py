@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import pyarrow as pa
 
 from lakeward.engine.api.context import OperatorContext, Output
+from lakeward.engine.api.expression import Comparison
 from lakeward.engine.core.ids import CheckpointId
 from lakeward.engine.core.json_types import JsonObject
+
+
+@dataclass(frozen=True, slots=True)
+class PassedRows:
+    """Rows that an operator passes on.
+
+    Args:
+        columns: The input's name of each column; None: the same.
+        where: Comparisons of the input's columns that hold for every row that is passed on.
+    """
+
+    columns: Mapping[str, str] | None = None
+    where: tuple[Comparison, ...] = ()
 
 
 class Operator(ABC):
@@ -25,6 +40,13 @@ class Operator(ABC):
     @abstractmethod
     def on_batch(self, batch: pa.RecordBatch, out: Output) -> None:
         """Handle rows. Never keep a reference into the batch's buffers longer than needed: it pins their memory."""
+
+    def on_input(self, index: int, batch: pa.RecordBatch, out: Output) -> None:
+        """Rows of one of several inputs, counted from 0 in the order of the graph. By default all are alike."""
+        self.on_batch(batch, out)
+
+    def on_input_end(self, index: int, out: Output) -> None:  # noqa: B027
+        """One of several inputs has ended; others may go on. Called again after a restore if it ends at once."""
 
     def on_watermark(self, timestamp_us: int, out: Output) -> None:  # noqa: B027
         """Event time has reached `timestamp_us` on all inputs; the watermark travels on when this returns."""
@@ -71,3 +93,32 @@ class OperatorFactory(ABC):
     def stateful(self) -> bool:
         """Whether it opens keyed state tables; the job's state memory is divided among those that do."""
         return False
+
+    @property
+    def first_input(self) -> int | None:
+        """An input that is read to its end before the others (a bounded side to look up in); None: all fairly.
+
+        While a checkpoint's barrier is waited for, rows of the other inputs come all the same; they must be kept.
+        """
+        return None
+
+    def required_columns(self, sent: frozenset[str], inputs: Sequence[pa.Schema]) -> Sequence[frozenset[str]] | None:
+        """The columns of each input that it reads; None: all of them.
+
+        An operator that says so must work with batches that lack the others, or have them all the same, in any order of
+        columns. Key columns of exchanges need not be named.
+
+        Args:
+            sent: The columns of its own that are read further on. For a stateful operator these are always all, so that
+                its state does not depend on the query that follows.
+            inputs: The schemas of its inputs.
+        """
+        return None
+
+    def narrowed(self, columns: Sequence[str]) -> OperatorFactory | None:
+        """The same operator, sending only these of its columns; None: it always sends all."""
+        return None
+
+    def passed(self) -> PassedRows | None:
+        """What is known of its rows if they are some of its input's, perhaps with fewer columns; else None."""
+        return None

@@ -134,6 +134,11 @@ class Sink(ABC):
         """
         return None
 
+    @property
+    def takes_updates(self) -> bool:
+        """Whether it can write updating streams, whose rows may take others back; see `engine.api.changelog`."""
+        return False
+
     def check_schema(self, schema: pa.Schema) -> None:  # noqa: B027
         """Called when the job starts, before the first row is read.
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from lakeward.engine.api.context import Counter
+from lakeward.engine.api.expression import Comparison
 from lakeward.engine.core.clock import Clock
 from lakeward.engine.core.ids import CheckpointId, JobId, SplitId, SubtaskIndex
 from lakeward.engine.core.json_types import JsonObject
@@ -116,6 +117,27 @@ class Source(ABC):
     @abstractmethod
     def open_reader(self, context: ReaderContext) -> SourceReader:
         """Make the reader of one subtask."""
+
+    def pushed(self, columns: tuple[str, ...], predicate: tuple[Comparison, ...]) -> Source | None:
+        """This source for a query that needs less of it; asked once, before the job runs.
+
+        Splits and positions must stay those of this source: a checkpoint of one is restored by the other. Whatever is
+        wrong with values of columns that are not read goes unnoticed.
+
+        Args:
+            columns: The columns that are read, in the order of the schema; none if only the number of rows matters.
+            predicate: Comparisons that hold for every row that the query does not throw away. Rows for which one does
+                not may be left out, or may come all the same.
+
+        Returns:
+            A source whose schema has just these columns; None if all has to be read anyhow.
+        """
+        return None
+
+    @property
+    def skips_by(self) -> tuple[Comparison, ...]:
+        """Of the comparisons that `pushed` was given, those that it makes use of."""
+        return ()
 
     @property
     def reads_in_turn(self) -> bool:

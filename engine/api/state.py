@@ -45,11 +45,14 @@ class TableSpec:
         name: Unique in the operator; part of the stored state.
         key: Name and type of each key column: integers, booleans, dates, timestamps, floats, strings, bytes.
         columns: The fields.
+        routing: How many of the first key columns decide the key group, and so the subtask; None: all of them. A table
+            keyed by (auction, bidder) of a stream keyed by auction has 1.
     """
 
     name: str
     key: tuple[tuple[str, pa.DataType], ...]
     columns: tuple[ColumnSpec, ...] = field(default=())
+    routing: int | None = None
 
     @property
     def schema(self) -> pa.Schema:
@@ -123,3 +126,89 @@ class StateTable(ABC):
     @abstractmethod
     def drop(self, namespace: int) -> None:
         """Forget a pane as a whole; cheap."""
+
+
+RowIds = npt.NDArray[np.int64]
+"""Ids of rows in a row table; they hold while the process lives, not over a restore."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowsSpec:
+    """A table of whole rows: its name in checkpoints, the rows' schema and the columns they are found by.
+
+    Args:
+        name: Unique in the operator, among slot tables too; part of the stored state.
+        schema: Of the rows, as the operator appends them.
+        key: The columns that rows are found by; they decide the key group. Not nested.
+        mutable: Columns of the schema that may be changed in place: fixed width, never null.
+    """
+
+    name: str
+    schema: pa.Schema
+    key: tuple[str, ...]
+    mutable: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Matches:
+    """Pairs of a wanted key and a row that has it.
+
+    Args:
+        rows: Positions in the wanted keys, rising.
+        ids: The rows' ids; those of one key in the order in which they were appended.
+    """
+
+    rows: npt.NDArray[np.int64]
+    ids: RowIds
+
+
+class RowTable(ABC):
+    """Whole rows by key, any number a key: what joins and rankings remember. Cut into namespaces as panes are.
+
+    Rows stay in Arrow; finding the rows of a batch of keys is one vectorised probe. Null keys never match.
+    """
+
+    @property
+    @abstractmethod
+    def spec(self) -> RowsSpec:
+        """Its description."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of rows, in memory or not."""
+
+    @abstractmethod
+    def append(self, batch: pa.RecordBatch, namespace: int = 0) -> RowIds:
+        """Add rows; returns their ids."""
+
+    @abstractmethod
+    def find(self, keys: Sequence[pa.Array], namespaces: Sequence[int] | None = None) -> Matches:
+        """The rows that have these keys, in all namespaces or in some."""
+
+    @abstractmethod
+    def take(self, ids: RowIds, columns: Sequence[str] | None = None) -> pa.RecordBatch:
+        """Rows by id, in the order of `ids`, all columns or some; an id may come many times."""
+
+    @abstractmethod
+    def get(self, name: str, ids: RowIds) -> npt.NDArray[Any]:
+        """The values of a mutable column."""
+
+    @abstractmethod
+    def set(self, name: str, ids: RowIds, values: npt.NDArray[Any]) -> None:
+        """Change a mutable column; of an id that comes twice the last value stays."""
+
+    @abstractmethod
+    def remove(self, ids: RowIds) -> None:
+        """Forget these rows; each id once."""
+
+    @abstractmethod
+    def namespaces(self) -> list[int]:
+        """Namespaces that hold rows, sorted."""
+
+    @abstractmethod
+    def drop(self, namespace: int) -> None:
+        """Forget a namespace as a whole; cheap."""
+
+    @abstractmethod
+    def scan(self, namespace: int | None = None) -> Iterator[tuple[RowIds, pa.RecordBatch]]:
+        """All rows of a namespace or of all, in the order of append; leave the table alone meanwhile."""

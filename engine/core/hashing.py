@@ -22,6 +22,7 @@ _COMBINE = np.uint64(0x9E3779B97F4A7C15)
 _C1 = np.uint64(0xBF58476D1CE4E5B9)
 _C2 = np.uint64(0x94D049BB133111EB)
 _S30, _S27, _S31 = np.uint64(30), np.uint64(27), np.uint64(31)
+_UNDO_C1, _UNDO_C2 = (np.uint64(pow(int(factor), -1, 1 << 64)) for factor in (_C1, _C2))
 _TAIL_MASKS = np.array([(1 << (8 * n)) - 1 for n in range(9)], dtype=np.uint64)
 """Mask that keeps the first n bytes of a little-endian word, n = 0 .. 8."""
 
@@ -48,6 +49,21 @@ def _mix(x: UInt64Array, scratch: UInt64Array) -> None:
     x *= _C2
     np.right_shift(x, _S31, out=scratch)
     x ^= scratch
+
+
+def unmix64(mixed: UInt64Array) -> UInt64Array:
+    """The inverse of `splitmix64`: integers that have these hashes.
+
+    >>> unmix64(splitmix64(np.array([7, 2**64 - 1], dtype=np.uint64))).tolist() == [7, 2**64 - 1]
+    True
+    """
+    values: UInt64Array = mixed ^ mixed >> _S31 ^ mixed >> np.uint64(62)
+    values *= _UNDO_C2
+    values ^= values >> _S27 ^ values >> np.uint64(54)
+    values *= _UNDO_C1
+    values ^= values >> _S30 ^ values >> np.uint64(60)
+    values -= _COMBINE
+    return values
 
 
 def hash_array(array: pa.Array) -> UInt64Array:

@@ -8,6 +8,7 @@ from enum import Enum
 
 import pyarrow as pa
 
+from lakeward.engine.api.expression import Comparison
 from lakeward.engine.api.operator import OperatorFactory
 from lakeward.engine.api.sink import Sink
 from lakeward.engine.api.source import Source
@@ -24,6 +25,10 @@ class Exchange(Enum):
     """To the subtask that owns the row's key group."""
     REBALANCE = "rebalance"
     """To all subtasks in turn, batch by batch."""
+    BROADCAST = "broadcast"
+    """Every row to every subtask."""
+    GLOBAL = "global"
+    """All rows to the first subtask."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +38,7 @@ class Edge:
     Args:
         upstream: The node they come from.
         exchange: How they are distributed.
-        keys: Key columns of a hash exchange.
+        keys: Key columns of a hash exchange; of a forward edge, the upsert key of the updating stream on it.
         tag: Name of a side stream; None for the main one.
     """
 
@@ -44,11 +49,37 @@ class Edge:
 
 
 @dataclass(frozen=True, slots=True)
+class Pushdown:
+    """What a source was told about the query above it.
+
+    Args:
+        columns: The columns that it reads.
+        of: How many there would be.
+        predicate: What holds for every row that is not thrown away; the source leaves out others that it can tell.
+    """
+
+    columns: tuple[str, ...]
+    of: int
+    predicate: tuple[Comparison, ...] = ()
+
+    def __str__(self) -> str:
+        columns = f"reads {', '.join(self.columns) or 'no column'} of {self.of} columns" if self.narrows else ""
+        skips = f"may skip rows unless {' & '.join(map(str, self.predicate))}" if self.predicate else ""
+        return ", ".join(part for part in (columns, skips) if part)
+
+    @property
+    def narrows(self) -> bool:
+        """Whether not all columns are read."""
+        return len(self.columns) < self.of
+
+
+@dataclass(frozen=True, slots=True)
 class SourceSpec:
     """A source with the event time of its rows."""
 
     source: Source
     watermarks: WatermarkStrategy | None = None
+    pushdown: Pushdown | None = None
 
     @property
     def description(self) -> str:

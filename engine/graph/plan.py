@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NewType
 
+from lakeward.engine.api.changelog import is_updating
 from lakeward.engine.core.ids import OperatorId
 from lakeward.engine.graph.logical import Edge, Exchange, LogicalGraph, Node
 
@@ -38,6 +39,7 @@ class PlanEdge:
         target: The receiving vertex.
         exchange: How rows are distributed over the receiver's subtasks.
         keys: Key columns of a hash exchange.
+        index: Which of the receiver's inputs it is, in the order of the graph.
     """
 
     source: VertexId
@@ -46,6 +48,7 @@ class PlanEdge:
     target: VertexId
     exchange: Exchange
     keys: tuple[str, ...]
+    index: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +91,10 @@ def plan(graph: LogicalGraph, parallelism: int, max_parallelism: int) -> Plan:
         vertex = VertexId(node.uid)
         home[node.uid] = vertex
         chains[vertex] = [node]
-        edges += [_connect(edge, home, counts, vertex) for edge in node.inputs]
+        for index, edge in enumerate(node.inputs):
+            upstream = graph.node(edge.upstream)
+            exchange = _exchange(edge, upstream, counts[upstream.uid], counts[node.uid])
+            edges.append(PlanEdge(home[edge.upstream], edge.upstream, edge.tag, vertex, exchange, edge.keys, index))
     vertices = tuple(Vertex(v, tuple(nodes), counts[nodes[0].uid]) for v, nodes in chains.items())
     return Plan(vertices, tuple(edges), max_parallelism)
 
@@ -99,8 +105,11 @@ def _chains(edge: Edge, counts: dict[OperatorId, int], uid: OperatorId) -> bool:
     return edge.exchange is Exchange.FORWARD or counts[uid] == 1
 
 
-def _connect(edge: Edge, home: dict[OperatorId, VertexId], counts: dict[OperatorId, int], target: VertexId) -> PlanEdge:
-    forward = edge.exchange is Exchange.FORWARD
-    if forward and counts[edge.upstream] != counts[OperatorId(target)]:
-        edge = replace(edge, exchange=Exchange.REBALANCE)
-    return PlanEdge(home[edge.upstream], edge.upstream, edge.tag, target, edge.exchange, edge.keys)
+def _exchange(edge: Edge, upstream: Node, senders: int, receivers: int) -> Exchange:
+    """How rows get there; a forward edge between different numbers of subtasks has to distribute them somehow."""
+    if edge.exchange is not Exchange.FORWARD or senders == receivers:
+        return edge.exchange
+    if receivers == 1 or edge.tag is not None or not is_updating(upstream.schema):
+        return Exchange.REBALANCE
+    # What a row replaces must go where the row goes, or one would overtake the other.
+    return Exchange.HASH if edge.keys else Exchange.GLOBAL

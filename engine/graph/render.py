@@ -41,6 +41,8 @@ def _node(node: Node, level: int) -> list[str]:
     if isinstance(node.work, SourceSpec) and node.work.watermarks is not None:
         marks = node.work.watermarks
         lines.append(f"{pad}  event time {marks.column}, at most {marks.out_of_orderness_us / 1e6:g} s out of order")
+    if isinstance(node.work, SourceSpec) and node.work.pushdown is not None:
+        lines.append(f"{pad}  {node.work.pushdown}")
     lines += [f"{pad}  side stream '{edge.tag}' of {edge.upstream}" for edge in node.inputs if edge.tag]
     lines.append(f"{pad}  [{', '.join(f'{f.name}: {f.type}' for f in node.schema)}]")
     return lines

@@ -23,7 +23,7 @@ from lakeward.engine.runtime.restore import RestoredState
 from lakeward.engine.runtime.sink_operator import SinkOperator
 from lakeward.engine.runtime.source_task import SourceSetup, SourceTask, SplitState
 from lakeward.engine.runtime.splits import assign_splits
-from lakeward.engine.runtime.task import RunnableTask, Task, TaskCore, TaskId
+from lakeward.engine.runtime.task import InputChannel, RunnableTask, Task, TaskCore, TaskId
 from lakeward.engine.state.kv import StoreFactory
 
 
@@ -121,9 +121,13 @@ class _Builder:
             writers.append(writer)
         return writers
 
-    def _inputs(self, vertex: Vertex, number: SubtaskIndex) -> list[Channel]:
-        rows = [row[number] for edge in self._plan.inputs(vertex.id) for row in self._channels[edge]]
-        return [channel for channel in rows if channel is not None]
+    def _inputs(self, vertex: Vertex, number: SubtaskIndex) -> list[InputChannel]:
+        return [
+            InputChannel(channel, edge.index)
+            for edge in self._plan.inputs(vertex.id)
+            for row in self._channels[edge]
+            if (channel := row[number]) is not None
+        ]
 
     def _operator(self, node: Node, vertex: Vertex, number: SubtaskIndex, out: ChainOutput) -> ChainedOperator:
         counters = OperatorCounters(self._context.metrics, node.uid)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from lakeward.engine.api.operator import Operator
+from lakeward.engine.api.operator import Operator, OperatorFactory
 from lakeward.engine.core.errors import InternalError, LakewardError
 from lakeward.engine.core.ids import CheckpointId, OperatorId, SubtaskIndex
 from lakeward.engine.core.json_types import JsonObject
@@ -80,6 +80,12 @@ class ChainedOperator:
         with errors_named(self.node):
             self.operator.on_batch(batch, self.out)
 
+    def receive_input(self, index: int, batch: pa.RecordBatch) -> None:
+        """Handle rows of one of several inputs."""
+        self._input_rows.inc(batch.num_rows)
+        with errors_named(self.node):
+            self.operator.on_input(index, batch, self.out)
+
     def snapshot(self, checkpoint: CheckpointId, committables: Sequence[JsonObject], directory: Path) -> SnapshotPart:
         """The synchronous part of a snapshot: small state, and hard links to the store's files."""
         context = self.context
@@ -120,9 +126,21 @@ class Chain:
             with errors_named(chained.node):
                 chained.operator.open(chained.context)
 
-    def process(self, batch: pa.RecordBatch) -> None:
-        """Rows for the head."""
-        self._operators[0].receive(batch)
+    @property
+    def first_input(self) -> int | None:
+        """The input that the head wants read first; see `OperatorFactory.first_input`."""
+        work = self._operators[0].node.work
+        return work.first_input if isinstance(work, OperatorFactory) else None
+
+    def process(self, index: int, batch: pa.RecordBatch) -> None:
+        """Rows for the head, from one of its inputs."""
+        self._operators[0].receive_input(index, batch)
+
+    def end_input(self, index: int) -> None:
+        """One of the head's inputs has ended."""
+        head = self._operators[0]
+        with errors_named(head.node):
+            head.operator.on_input_end(index, head.out)
 
     def advance_watermark(self, timestamp_us: int) -> None:
         """Event time has advanced; each operator sends its rows before the next one sees the watermark."""

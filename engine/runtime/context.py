@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lakeward.engine.api.context import Counter
 from lakeward.engine.api.source import CounterRegistry
-from lakeward.engine.api.state import StateTable, TableSpec
+from lakeward.engine.api.state import RowsSpec, RowTable, StateTable, TableSpec
 from lakeward.engine.core.clock import Clock
 from lakeward.engine.core.ids import JobId, OperatorId, SubtaskIndex
 from lakeward.engine.core.json_types import JsonObject
@@ -113,14 +113,21 @@ class SubtaskContext:
         return key_group_range(self.subtask, self.parallelism, self._info.max_parallelism)
 
     def table(self, spec: TableSpec) -> StateTable:
-        """Open a keyed state table; the first one opens the backend and restores it."""
-        if self.backend is None:
-            self.backend = self._open_backend()
-        return self.backend.table(spec)
+        """Open a keyed state table; the first table opens the backend and restores it."""
+        return self._opened_backend().table(spec)
+
+    def rows(self, spec: RowsSpec) -> RowTable:
+        """Open a keyed table of whole rows; the first table opens the backend and restores it."""
+        return self._opened_backend().rows(spec)
 
     def counter(self, name: str) -> Counter:
         """A metric of this operator."""
         return self._counters.counter(name)
+
+    def _opened_backend(self) -> StateBackend:
+        if self.backend is None:
+            self.backend = self._open_backend()
+        return self.backend
 
     def _open_backend(self) -> StateBackend:
         state = self._state

@@ -46,6 +46,18 @@ class RebalancePartitioner:
         yield receiver, batch
 
 
+class BroadcastPartitioner:
+    """Everything to all receivers."""
+
+    def __init__(self, receivers: int) -> None:
+        self._receivers = receivers
+
+    def split(self, batch: pa.RecordBatch) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """The whole batch, to each."""
+        for receiver in range(self._receivers):
+            yield receiver, batch
+
+
 class HashPartitioner:
     """Each row to the subtask that owns its key group; the order of rows that stay together is kept.
 
@@ -85,4 +97,8 @@ def make_partitioner(
         return HashPartitioner(keys, receivers, max_parallelism)
     if exchange is Exchange.REBALANCE:
         return RebalancePartitioner(receivers, sender)
+    if exchange is Exchange.BROADCAST:
+        return BroadcastPartitioner(receivers)
+    if exchange is Exchange.GLOBAL:
+        return ForwardPartitioner(0)
     return ForwardPartitioner(sender)

@@ -132,6 +132,19 @@ class TaskCore:
         return reports
 
 
+@dataclass(frozen=True, slots=True)
+class InputChannel:
+    """A channel into a task.
+
+    Args:
+        channel: What it carries.
+        index: Which of the head's inputs its rows are of.
+    """
+
+    channel: Channel
+    index: int = 0
+
+
 class Task:
     """A task with input channels. A channel that has ended still carries barriers.
 
@@ -140,10 +153,11 @@ class Task:
         inputs: The input channels.
     """
 
-    def __init__(self, core: TaskCore, inputs: Sequence[Channel]) -> None:
+    def __init__(self, core: TaskCore, inputs: Sequence[InputChannel]) -> None:
         self.id = core.id
         self._core = core
-        self._inputs = inputs
+        self._inputs = [one.channel for one in inputs]
+        self._index = [one.index for one in inputs]
         self._open_inputs = set(range(len(inputs)))
         self._aligner = BarrierAligner(len(inputs))
         self._watermarks = WatermarkMin(len(inputs))
@@ -191,17 +205,31 @@ class Task:
 
     def _pick(self) -> int | None:
         count = len(self._inputs)
+        only = self._wanted_first()
         for offset in range(count):
             channel = (self._next + offset) % count
+            if only is not None and self._index[channel] != only:
+                continue
             if len(self._inputs[channel]) and not self._aligner.is_blocked(ChannelIndex(channel)):
                 self._next = (channel + 1) % count
                 return channel
         return None
 
+    def _wanted_first(self) -> int | None:
+        """The input that alone may be read now; None: any. While barriers are aligned, any: else they never meet."""
+        first = self._core.chain.first_input
+        if first is None or not self._is_open(first):
+            return None
+        aligning = any(self._aligner.is_blocked(ChannelIndex(channel)) for channel in range(len(self._inputs)))
+        return None if aligning else first
+
+    def _is_open(self, index: int) -> bool:
+        return any(self._index[channel] == index for channel in self._open_inputs)
+
     def _handle(self, channel: int, message: Message) -> None:
         match message:
             case Batch(data):
-                self._core.chain.process(data)
+                self._core.chain.process(self._index[channel], data)
             case Watermark():
                 combined = self._watermarks.update(channel, message)
                 if combined is not None:
@@ -210,6 +238,8 @@ class Task:
                 self._carry_out(self._aligner.on_barrier(ChannelIndex(channel), message))
             case EndOfInput():
                 self._open_inputs.discard(channel)
+                if not self._is_open(self._index[channel]):
+                    self._core.chain.end_input(self._index[channel])
                 if not self._open_inputs:
                     self._core.end()
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lakeward.engine.api.state import TableSpec
+from lakeward.engine.api.state import RowsSpec, TableSpec
 from lakeward.engine.core.errors import CheckpointError, GraphError, InternalError
 from lakeward.engine.core.json_types import JsonObject
 from lakeward.engine.core.snapshots import LocalFile
@@ -17,7 +17,10 @@ from lakeward.engine.state.kv import KeyValueStore, StoreFactory
 from lakeward.engine.state.pane import PaneContext
 from lakeward.engine.state.registry import TableRegistry
 from lakeward.engine.state.rescale import RestoreSource, copy_rows, link_files
+from lakeward.engine.state.row_blobs import RowBlobs
+from lakeward.engine.state.row_spec import RowForm
 from lakeward.engine.state.row_store import RowStore
+from lakeward.engine.state.row_table import ChunkedRowTable
 from lakeward.engine.state.table import SlotTable
 
 __all__ = ["RestoreSource", "StateBackend", "StateFiles"]
@@ -74,7 +77,7 @@ class StateBackend:
         self._registry = TableRegistry(max_parallelism)
         self._budget = MemoryBudget(memory_bytes)
         self._store: KeyValueStore | None = None
-        self._tables: dict[str, SlotTable] = {}
+        self._tables: dict[str, SlotTable | ChunkedRowTable] = {}
 
     @property
     def used_bytes(self) -> int:
@@ -111,12 +114,26 @@ class StateBackend:
             SchemaError: A column cannot be a key, or a default is not of its column's type.
             TypeError: State cannot hold a column's type.
         """
-        if spec.name in self._tables:
-            raise GraphError(f"state table '{spec.name}' is opened twice", hint="call `table` once a name, in `open`")
-        codec = KeyCodec(spec.key)
+        self._check_new(spec.name)
+        codec = KeyCodec(spec.key, spec.routing)
         stored, layouts = self._registry.open(spec)
         rows = RowStore(self._open(), stored.id, codec, self._registry.max_parallelism)
         table = SlotTable(PaneContext(spec, codec, rows, layouts, self._budget))
+        self._tables[spec.name] = table
+        return table
+
+    def rows(self, spec: RowsSpec) -> ChunkedRowTable:
+        """Open a row table, with the rows it had in the restored checkpoint.
+
+        Raises:
+            CheckpointError: It was stored with other columns or another key.
+            CorruptionError: Its stored rows are damaged.
+            SchemaError: A column cannot be a key, or cannot be mutable.
+        """
+        self._check_new(spec.name)
+        form = RowForm(spec)
+        stored = self._registry.register_rows(spec)
+        table = ChunkedRowTable(form, RowBlobs(self._open(), stored.id, spec.name), self._budget)
         self._tables[spec.name] = table
         return table
 
@@ -141,6 +158,10 @@ class StateBackend:
         if self._store is not None:
             self._store.close()
         self._tables.clear()
+
+    def _check_new(self, name: str) -> None:
+        if name in self._tables:
+            raise GraphError(f"state table '{name}' is opened twice", hint="open a table once a name, in `open`")
 
     def _open(self) -> KeyValueStore:
         if self._store is None:

@@ -10,11 +10,16 @@ _GROWTH_SHARE = 0.95
 
 
 class Evictable(Protocol):
-    """A pane, as the budget sees it."""
+    """A pane or a row table, as the budget sees it."""
 
     @property
     def size_bytes(self) -> int:
         """Memory in use."""
+        ...
+
+    @property
+    def evictable_bytes(self) -> int:
+        """The part of it that `release` gives back."""
         ...
 
     @property
@@ -23,7 +28,7 @@ class Evictable(Protocol):
         ...
 
     def release(self) -> None:
-        """Write all changes to the store and give back all memory."""
+        """Write all changes to the store and give back memory."""
         ...
 
     def shrink(self) -> None:
@@ -71,11 +76,11 @@ class MemoryBudget:
         if self.fits(more_bytes):
             return True
         target = int(self.limit_bytes * (1 - _SLACK)) - more_bytes
-        others = sorted((p for p in self._panes if p is not asking), key=self._panes.__getitem__, reverse=True)
+        others = sorted((p for p in self._panes if p is not asking), key=lambda p: p.evictable_bytes, reverse=True)
         for pane in [p for p in others if self.epoch - p.last_epoch >= _IDLE_EPOCHS]:
             if self.used_bytes <= target:
                 break
             pane.release()
-        if others and not self.fits(more_bytes) and self._panes[others[0]] > asking.size_bytes + more_bytes:
+        if others and not self.fits(more_bytes) and others[0].evictable_bytes > asking.size_bytes + more_bytes:
             others[0].shrink()
         return self.fits(more_bytes)

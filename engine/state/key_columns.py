@@ -211,8 +211,9 @@ class ByteKeyColumn:
         places = self._places[slots]
         lengths = places & _LENGTH_MASK
         counts = (lengths + 7) >> 3
-        self._arena = self._arena[spread(places >> _LENGTH_BITS, counts)]
+        kept = self._arena[spread(places >> _LENGTH_BITS, counts)]
+        self._arena = kept if len(kept) else np.zeros_like(self._arena[:64])  # comparisons read it, even of no keys
         ends = np.cumsum(counts)
         self._places[slots] = ((ends - counts) << _LENGTH_BITS) | lengths
-        self._used_words = len(self._arena)
+        self._used_words = len(kept)
         self._garbage_words = 0

@@ -3,7 +3,8 @@
 One fixed-width key column becomes int64 values. Everything else becomes one canonical byte string a row: the bytes
 themselves for a single string column, else a header (one null tag a column, eight bytes a fixed-width column, four
 bytes of length a string column) followed by the strings. The hash of a key is always `hash_columns` of its columns,
-the one that routes rows, so that a key's group can be told from the state alone.
+the one that routes rows, so that a key's group can be told from the state alone. Where only the first columns route,
+the high half of the hash, which makes the key group, is theirs, and the low half, which makes the bucket, is of all.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from lakeward.engine.core.hashing import (
 )
 
 BoolArray = npt.NDArray[np.bool_]
+_LOW_HALF = np.uint64((1 << 32) - 1)
 KEY_BYTES_MAX = (1 << 24) - 1
 """Longest key, in bytes of its canonical encoding."""
 
@@ -40,7 +42,7 @@ class KeyBatch(ABC):
     """Hashed and encoded keys of one batch; implements `lakeward.engine.api.state.Keys`.
 
     Args:
-        hashes: `hash_columns` of each key.
+        hashes: As by `KeyCodec.hash`.
         nulls: Which keys are null (only for a single key column); None: none.
     """
 
@@ -168,19 +170,30 @@ class KeyCodec:
 
     Args:
         key: Name and Arrow type of each key column.
+        routing: How many of the first columns decide the key group; None: all.
 
     Raises:
-        SchemaError: There is no key column, or one has a type that cannot be a key.
+        SchemaError: There is no key column, one has a type that cannot be a key, or `routing` is not a number of them.
     """
 
-    def __init__(self, key: Sequence[tuple[str, pa.DataType]]) -> None:
+    def __init__(self, key: Sequence[tuple[str, pa.DataType]], routing: int | None = None) -> None:
         if not key:
             raise SchemaError("a keyed table needs at least one key column")
+        if routing is not None and not 1 <= routing <= len(key):
+            raise SchemaError(f"{routing} of {len(key)} key columns cannot decide the key group")
         for name, kind in key:
             _check_key_type(name, kind)
         self.types = [kind for _, kind in key]
         self.single = len(key) == 1
         self.integral = self.single and not is_binary_like(self.types[0])
+        self._routing = routing if routing is not None and routing < len(key) else None
+
+    def hash(self, arrays: Sequence[pa.Array]) -> UInt64Array:
+        """Hash rows of the key columns: the key group is in the high half."""
+        hashes = hash_columns(arrays)
+        if self._routing is None:
+            return hashes
+        return (hash_columns(arrays[: self._routing]) & ~_LOW_HALF) | (hashes & _LOW_HALF)
 
     def encode(self, arrays: Sequence[pa.Array]) -> KeyBatch:
         """Hash and encode key columns.
@@ -192,7 +205,7 @@ class KeyCodec:
         if self.single:
             return self._encode_single(arrays[0])
         offsets, data = binary_buffers(_join(arrays))
-        return self.from_bytes(offsets, data, hash_columns(arrays))
+        return self.from_bytes(offsets, data, self.hash(arrays))
 
     def _encode_single(self, array: pa.Array) -> KeyBatch:
         nulls = null_mask(array) if array.null_count else None
@@ -229,7 +242,7 @@ class KeyCodec:
     def rehash(self, keys: ByteKeys) -> ByteKeys:
         """Composite keys read back from storage carry no hash of their columns yet."""
         if not self.single:
-            keys.hashes = hash_columns(self.decode(keys))
+            keys.hashes = self.hash(self.decode(keys))
         return keys
 
     def _checked(self, arrays: Sequence[pa.Array]) -> list[pa.Array]:

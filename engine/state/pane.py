@@ -66,6 +66,7 @@ class SlotPane(Pane):
         self._deletes: list[bytes] = []
         self._in_store = stored_rows > 0
         self._shrink_wanted = False
+        self._scans = 0
         self.last_epoch = context.budget.epoch
         context.budget.account(self)
 
@@ -76,6 +77,11 @@ class SlotPane(Pane):
     def size_bytes(self) -> int:
         """Memory in use."""
         return self._map.size_bytes + self._columns.size_bytes
+
+    @property
+    def evictable_bytes(self) -> int:
+        """All of it."""
+        return self.size_bytes
 
     @property
     def in_store(self) -> bool:
@@ -124,12 +130,16 @@ class SlotPane(Pane):
 
     def scan(self) -> Iterator[pa.RecordBatch]:
         """All rows, in memory or not, as batches of the table's schema."""
-        occupied = self._map.occupied()
-        for start in range(0, len(occupied), _SCAN_ROWS):
-            part = occupied[start : start + _SCAN_ROWS]
-            yield self._to_batch(self._map.keys.gather(part), self._columns.to_arrow(part))
-        if self._cold:
-            yield from self._scan_cold()
+        self._scans += 1  # released to the store in the middle, because another pane grows, rows would come twice
+        try:
+            occupied = self._map.occupied()
+            for start in range(0, len(occupied), _SCAN_ROWS):
+                part = occupied[start : start + _SCAN_ROWS]
+                yield self._to_batch(self._map.keys.gather(part), self._columns.to_arrow(part))
+            if self._cold:
+                yield from self._scan_cold()
+        finally:
+            self._scans -= 1
 
     def flush(self) -> None:
         """Write what has changed to the store."""
@@ -145,7 +155,9 @@ class SlotPane(Pane):
         return self._counted
 
     def release(self) -> None:
-        """Write what has changed, and give back all memory; the keys come back when they are used."""
+        """Write what has changed, and give back all memory, unless it is being scanned; keys come back when used."""
+        if self._scans:
+            return
         self._write_changed()
         self._cold = len(self)
         self._start_anew()

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
 import pyarrow as pa
 
 from lakeward.engine.api.state import ColumnSpec
 from lakeward.engine.core.json_types import JsonObject
 from lakeward.engine.state.keys import KeyCodec
-from lakeward.engine.state.kv import StoreFactory
+from lakeward.engine.state.kv import KeyValueStore, StoreFactory
 from lakeward.engine.state.layout import Layouts
-from lakeward.engine.state.registry import StoredTable, TableRegistry
+from lakeward.engine.state.registry import StoredRows, StoredTable, TableRegistry
 from lakeward.engine.state.rescale import link_files
+from lakeward.engine.state.row_blobs import RowBlobs
+from lakeward.engine.state.row_spec import RowForm
 from lakeward.engine.state.row_store import RowStore
 from lakeward.engine.state.values import to_arrow
 
+_Reader = Callable[[KeyValueStore], Iterator[pa.RecordBatch]]
 NAMESPACE_COLUMN = "namespace"
 
 
@@ -30,7 +34,8 @@ def read_tables(factory: StoreFactory, directory: str, tables: JsonObject) -> di
         tables: `StateFiles.tables` of the snapshot.
 
     Returns:
-        By table name: batches of an int64 column `namespace`, the key columns, and the fields of the newest layout.
+        By table name: batches of an int64 column `namespace`, the key columns, and the fields of the newest layout; of
+        row tables the namespace and the rows.
         Each iterator opens the files for itself when it is first asked, and leaves nothing behind when it ends.
 
     Raises:
@@ -38,44 +43,68 @@ def read_tables(factory: StoreFactory, directory: str, tables: JsonObject) -> di
         CorruptionError: It is damaged (also while iterating).
     """
     registry = TableRegistry.from_json(tables)
-    return {
-        name: _read_table(factory, directory, table, registry.max_parallelism)
-        for name, table in registry.tables.items()
-    }
+    readers = {name: _slot_reader(table, registry.max_parallelism) for name, table in registry.tables.items()}
+    readers |= {name: _row_reader(table) for name, table in registry.row_tables.items()}
+    return {name: _read(factory, directory, read) for name, read in readers.items()}
 
 
 def table_schema(table: StoredTable) -> pa.Schema:
     """The schema of a table's batches."""
-    fields = _newest(table)
-    if NAMESPACE_COLUMN in [*table.key.names, *fields.names]:
-        namespace = f"_{NAMESPACE_COLUMN}"
-    else:
-        namespace = NAMESPACE_COLUMN
-    return pa.schema([pa.field(namespace, pa.int64()), *table.key, *fields])
+    return _with_namespace([*table.key, *_newest(table)])
+
+
+def _with_namespace(fields: Sequence[pa.Field]) -> pa.Schema:
+    taken = NAMESPACE_COLUMN in [field.name for field in fields]
+    return pa.schema([pa.field(f"_{NAMESPACE_COLUMN}" if taken else NAMESPACE_COLUMN, pa.int64()), *fields])
 
 
 def _newest(table: StoredTable) -> pa.Schema:
     return max(table.layouts, key=lambda layout: layout.version).schema
 
 
-def _read_table(
-    factory: StoreFactory, directory: str, table: StoredTable, max_parallelism: int
-) -> Iterator[pa.RecordBatch]:
-    codec = KeyCodec([(field.name, field.type) for field in table.key])
-    columns = [ColumnSpec(field.name, field.type) for field in _newest(table)]
-    layouts = Layouts(table.name, columns, table.layouts)
+def _read(factory: StoreFactory, directory: str, read: _Reader) -> Iterator[pa.RecordBatch]:
+    """What `read` yields of a store with these files."""
     scratch = tempfile.mkdtemp(prefix="lakeward-state-")
     try:
         link_files(directory, scratch)
         store = factory.open(scratch)
         try:
-            rows = RowStore(store, table.id, codec, max_parallelism)
-            for namespace in rows.counts():
-                yield from _read_pane(rows, codec, layouts, columns, namespace, table_schema(table))
+            yield from read(store)
         finally:
             store.close()
     finally:
         shutil.rmtree(scratch)
+
+
+def _slot_reader(table: StoredTable, max_parallelism: int) -> _Reader:
+    codec = KeyCodec([(field.name, field.type) for field in table.key], table.routing)
+    columns = [ColumnSpec(field.name, field.type) for field in _newest(table)]
+    layouts = Layouts(table.name, columns, table.layouts)
+
+    def read(store: KeyValueStore) -> Iterator[pa.RecordBatch]:
+        rows = RowStore(store, table.id, codec, max_parallelism)
+        for namespace in rows.counts():
+            yield from _read_pane(rows, codec, layouts, columns, namespace, table_schema(table))
+
+    return read
+
+
+def _row_reader(table: StoredRows) -> _Reader:
+    schema = _with_namespace(list(table.spec.schema))
+
+    def read(store: KeyValueStore) -> Iterator[pa.RecordBatch]:
+        form = RowForm(table.spec)
+        for chunk in RowBlobs(store, table.id, table.spec.name).scan():
+            form.stored_fields(chunk)  # checks that they are there
+            parts = [chunk.rows, chunk.fields] if chunk.fields is not None else [chunk.rows]
+            columns = {field.name: part.column(field.name) for part in parts for field in part.schema}
+            namespaces = pa.array(np.full(chunk.rows.num_rows, chunk.namespace))
+            batch = pa.RecordBatch.from_arrays(
+                [namespaces, *(columns[f.name] for f in table.spec.schema)], schema=schema
+            )
+            yield batch if chunk.dead is None else batch.filter(pa.array(~chunk.dead))
+
+    return read
 
 
 def _read_pane(

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 import pyarrow as pa
 
-from lakeward.engine.api.state import TableSpec
+from lakeward.engine.api.state import RowsSpec, TableSpec
 from lakeward.engine.core.errors import CheckpointError, CorruptionError
-from lakeward.engine.core.json_types import JsonObject
+from lakeward.engine.core.json_types import Json, JsonObject
 from lakeward.engine.state.layout import Layouts, RowLayout, schema_from_text, schema_to_text
 
 FORMAT_VERSION = 1
@@ -25,12 +26,14 @@ class StoredTable:
         name: Its name in the operator.
         key: Its key columns.
         layouts: Every layout that rows may have.
+        routing: How many of the first key columns decide the key group; None: all.
     """
 
     id: int
     name: str
     key: pa.Schema
     layouts: list[RowLayout] = field(default_factory=list)
+    routing: int | None = None
 
     def check_key(self, spec: TableSpec) -> None:
         """Keys cannot change.
@@ -45,6 +48,12 @@ class StoredTable:
         if len(self.key) > len(spec.key):
             lost = self.key.field(len(spec.key))
             raise self._other_key(lost.name, f"was stored as {lost.type} and is now gone")
+        if self.routing != routing_of(spec):
+            was, now = (len(spec.key) if n is None else n for n in (self.routing, routing_of(spec)))
+            raise CheckpointError(
+                f"state table '{self.name}': the first {was} key columns decided the key group, now the first {now} do",
+                hint="what state is spread by cannot change; give the operator another uid, or start without state",
+            )
 
     def _other_key(self, column: str, change: str) -> CheckpointError:
         return CheckpointError(
@@ -62,12 +71,79 @@ class StoredTable:
 
     def to_json(self) -> JsonObject:
         """Its description: readable, and exact in `key_schema` and each layout's `schema`."""
+        routing: JsonObject = {} if self.routing is None else {"routing": self.routing}
         return {
             "id": self.id,
             "key": [{"name": f.name, "type": str(f.type)} for f in self.key],
             "key_schema": schema_to_text(self.key),
             "layouts": {str(layout.version): layout.to_json() for layout in self.layouts},
+            **routing,
         }
+
+
+def routing_of(spec: TableSpec) -> int | None:
+    """How many of the first key columns decide the key group; None: all, also if they are counted."""
+    return None if spec.routing == len(spec.key) else spec.routing
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRows:
+    """A row table as it lies in a store.
+
+    Args:
+        id: Its number in the store.
+        spec: Its description; the name is the table's in the operator.
+    """
+
+    id: int
+    spec: RowsSpec
+
+    def check(self, spec: RowsSpec) -> None:
+        """Rows are read as they were written.
+
+        Raises:
+            CheckpointError: The table was stored with other columns or another key; names what changed.
+        """
+        for old, new in zip_longest(self.spec.schema, spec.schema):
+            if old is None or new is None or (old.name, old.type) != (new.name, new.type):
+                raise self._changed(_column_change(self.spec.schema, spec.schema, old, new))
+        for what in ("key", "mutable"):
+            was, now = getattr(self.spec, what), getattr(spec, what)
+            if was != now:
+                raise self._changed(f"the {what} columns were {list(was)} and are now {list(now)}")
+
+    def _changed(self, change: str) -> CheckpointError:
+        return CheckpointError(
+            f"state table '{self.spec.name}': {change}",
+            hint="the columns of stored rows cannot change; give the operator another uid, or start without state",
+        )
+
+    def to_json(self) -> JsonObject:
+        """Its description: readable, and exact in `schema`."""
+        return {
+            "id": self.id,
+            "columns": [{"name": f.name, "type": str(f.type)} for f in self.spec.schema],
+            "schema": schema_to_text(self.spec.schema),
+            "key": list(self.spec.key),
+            "mutable": list(self.spec.mutable),
+        }
+
+    @classmethod
+    def from_json(cls, name: str, described: Mapping[str, Any]) -> StoredRows:
+        """The inverse of `to_json`."""
+        key, mutable = (tuple(str(column) for column in described[what]) for what in ("key", "mutable"))
+        return cls(int(described["id"]), RowsSpec(name, schema_from_text(described["schema"]), key, mutable))
+
+
+def _column_change(was: pa.Schema, now: pa.Schema, old: pa.Field | None, new: pa.Field | None) -> str:
+    """The first difference of two schemas in words, at a position where they have `old` and `new`."""
+    if old is not None and old.name not in now.names:
+        return f"column '{old.name}' was stored as {old.type} and is now gone"
+    if new is not None and new.name not in was.names:
+        return f"column '{new.name}' of type {new.type} is new"
+    if old is not None and new is not None and old.name == new.name:
+        return f"column '{old.name}' was stored as {old.type} and is now {new.type}"
+    return f"the columns were stored as {was.names} and are now {now.names}"
 
 
 class TableRegistry:
@@ -80,12 +156,36 @@ class TableRegistry:
     def __init__(self, max_parallelism: int) -> None:
         self.max_parallelism = max_parallelism
         self.tables: dict[str, StoredTable] = {}
+        self.row_tables: dict[str, StoredRows] = {}
 
-    def register(self, name: str, key: pa.Schema) -> StoredTable:
+    def register(self, name: str, key: pa.Schema, routing: int | None = None) -> StoredTable:
         """The table of this name, made when missing."""
         if name not in self.tables:
-            self.tables[name] = StoredTable(len(self.tables) + 1, name, key)
+            self._check_free(name, self.row_tables)
+            self.tables[name] = StoredTable(self._next_id(), name, key, routing=routing)
         return self.tables[name]
+
+    def register_rows(self, spec: RowsSpec) -> StoredRows:
+        """The row table of this name, made when missing.
+
+        Raises:
+            CheckpointError: It was stored with other columns or another key.
+        """
+        if spec.name not in self.row_tables:
+            self._check_free(spec.name, self.tables)
+            self.row_tables[spec.name] = StoredRows(self._next_id(), spec)
+        self.row_tables[spec.name].check(spec)
+        return self.row_tables[spec.name]
+
+    def _next_id(self) -> int:
+        return len(self.tables) + len(self.row_tables) + 1
+
+    def _check_free(self, name: str, others: Collection[str]) -> None:
+        if name in others:
+            raise CheckpointError(
+                f"state table '{name}' was stored as a table of another kind",
+                hint="slot tables and row tables share their names; give the operator another uid",
+            )
 
     def open(self, spec: TableSpec) -> tuple[StoredTable, Layouts]:
         """The table and its layouts, with one for the present columns.
@@ -93,7 +193,8 @@ class TableRegistry:
         Raises:
             CheckpointError: Stored rows cannot be read as `spec` says.
         """
-        table = self.register(spec.name, pa.schema([pa.field(name, kind) for name, kind in spec.key]))
+        key = pa.schema([pa.field(name, kind) for name, kind in spec.key])
+        table = self.register(spec.name, key, routing_of(spec))
         table.check_key(spec)
         layouts = Layouts(spec.name, spec.columns, table.layouts)
         table.layouts = layouts.all
@@ -102,7 +203,14 @@ class TableRegistry:
     def to_json(self) -> JsonObject:
         """The description that goes into a checkpoint."""
         tables = {name: table.to_json() for name, table in self.tables.items()}
-        return {"version": FORMAT_VERSION, "max_parallelism": self.max_parallelism, "tables": tables}
+        described: dict[str, Json] = {
+            "version": FORMAT_VERSION,
+            "max_parallelism": self.max_parallelism,
+            "tables": tables,
+        }
+        if self.row_tables:
+            described["row_tables"] = {name: table.to_json() for name, table in self.row_tables.items()}
+        return described
 
     @classmethod
     def from_json(cls, described: JsonObject) -> TableRegistry:
@@ -128,6 +236,8 @@ class TableRegistry:
         registry = cls(int(described["max_parallelism"]))
         for name, table in described["tables"].items():
             layouts = [RowLayout(int(v), schema_from_text(x["schema"])) for v, x in table["layouts"].items()]
-            stored = StoredTable(int(table["id"]), name, schema_from_text(table["key_schema"]), layouts)
-            registry.tables[name] = stored
+            key, routing = schema_from_text(table["key_schema"]), table.get("routing")
+            registry.tables[name] = StoredTable(int(table["id"]), name, key, layouts, routing)
+        for name, table in described.get("row_tables", {}).items():
+            registry.row_tables[name] = StoredRows.from_json(name, table)
         return registry

@@ -1,4 +1,4 @@
-"""Opening the state of earlier subtasks: directly when the key groups are the same, else row by row."""
+"""Opening the state of earlier subtasks: directly when the key groups are the same, else by copying rows."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from lakeward.engine.core.errors import CheckpointError
 from lakeward.engine.core.json_types import JsonObject
 from lakeward.engine.state.kv import KeyValue, KeyValueStore, StoreFactory
 from lakeward.engine.state.registry import StoredTable, TableRegistry
+from lakeward.engine.state.row_blobs import RowBlobs
+from lakeward.engine.state.row_rescale import ChunkCopier
 from lakeward.engine.state.row_store import pane_range, read_counts, write_counts
 
 _COPY_ROWS = 32_768
@@ -81,15 +83,22 @@ def copy_rows(
         CorruptionError: A source's files are damaged.
     """
     counts: dict[int, Counter[int]] = {}
+    copiers: dict[str, ChunkCopier] = {}
     for number, source in enumerate(sources):
         scratch = f"{source.directory}.reading-{groups.start}-{number}"
         link_files(source.directory, scratch)
         origin = factory.open(scratch)
+        described = TableRegistry.from_json(source.tables)
         try:
-            for table in TableRegistry.from_json(source.tables).tables.values():
+            for table in described.tables.values():
                 target = _merge(registry, table)
                 copied = _copy_table(origin, table, store, target, source.overlap(groups))
                 counts.setdefault(target.id, Counter()).update(copied)
+            for name, rows in described.row_tables.items():
+                stored = registry.register_rows(rows.spec)
+                blobs = RowBlobs(store, stored.id, name)
+                copier = ChunkCopier(blobs, rows.spec.key, groups, registry.max_parallelism)
+                copiers.setdefault(name, copier).copy(RowBlobs(origin, rows.id, name))
         finally:
             origin.close()
             shutil.rmtree(scratch)
@@ -98,8 +107,8 @@ def copy_rows(
 
 
 def _merge(registry: TableRegistry, table: StoredTable) -> StoredTable:
-    target = registry.register(table.name, table.key)
-    if not target.key.equals(table.key):
+    target = registry.register(table.name, table.key, table.routing)
+    if not target.key.equals(table.key) or target.routing != table.routing:
         raise CheckpointError(f"state table '{table.name}' has different keys in the parts of one checkpoint")
     for layout in table.layouts:
         target.layout_like(layout.schema)

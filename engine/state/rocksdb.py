@@ -28,6 +28,10 @@ from lakeward.engine.state.kv import KeyValue
 
 _WRITE_ROWS_MAX = 65_536
 _REOPEN_PREFIXES = ("CURRENT", "MANIFEST-")
+_TABLE_SUFFIXES = (".sst", ".blob")
+_BLOB_BYTES_MIN = 16 << 10
+"""Values of this size (chunks of row tables) lie in files of their own, which compactions do not write again: less
+work, and less to store at the next checkpoint (WiscKey, Lu and others, 2016)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +160,10 @@ def _options(config: RocksDbConfig) -> Options:
     options.set_write_buffer_size(config.write_buffer_bytes)
     options.set_max_background_jobs(config.background_jobs)
     options.set_keep_log_file_num(1)
+    options.set_enable_blob_files(True)
+    options.set_min_blob_size(_BLOB_BYTES_MIN)
+    options.set_blob_compression_type(DBCompressionType.none())  # chunks of row tables come compressed
+    options.set_enable_blob_gc(True)
     options.set_paranoid_checks(True)
     return options
 
@@ -164,7 +172,7 @@ def _keep_needed_files(directory: str) -> list[LocalFile]:
     files = []
     for name in sorted(os.listdir(directory)):
         path = os.path.join(directory, name)
-        if name.endswith(".sst") or name.startswith(_REOPEN_PREFIXES):
+        if name.endswith(_TABLE_SUFFIXES) or name.startswith(_REOPEN_PREFIXES):
             files.append(LocalFile(name, path))
         elif os.path.isdir(path):
             shutil.rmtree(path)

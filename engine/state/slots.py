@@ -25,6 +25,7 @@ _DELETED = -1
 _BUCKETS_PER_KEY = 4
 _BUCKETS_MIN = 128
 _ROOM_SHARE = 32  # a table is made anew when less than this part of it can still be filled
+_ESTIMATE_MIN = 1_024  # for so many rows it is worth estimating how many keys they have
 _REHASH_AT_ONCE = 1 << 18
 _MOVE_MIN = 16_384
 _MOVE_PER_KEY = 8
@@ -112,8 +113,10 @@ class SlotMap:
         created: list[tuple[Int64Array, Int64Array]] = []
         if batch.nulls is not None:
             rows = self._insert_null(batch.nulls, rows, slots, created)
+        estimated = len(rows) >= _ESTIMATE_MIN and self._room_for(_distinct(batch.hashes[rows]))
         while len(rows):
-            chunk = rows[: self._room(len(rows))]
+            chunk = rows[: self._vacant() if estimated else self._room(len(rows))]
+            estimated = False
             self._insert_chunk(batch.take(chunk), chunk, slots, created)
             rows = rows[len(chunk) :]
             if len(rows):  # rows of keys that the chunk has just brought in
@@ -245,6 +248,18 @@ class SlotMap:
                 return room
             self._grow()
 
+    def _room_for(self, keys: int) -> bool:
+        """Grow at once to what a batch brings, while that is cheap; doubling would probe its rows again each time."""
+        while (self._live + self._tombstones + keys) * _BUCKETS_PER_KEY > len(self._table):
+            if len(self._table) > _REHASH_AT_ONCE:
+                return False
+            self._grow()
+        return True
+
+    def _vacant(self) -> int:
+        """How many rows may be inserted that have fewer keys, for sure: even if all differ, a quarter stays empty."""
+        return len(self._table) * 3 // 4 - self._live - self._tombstones
+
     def _grow(self) -> None:
         if self._old is not None:
             self._move(len(self._old))
@@ -292,6 +307,14 @@ class SlotMap:
             self._free = grown(self._free, max(need, 2 * len(self._free)))  # type: ignore[assignment]
         self._free[self._free_count : need] = slots
         self._free_count = need
+
+
+def _distinct(hashes: UInt64Array) -> int:
+    """About how many different hashes there are, and a little more: by linear counting (Whang and others, 1990)."""
+    size = _power_of_two(4 * len(hashes))
+    seen = np.zeros(size, dtype=np.bool_)
+    seen[hashes & np.uint64(size - 1)] = True
+    return int(-1.05 * size * np.log1p(-np.count_nonzero(seen) / size)) + 32
 
 
 def _power_of_two(at_least: int) -> int:

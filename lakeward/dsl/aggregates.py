@@ -1,12 +1,14 @@
 """Aggregates as users write them: `count()`, `sum("amount")`, `max(col("bid") * 2)`.
 
-Nulls are skipped, as in SQL: an aggregate over nothing but nulls is null, a count is 0. How each type is treated (NaN,
-overflow, decimals) is described in `lakeward.operators.aggregate`.
+Nulls are skipped, as in SQL: an aggregate over nothing but nulls is null, a count is 0. Every aggregate can be limited
+to some rows: `count().where(col("price") < 100)`. How each type is treated (NaN, overflow, decimals) is described in
+`lakeward.operators.aggregates`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -29,6 +31,7 @@ class AggregateExpr:
     Args:
         kind: Which one.
         input: A column's name, an expression, or None for `count()`.
+        condition: Only rows where it is true count; None: all. See `where`.
 
     Raises:
         ConfigError: The input is neither.
@@ -36,6 +39,7 @@ class AggregateExpr:
 
     kind: str
     input: str | Expr | None = None
+    condition: Expr | None = None
 
     def __post_init__(self) -> None:
         from lakeward.dsl.expressions import Expr
@@ -44,6 +48,23 @@ class AggregateExpr:
             return
         hint = f'give a column\'s name or an expression: lw.{self.kind}("amount"), lw.{self.kind}(lw.col("a") * 2)'
         expect(self.input, (str, Expr), f"the argument of {self.kind}", hint)
+
+    def where(self, condition: Expr) -> AggregateExpr:
+        """Only rows for which a condition is true (null is not); SQL's FILTER (WHERE ...).
+
+        >>> from lakeward import StreamExecutionEnvironment, col
+        >>> stream = StreamExecutionEnvironment().from_collection([{"k": 1, "v": 5}, {"k": 1, "v": 50}])
+        >>> result = stream.key_by("k").aggregate(all=count(), small=sum("v").where(col("v") < 10))
+        >>> result.collect_final().to_pylist()
+        [{'k': 1, 'all': 2, 'small': 5}]
+
+        Args:
+            condition: A boolean expression over the stream's columns; a second `where` narrows the first.
+        """
+        from lakeward.dsl.expressions import Expr
+
+        expect(condition, Expr, "the argument of where", 'give an expression: lw.count().where(lw.col("price") < 100)')
+        return replace(self, condition=condition if self.condition is None else self.condition & condition)
 
     def input_column(self, fallback: str) -> tuple[str | None, Expr | None]:
         """The name under which the operator finds the input, and the expression that computes it.
@@ -59,7 +80,9 @@ class AggregateExpr:
             return self.input, col(self.input)
         return fallback, self.input
 
-    def bind(self, schema: pa.Schema, name: str, column: str | None = None) -> BoundAggregate:
+    def bind(
+        self, schema: pa.Schema, name: str, column: str | None = None, condition: str | None = None
+    ) -> BoundAggregate:
         """Check the aggregate against a stream.
 
         >>> sum("amount").bind(pa.schema({"amount": pa.int32()}), "revenue").description
@@ -69,10 +92,20 @@ class AggregateExpr:
             schema: The stream's schema.
             name: The result column.
             column: Where the operator finds the input, as given by `input_column`.
+            condition: Where it finds the condition, a boolean column.
 
         Raises:
             SchemaError: There is no such column, or it has a type that cannot be aggregated so; names both.
         """
+        plain = self._bind_input(schema, name, column)
+        if self.condition is None:
+            return plain
+        bound = self.condition.bind(schema)
+        if not pa.types.is_boolean(bound.type):
+            raise SchemaError(f"where needs a boolean, but {bound.description} is {bound.type}")
+        return replace(plain, condition=condition or f"__where_{name}", condition_label=bound.description)
+
+    def _bind_input(self, schema: pa.Schema, name: str, column: str | None) -> BoundAggregate:
         bound = self.bind_input(schema)
         if bound is None:
             source = self.input if isinstance(self.input, str) else ""
@@ -86,6 +119,71 @@ class AggregateExpr:
         if self.input is None or isinstance(self.input, str):
             return None
         return self.input.bind(schema)
+
+
+@dataclass(frozen=True, slots=True)
+class AggregateInputs:
+    """Aggregates bound to a stream, and the columns that they need of it.
+
+    Args:
+        aggregates: In the order in which they were given.
+        columns: Input columns and conditions, each distinct expression once; what is computed has a name that no
+            column of the stream has.
+    """
+
+    aggregates: tuple[BoundAggregate, ...]
+    columns: dict[str, Expr]
+
+
+def bind_aggregates(
+    aggregates: Mapping[str, AggregateExpr], schema: pa.Schema, taken: Collection[str]
+) -> AggregateInputs:
+    """Check aggregates against a stream, and give what they compute on the way a column each.
+
+    The columns are named after the expressions, not after the aggregates, and so is the state that is kept of them: a
+    job that is restored with an aggregate more finds the state of the others again.
+
+    Args:
+        aggregates: By name of the result column.
+        schema: The stream's schema.
+        taken: Names of other result columns.
+
+    Raises:
+        SchemaError: An aggregate does not fit its column, or a name is taken.
+        ConfigError: One is no aggregate.
+    """
+    columns: dict[str, Expr] = {}
+    bound = []
+    for name, aggregate in aggregates.items():
+        expect(aggregate, AggregateExpr, f"the aggregate '{name}'", 'give for example lw.sum("amount") or lw.count()')
+        if name in taken:
+            raise SchemaError(f"the result already has a column '{name}'")
+        column = None if aggregate.input is None else _column_of(_as_expr(aggregate.input), "__in", columns, schema)
+        condition = aggregate.condition
+        where = None if condition is None else _column_of(condition, "__where", columns, schema)
+        bound.append(aggregate.bind(schema, name, column, where))
+    return AggregateInputs(tuple(bound), columns)
+
+
+def _as_expr(given: str | Expr) -> Expr:
+    from lakeward.dsl.expressions import col
+
+    return col(given) if isinstance(given, str) else given
+
+
+def _column_of(expression: Expr, prefix: str, columns: dict[str, Expr], schema: pa.Schema) -> str:
+    """The name of an expression's column, new or shared."""
+    if expression.source is not None:
+        columns.setdefault(expression.source, _as_expr(expression.source))
+        return expression.source
+    shared = next((name for name, known in columns.items() if known.equals(expression)), None)
+    if shared is not None:
+        return shared
+    name = f"{prefix}({expression})"
+    while name in columns or name in schema.names:
+        name += "'"
+    columns[name] = expression
+    return name
 
 
 def _column_type(schema: pa.Schema, name: str) -> pa.DataType:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 
-from lakeward.dsl.aggregates import AggregateExpr
-from lakeward.dsl.expressions import Expr, col
+from lakeward.dsl.aggregates import AggregateExpr, bind_aggregates
+from lakeward.dsl.expressions import col
+from lakeward.dsl.ranking_verbs import KeyedRankingVerbs
 from lakeward.dsl.stream import DataStream, EventTime, OutputTag
-from lakeward.dsl.windows import WindowSpec
+from lakeward.dsl.windows import Assigner, WindowSpec
+from lakeward.engine.api.changelog import ROW_KIND, append_only
 from lakeward.engine.api.operator import OperatorFactory
 from lakeward.engine.core.durations import Duration, parse_duration_us
 from lakeward.engine.core.errors import ConfigError, GraphError, LakewardError, SchemaError
@@ -19,13 +21,17 @@ from lakeward.engine.core.expect import expect
 from lakeward.engine.core.hashing import is_binary_like
 from lakeward.engine.graph.logical import Exchange, Node
 from lakeward.operators.aggregate import BoundAggregate
+from lakeward.operators.group_aggregate import GroupAggregate
 from lakeward.operators.reduce import Reduce, WindowReduce
+from lakeward.operators.windows.assigners import CarriedAssigner, PaneAssigner
+from lakeward.operators.windows.counts import CountAggregate, CountAssigner
+from lakeward.operators.windows.early import Trigger
 from lakeward.operators.windows.operator import WindowAggregate
+from lakeward.operators.windows.sessions import SessionAggregate, SessionAssigner
+from lakeward.operators.windows.timed import WINDOW_END, WINDOW_START
 
-_INPUT_PREFIX = "__in_"
 
-
-class KeyedStream:
+class KeyedStream(KeyedRankingVerbs):
     """A stream whose rows are grouped by key columns. Made by `DataStream.key_by`.
 
     >>> from lakeward import StreamExecutionEnvironment
@@ -49,7 +55,7 @@ class KeyedStream:
                 raise stream._error(ConfigError(f"key_by names '{key}' twice", hint="leave one out"))
 
     def window(self, window: WindowSpec) -> WindowedStream:
-        """Cut the stream of each key into windows of event time.
+        """Cut the stream of each key into windows.
 
         >>> from lakeward import StreamExecutionEnvironment, Tumbling, WatermarkStrategy, sum
         >>> import datetime as dt
@@ -61,10 +67,11 @@ class KeyedStream:
         [{'shop': 'a', 'revenue': 5}]
 
         Args:
-            window: `Tumbling` or `Sliding`.
+            window: `Tumbling`, `Sliding`, `Cumulative`, `Session`, `CountWindow`, `GlobalWindow` or `SameWindow`.
 
         Raises:
-            GraphError: The stream has no event time.
+            GraphError: The windows go by event time, and the stream has none.
+            SchemaError: The stream is an updating one, or has not the columns that `SameWindow` goes by.
         """
         return WindowedStream(self._stream, self.keys, window)
 
@@ -85,10 +92,110 @@ class KeyedStream:
             parallelism: Its subtasks.
         """
         stream = self._stream
+        stream._refuse_updates("reduce", "aggregate it, or use .to_changelog() before key_by")
         node = _exchange(
             stream, self.keys, "reduce", Reduce(self.keys, stream.schema, function), stream.schema, uid, parallelism
         )
         return DataStream(stream._context, node, stream.event_time)
+
+    def aggregate(
+        self,
+        aggregates: Mapping[str, AggregateExpr] | None = None,
+        /,
+        *,
+        emit_interval: Duration | None = None,
+        update_before: bool = True,
+        uid: str | None = None,
+        parallelism: int | None = None,
+        **named: AggregateExpr,
+    ) -> DataStream:
+        """Aggregates over all rows of each key so far: an updating stream with one row a key, known by the key columns.
+
+        A key's old row is taken back and its new one sent after each batch that changes it, once a batch. If this
+        stream is an updating one, rows that it takes back leave the aggregates again.
+
+        >>> from lakeward import StreamExecutionEnvironment, col, count, sum
+        >>> rows = [{"shop": "a", "amount": 2}, {"shop": "b", "amount": 9}, {"shop": "a", "amount": 3}]
+        >>> orders = StreamExecutionEnvironment().from_collection(rows)
+        >>> totals = orders.key_by("shop").aggregate(revenue=sum("amount"), large=count().where(col("amount") > 5))
+        >>> totals.collect_final().sort_by("shop").to_pylist()
+        [{'shop': 'a', 'revenue': 5, 'large': 0}, {'shop': 'b', 'revenue': 9, 'large': 1}]
+
+        Args:
+            aggregates: Aggregates by name of the result column, as a mapping.
+            emit_interval: Collect changes, and send them at most this often (by the clock); for example "1s". They
+                are also sent at checkpoints and at the end. Without it, changes are sent after every batch.
+            update_before: Whether the rows that are replaced are sent too (-U before +U); False makes half the rows,
+                for sinks that go by the key.
+            uid: The operator's name in checkpoints; give one, since it has state.
+            parallelism: Its subtasks.
+            named: More aggregates, as keywords: `revenue=sum("amount")`.
+
+        Returns:
+            An updating stream of the key columns and the aggregates, without event time.
+
+        Raises:
+            SchemaError: An aggregate does not fit its column, or a name is taken.
+        """
+        options = GroupOptions(emit_interval, update_before, uid, parallelism)
+        return group_aggregate(self._stream, self.keys, {**(aggregates or {}), **named}, options)
+
+
+@dataclass(frozen=True, slots=True)
+class GroupOptions:
+    """What may be said of an aggregation without windows; as in `KeyedStream.aggregate`."""
+
+    emit_interval: Duration | None
+    update_before: bool
+    uid: str | None
+    parallelism: int | None
+
+
+def group_aggregate(
+    stream: DataStream, keys: tuple[str, ...], aggregates: Mapping[str, AggregateExpr], options: GroupOptions
+) -> DataStream:
+    """Aggregates over all rows so far, by key or (without keys) over the whole stream."""
+    if not aggregates:
+        raise stream._error(GraphError("aggregate needs at least one aggregate", hint="for example n=count()"))
+    expect(options.update_before, bool, "update_before", "give True or False")
+    _check_old_rows(stream)
+    try:
+        needs = bind_aggregates(aggregates, stream.schema, (*keys, ROW_KIND))
+        interval = options.emit_interval
+        interval_us = None if interval is None else parse_duration_us(interval, "emit interval")
+        columns = {name: col(name) for name in keys} | needs.columns
+        time = stream.event_time.column if stream.event_time else None
+        timed = time is not None and any(one.kind in ("first", "last") for one in needs.aggregates)
+        if time is not None and timed:
+            columns[time] = col(time)
+        needed = stream
+        if columns and [*columns] != append_only(stream.schema).names:
+            needed = stream._columns("aggregate-input", columns)
+        factory = GroupAggregate(
+            needed.schema, keys, needs.aggregates, time if timed else None, interval_us, options.update_before
+        )
+    except LakewardError as error:
+        raise stream._error(error) from None
+    parallelism = options.parallelism if keys else 1
+    node = _exchange(needed, keys, "aggregate", factory, factory.schema, options.uid, parallelism)
+    return DataStream(stream._context, node, None, upsert_key=keys)
+
+
+def _check_old_rows(stream: DataStream) -> None:
+    """Refuse an updating stream that leaves out the rows that it replaces: they could not be taken out again.
+
+    Raises:
+        SchemaError: Names the operator that leaves them out.
+    """
+    graph = stream._context.builder.graph()
+    waiting = [stream._node.uid] if stream.is_updating else []
+    while waiting:
+        node = graph.node(waiting.pop())
+        if getattr(node.work, "update_before", True) is False:
+            problem = f"aggregate needs the rows that '{node.uid}' replaces, and it was told not to send them"
+            raise stream._error(SchemaError(problem, hint="leave out update_before=False there"))
+        if not getattr(node.work, "stateful", False):  # what has state sends old rows of its own accord
+            waiting += [edge.upstream for edge in node.inputs]
 
 
 def _key_hint(key: str, kind: pa.DataType) -> str:
@@ -111,10 +218,12 @@ class WindowOptions:
     Args:
         allowed_lateness_us: How long a window's state outlives its end.
         late_tag: Side stream for rows that come even later; None: they are only counted.
+        trigger: When windows send results before their end; None: never.
     """
 
     allowed_lateness_us: int = 0
     late_tag: OutputTag | None = None
+    trigger: Trigger | None = None
 
 
 class WindowedStream:
@@ -134,19 +243,42 @@ class WindowedStream:
     def __init__(
         self, stream: DataStream, keys: tuple[str, ...], window: WindowSpec, options: WindowOptions | None = None
     ) -> None:
-        expect(window, WindowSpec, "a window", 'give lw.Tumbling("10s") or lw.Sliding("1m", "10s")')
-        if stream.event_time is None:
-            raise stream._error(
-                GraphError(
-                    "windows need event time, and this stream has none",
-                    hint='give the source watermark=WatermarkStrategy.bounded_out_of_orderness("column", "5s"), and '
-                    "keep that column unchanged up to the window",
-                )
-            )
+        expect(window, WindowSpec, "a window", 'give for example lw.Tumbling("10s") or lw.Session("5m")')
+        stream._refuse_updates(
+            "windows", "aggregate it without windows: .key_by(...).aggregate(...), or use .to_changelog() before them"
+        )
         self._stream = stream
         self._keys = keys
         self._window = window
         self._options = options or WindowOptions()
+        self._layout = window.layout()
+        self._check_time()
+
+    def _check_time(self) -> None:
+        """Refuse windows for which the stream has no time."""
+        stream, layout = self._stream, self._layout
+        if isinstance(layout, CarriedAssigner):
+            for name in (WINDOW_START, WINDOW_END):
+                if name not in stream.schema.names:
+                    hint = "SameWindow() is for results of windows, with both columns kept"
+                    raise stream._error(SchemaError(f"rows carry no window: there is no column '{name}'", hint=hint))
+        if _by_event_time(layout) and stream.event_time is None:
+            raise stream._error(
+                GraphError(
+                    "windows need event time, and this stream has none",
+                    hint='give the source watermark=WatermarkStrategy.bounded_out_of_orderness("column", "5s"), and '
+                    'keep that column unchanged up to the window; or give the window time="processing"',
+                )
+            )
+
+    def _with(self, **changes: Any) -> WindowedStream:
+        return WindowedStream(self._stream, self._keys, self._window, replace(self._options, **changes))
+
+    def _refuse_lateness(self) -> None:
+        if not _by_event_time(self._layout):
+            raise self._stream._error(
+                ConfigError(f"no row is late for windows that do not go by event time: {self._layout.description}")
+            )
 
     def allowed_lateness(self, lateness: Duration) -> WindowedStream:
         """Keep windows this long after their end: a late row within it sends the window's corrected result again.
@@ -164,8 +296,8 @@ class WindowedStream:
         Args:
             lateness: For example "1m". Without it, rows after the window's end are late at once.
         """
-        options = replace(self._options, allowed_lateness_us=parse_duration_us(lateness, "allowed lateness"))
-        return WindowedStream(self._stream, self._keys, self._window, options)
+        self._refuse_lateness()
+        return self._with(allowed_lateness_us=parse_duration_us(lateness, "allowed lateness"))
 
     def side_output_late_data(self, tag: OutputTag) -> WindowedStream:
         """Send rows that are too late for every window to a side stream: `result.side_output(tag)`.
@@ -182,7 +314,42 @@ class WindowedStream:
         [2]
         """
         expect(tag, OutputTag, "a side stream's tag", 'give an lw.OutputTag("late")')
-        return WindowedStream(self._stream, self._keys, self._window, replace(self._options, late_tag=tag))
+        self._refuse_lateness()
+        return self._with(late_tag=tag)
+
+    def trigger(self, trigger: Trigger, *, discarding: bool = False) -> WindowedStream:
+        """Send results of windows before their end as well; at their end the final one.
+
+        Results replace each other: the stream is an updating one, known by the keys and `window_start`, and only
+        results that have changed are sent. With `discarding` they add up instead: each is of the rows since the last
+        one, and the stream is append-only.
+
+        >>> from lakeward import GlobalWindow, StreamExecutionEnvironment, count, every_rows
+        >>> rows = [{"shop": "a"}, {"shop": "b"}, {"shop": "a"}]
+        >>> shops = StreamExecutionEnvironment().from_collection(rows).key_by("shop")
+        >>> so_far = shops.window(GlobalWindow()).trigger(every_rows(2)).aggregate(orders=count())
+        >>> so_far.is_updating, so_far.collect_final().sort_by("shop").to_pylist()
+        (True, [{'shop': 'a', 'orders': 2}, {'shop': 'b', 'orders': 1}])
+
+        Args:
+            trigger: `every("1s")` or `every_rows(1000)`.
+            discarding: Whether what was sent is forgotten; for windows that do not overlap.
+
+        Raises:
+            ConfigError: These windows send nothing early.
+        """
+        expect(trigger, Trigger, "a trigger", 'give lw.every("1s") or lw.every_rows(1000)')
+        expect(discarding, bool, "discarding", "give True or False")
+        layout = self._layout
+        if not isinstance(layout, PaneAssigner):
+            hint = "tumbling, sliding, cumulative and global windows do"
+            problem = f"these windows send nothing early: {layout.description}"
+            raise self._stream._error(ConfigError(problem, hint=hint))
+        if discarding and not layout.single_pane:
+            hint = "leave discarding out, or take windows that do not overlap"
+            problem = f"windows that overlap cannot discard: {layout.description}"
+            raise self._stream._error(ConfigError(problem, hint=hint))
+        return self._with(trigger=replace(trigger, discarding=discarding))
 
     def aggregate(
         self, *, uid: str | None = None, parallelism: int | None = None, **aggregates: AggregateExpr
@@ -216,21 +383,35 @@ class WindowedStream:
                 GraphError("aggregate needs at least one aggregate", hint="for example n=count()")
             )
         stream, time_column = self._with_time_column()
-        bound, stream = self._bind_inputs(stream, time_column, aggregates)
-        factory = WindowAggregate(
-            keys=self._keys,
-            time_column=time_column,
-            window=self._window.assigner(),
-            aggregates=tuple(bound),
-            allowed_lateness_us=self._options.allowed_lateness_us,
-            late_tag=self._options.late_tag.name if self._options.late_tag else None,
-            input_schema=stream.schema,
-        )
-        count = parallelism if self._keys else 1
-        node = _exchange(stream, self._keys, "window", factory, factory.schema, uid, count)
-        return WindowResult(
-            stream, node, self._options.late_tag, self._stream.schema.names, EventTime("window_end", -1)
-        )
+        keys = self._all_keys()
+        bound, stream = self._bind_inputs(stream, keys, time_column, aggregates)
+        try:
+            factory = self._factory(stream, keys, time_column, tuple(bound))
+        except LakewardError as error:
+            raise stream._error(error) from None
+        node = _exchange(stream, keys, "window", factory, factory.schema, uid, parallelism if keys else 1)
+        event_time = EventTime(WINDOW_END, -1) if _by_event_time(self._layout) else None
+        result = WindowResult(stream, node, self._options.late_tag, self._stream.schema.names, event_time)
+        if result.is_updating:
+            result.upsert_key = (*self._keys, *_bounds(self._layout))
+        return result
+
+    def _all_keys(self) -> tuple[str, ...]:
+        """The key columns; the start of a window that rows carry is one of them."""
+        carried = isinstance(self._layout, CarriedAssigner) and WINDOW_START not in self._keys
+        return (*self._keys, WINDOW_START) if carried else self._keys
+
+    def _factory(
+        self, stream: DataStream, keys: tuple[str, ...], time_column: str, aggregates: tuple[BoundAggregate, ...]
+    ) -> WindowAggregate | SessionAggregate | CountAggregate:
+        layout, options = self._layout, self._options
+        tag = options.late_tag.name if options.late_tag else None
+        lateness_us = options.allowed_lateness_us
+        if isinstance(layout, CountAssigner):
+            return CountAggregate(stream.schema, keys, time_column, layout, aggregates)
+        if isinstance(layout, SessionAssigner):
+            return SessionAggregate(stream.schema, keys, time_column, layout, aggregates, lateness_us, tag)
+        return WindowAggregate(stream.schema, keys, time_column, layout, aggregates, lateness_us, tag, options.trigger)
 
     def reduce(
         self, function: Callable[[Any, Any], Any], *, uid: str | None = None, parallelism: int | None = None
@@ -254,13 +435,19 @@ class WindowedStream:
         Returns:
             A stream of the input's schema, with its event time.
         """
+        if self._options.trigger is not None:
+            raise self._stream._error(ConfigError("reduce sends nothing early", hint="use .aggregate(...)"))
+        try:
+            window = self._window.assigner()
+        except LakewardError as error:
+            raise self._stream._error(error) from None
         stream, time_column = self._with_time_column()
         tag = self._options.late_tag
         factory = WindowReduce(
             keys=self._keys,
             schema=stream.schema,
             time_column=time_column,
-            window=self._window.assigner(),
+            window=window,
             function=function,
             allowed_lateness_us=self._options.allowed_lateness_us,
             late_tag=tag.name if tag else None,
@@ -269,8 +456,13 @@ class WindowedStream:
         return WindowResult(stream, node, tag, self._stream.schema.names, self._stream.event_time)
 
     def _with_time_column(self) -> tuple[DataStream, str]:
+        """The stream, with the column that the operator takes as time; empty for processing time."""
+        if isinstance(self._layout, CarriedAssigner):
+            return self._stream, WINDOW_END
         time = self._stream.event_time
-        assert time is not None, "checked when the windowed stream was made"
+        processing = not isinstance(self._layout, CountAssigner) and self._layout.processing
+        if time is None or processing:
+            return self._stream, ""
         if time.offset_us == 0:
             return self._stream, time.column
         # The event time of a window's result is the last microsecond of the window, as in Flink.
@@ -278,32 +470,37 @@ class WindowedStream:
         return self._stream.with_columns(window_time=shifted), "window_time"
 
     def _bind_inputs(
-        self, stream: DataStream, time_column: str, aggregates: dict[str, AggregateExpr]
+        self, stream: DataStream, keys: tuple[str, ...], time_column: str, aggregates: dict[str, AggregateExpr]
     ) -> tuple[list[BoundAggregate], DataStream]:
         """Compute the aggregates' inputs before the exchange, and send nothing else through it unless late rows do."""
-        bound: list[BoundAggregate] = []
-        inputs: dict[str, Expr] = {}
-        for name, aggregate in aggregates.items():
-            expect(
-                aggregate, AggregateExpr, f"the aggregate '{name}'", 'give for example lw.sum("amount") or lw.count()'
-            )
-            if name in self._keys or name in ("window_start", "window_end"):
-                raise stream._error(SchemaError(f"the result already has a column '{name}'"))
-            column, expression = aggregate.input_column(f"{_INPUT_PREFIX}{name}")
-            if column is not None and expression is not None:
-                inputs[column] = expression
-            try:
-                bound.append(aggregate.bind(stream.schema, name, column))
-            except LakewardError as error:
-                raise stream._error(error) from None
+        try:
+            needs = bind_aggregates(aggregates, stream.schema, (*keys, WINDOW_START, WINDOW_END))
+        except LakewardError as error:
+            raise stream._error(error) from None
+        bound, inputs = list(needs.aggregates), needs.columns
         if self._options.late_tag is not None:
             computed = {name: expr for name, expr in inputs.items() if name not in stream.schema.names}
             everything = {name: col(name) for name in stream.schema.names} | computed
             return bound, stream._columns("aggregate-input", everything) if computed else stream
-        needed = {name: col(name) for name in (*self._keys, time_column)} | inputs
-        if list(needed) == stream.schema.names:
+        times = (time_column,) if time_column else ()
+        needed = {name: col(name) for name in (*keys, *times)} | inputs
+        if not needed or list(needed) == stream.schema.names:
             return bound, stream
         return bound, stream._columns("aggregate-input", needed)
+
+
+def _by_event_time(layout: Assigner) -> bool:
+    """Whether windows follow from the stream's event time."""
+    if isinstance(layout, CountAssigner) or layout.processing:
+        return False
+    return isinstance(layout, SessionAssigner) or layout.event_timed
+
+
+def _bounds(layout: Assigner) -> tuple[str, ...]:
+    """The columns that tell the windows of a key apart."""
+    if not isinstance(layout, PaneAssigner) or not layout.event_timed:
+        return ()
+    return (WINDOW_START,) if layout.starts_apart else (WINDOW_START, WINDOW_END)
 
 
 class WindowResult(DataStream):

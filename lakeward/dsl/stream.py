@@ -10,6 +10,9 @@ import pyarrow as pa
 
 from lakeward.dsl.expressions import Expr, as_column, bind_columns, col
 from lakeward.dsl.graph_builder import GraphBuilder
+from lakeward.dsl.join_verbs import JoinVerbs
+from lakeward.dsl.ranking_verbs import RankingVerbs
+from lakeward.engine.api.changelog import ROW_KIND, append_only, is_updating, updating
 from lakeward.engine.api.expression import BoundExpression
 from lakeward.engine.api.operator import OperatorFactory
 from lakeward.engine.api.sink import Sink
@@ -18,13 +21,17 @@ from lakeward.engine.core.expect import expect, user_location
 from lakeward.engine.core.ids import OperatorId
 from lakeward.engine.core.names import did_you_mean
 from lakeward.engine.graph.logical import Edge, Exchange, Node
-from lakeward.operators.stateless import Filter, Identity, Project
+from lakeward.operators.changelog import Inserts, ToChangelog, changelog_schema, materialise
+from lakeward.operators.stateless import Filter, Project
 from lakeward.operators.udf import FilterRows, FlatMapRows, MapBatches, MapRows, output_schema_of
+from lakeward.operators.union import Union, union_schema
 
 if TYPE_CHECKING:
+    from lakeward.dsl.aggregates import AggregateExpr
     from lakeward.dsl.environment import StreamExecutionEnvironment
     from lakeward.dsl.keyed import KeyedStream, WindowedStream
     from lakeward.dsl.windows import WindowSpec
+    from lakeward.engine.core.durations import Duration
 
 T = TypeVar("T")
 
@@ -61,7 +68,7 @@ class StreamContext:
     builder: GraphBuilder
 
 
-class DataStream:
+class DataStream(JoinVerbs, RankingVerbs):
     """Rows of one schema, unbounded or bounded. Made by an environment, not by hand.
 
     Every verb gives a new stream and leaves this one as it is, so that several may begin here.
@@ -77,12 +84,19 @@ class DataStream:
     """
 
     def __init__(
-        self, context: StreamContext, node: Node, event_time: EventTime | None, *, tag: str | None = None
+        self,
+        context: StreamContext,
+        node: Node,
+        event_time: EventTime | None,
+        *,
+        tag: str | None = None,
+        upsert_key: tuple[str, ...] | None = None,
     ) -> None:
         self._context = context
         self._node = node
         self._tag = tag
         self.event_time = event_time
+        self.upsert_key = upsert_key
 
     @property
     def uid(self) -> str:
@@ -103,6 +117,16 @@ class DataStream:
         DataType(int64)
         """
         return self._node.schema
+
+    @property
+    def is_updating(self) -> bool:
+        """Whether rows may be replaced and taken back; they then have a row kind, Flink's, as their last column.
+
+        >>> from lakeward import StreamExecutionEnvironment
+        >>> StreamExecutionEnvironment().from_collection([{"a": 1}]).is_updating
+        False
+        """
+        return is_updating(self.schema)
 
     # -- columns and expressions: the fast road
 
@@ -129,6 +153,9 @@ class DataStream:
         """
         if not isinstance(predicate, Expr):
             self._check_function(predicate)
+            self._refuse_updates(
+                "a filter by a Python function", "give an expression, or use .to_changelog() before it"
+            )
             return self._then("filter", FilterRows(predicate, self.schema), self.schema, uid, parallelism)
         bound = self._bind(predicate)
         if not pa.types.is_boolean(bound.type):
@@ -240,6 +267,7 @@ class DataStream:
             GraphError: The type of the rows it returns is not known.
         """
         self._check_function(function)
+        self._refuse_updates("map", "use expressions in .with_columns(...), or .to_changelog() before it")
         schema = output_schema_of(function, returns)
         return self._then("map", MapRows(function, self.schema, schema, returns), schema, uid, parallelism)
 
@@ -269,6 +297,7 @@ class DataStream:
             GraphError: The type of the rows it returns is not known.
         """
         self._check_function(function)
+        self._refuse_updates("flat_map", "use .to_changelog() before it")
         schema = output_schema_of(function, returns)
         return self._then("flat_map", FlatMapRows(function, self.schema, schema, returns), schema, uid, parallelism)
 
@@ -294,19 +323,29 @@ class DataStream:
             parallelism: Its subtasks.
         """
         self._check_function(function)
+        self._refuse_updates("map_batches", "use expressions in .with_columns(...), or .to_changelog() before it")
         schema = self.schema if returns is None else output_schema_of(function, returns)
         return self._then("map_batches", MapBatches(function, schema), schema, uid, parallelism)
 
     # -- shape
 
     def union(self, *others: DataStream, uid: str | None = None) -> DataStream:
-        """The rows of several streams of one schema.
+        """The rows of several streams of one schema, as they come.
 
         >>> from lakeward import StreamExecutionEnvironment
         >>> env = StreamExecutionEnvironment()
         >>> both = env.from_collection([{"a": 1}]).union(env.from_collection([{"a": 2}]))
         >>> sorted(both.execute_and_collect()["a"].to_pylist())
         [1, 2]
+
+        Args:
+            others: Streams with the same columns; one that may be null in one of them may be in the result.
+            uid: The operator's name in checkpoints.
+
+        Returns:
+            An updating stream if one of them is: the other rows are inserts. It has no upsert key, since two streams
+            may hold the same key. The event time is kept where all streams have it in one column; `rename` it before
+            where they have not.
 
         Raises:
             SchemaError: The schemas differ; names the first column that does.
@@ -315,9 +354,14 @@ class DataStream:
             expect(other, DataStream, "a stream of a union", "give streams: one.union(two, three)")
             if other._context.builder is not self._context.builder:
                 raise self._error(GraphError("a union of streams of two environments", hint="make both from one"))
-            self._check_same_schema(other)
-        inputs = [stream._edge() for stream in (self, *others)]
-        node = self._context.builder.add("union", Identity(), inputs, self.schema, uid, None)
+        streams = [self, *others]
+        if any(stream.is_updating for stream in streams):
+            streams = [stream._as_updating() for stream in streams]
+        schema = streams[0].schema
+        for other in streams[1:]:
+            schema = streams[0]._common_schema(schema, other)
+        inputs = [stream._edge() for stream in streams]
+        node = self._context.builder.add("union", Union(schema), inputs, schema, uid, None)
         same_time = all(other.event_time == self.event_time for other in others)
         return DataStream(self._context, node, self.event_time if same_time else None)
 
@@ -362,6 +406,41 @@ class DataStream:
 
         return WindowedStream(self, (), window)
 
+    def aggregate(
+        self,
+        aggregates: Mapping[str, AggregateExpr] | None = None,
+        /,
+        *,
+        emit_interval: Duration | None = None,
+        update_before: bool = True,
+        uid: str | None = None,
+        **named: AggregateExpr,
+    ) -> DataStream:
+        """Aggregates over all rows so far: an updating stream of one row; runs in one subtask.
+
+        >>> from lakeward import StreamExecutionEnvironment, count, max
+        >>> stream = StreamExecutionEnvironment().from_collection([{"a": 1}, {"a": 5}])
+        >>> stream.aggregate(rows=count(), most=max("a")).collect_final().to_pylist()
+        [{'rows': 2, 'most': 5}]
+
+        Args:
+            aggregates: Aggregates by name of the result column, as a mapping.
+            emit_interval: Send changes at most this often, as in `KeyedStream.aggregate`.
+            update_before: Whether the row that is replaced is sent too.
+            uid: The operator's name in checkpoints; give one, since it has state.
+            named: More aggregates, as keywords: `revenue=sum("amount")`.
+
+        Returns:
+            An updating stream of the aggregates. Nothing is sent before the first row has come.
+
+        Raises:
+            SchemaError: An aggregate does not fit its column.
+        """
+        from lakeward.dsl.keyed import GroupOptions, group_aggregate
+
+        options = GroupOptions(emit_interval, update_before, uid, 1)
+        return group_aggregate(self, (), {**(aggregates or {}), **named}, options)
+
     def side_output(self, tag: OutputTag) -> DataStream:
         """A side stream of the operator that made this stream (late rows of a window).
 
@@ -405,6 +484,9 @@ class DataStream:
             The sink's uid.
         """
         expect(sink, Sink, "a sink", "give for example lw.PrintSink()")
+        if not sink.takes_updates:
+            hint = "write .to_changelog(), whose rows say what they change, or windows' results, which do not change"
+            self._refuse_updates(f"the sink {sink.description}", hint)
         node = self._context.builder.add("sink", sink, [self._edge()], self.schema, uid, parallelism)
         return node.uid
 
@@ -425,16 +507,67 @@ class DataStream:
         """
         return self._context.environment.collect(self)
 
+    # -- updating streams
+
+    def to_changelog(self, column: str = "op", *, uid: str | None = None) -> DataStream:
+        """An updating stream as plain rows that any sink takes: what each row does becomes a text column, the first.
+
+        >>> from lakeward import StreamExecutionEnvironment
+        >>> StreamExecutionEnvironment().from_collection([{"a": 1}]).to_changelog().execute_and_collect().to_pylist()
+        [{'op': '+I', 'a': 1}]
+
+        Args:
+            column: Its name; its values are "+I" (new), "-U" (replaced by the next), "+U" (replaces), "-D" (deleted).
+            uid: The operator's name in checkpoints.
+
+        Raises:
+            SchemaError: There is a column of this name already.
+        """
+        expect(column, str, "to_changelog's column", 'give a name: "op"')
+        plain = append_only(self.schema)
+        if column in plain.names:
+            raise self._error(SchemaError(f"there is a column '{column}' already", hint='.to_changelog("row_kind")'))
+        schema = changelog_schema(plain, column)
+        return self._then("changelog", ToChangelog(column), schema, uid, None)
+
+    def collect_final(self) -> pa.Table:
+        """Run what this stream needs, to the end of its input, and return the result that its changes leave.
+
+        >>> from lakeward import StreamExecutionEnvironment
+        >>> StreamExecutionEnvironment().from_collection([{"a": 1}]).collect_final().to_pylist()
+        [{'a': 1}]
+
+        Returns:
+            The rows after every insert, update and delete, without row kinds; of an append-only stream, all rows.
+
+        Raises:
+            LakewardError: As by `StreamExecutionEnvironment.execute`.
+        """
+        return materialise(self.execute_and_collect(), self.upsert_key)
+
     # -- for the other modules of the DSL
 
+    def _as_updating(self) -> DataStream:
+        return self if self.is_updating else self._then("inserts", Inserts(), updating(self.schema), None, None)
+
+    def _refuse_updates(self, what: str, hint: str) -> None:
+        if self.is_updating:
+            problem = SchemaError(
+                f"{what} cannot take the updating stream '{self.uid}', which takes rows back", hint=hint
+            )
+            raise self._error(problem)
+
     def _edge(self, exchange: Exchange = Exchange.FORWARD, keys: tuple[str, ...] = ()) -> Edge:
+        if exchange is Exchange.FORWARD and self.is_updating:
+            keys = self.upsert_key or ()
         return Edge(self._node.uid, exchange, keys, self._tag)
 
     def _then(
         self, kind: str, factory: OperatorFactory, schema: pa.Schema, uid: str | None, parallelism: int | None
     ) -> DataStream:
         node = self._context.builder.add(kind, factory, [self._edge()], schema, uid, parallelism)
-        return DataStream(self._context, node, self._event_time_in(schema))
+        key = self.upsert_key if is_updating(schema) and set(self.upsert_key or ()) <= set(schema.names) else None
+        return DataStream(self._context, node, self._event_time_in(schema), upsert_key=key)
 
     def _event_time_in(self, schema: pa.Schema) -> EventTime | None:
         """The event time survives a step that keeps the column, with its type."""
@@ -457,6 +590,8 @@ class DataStream:
         return [*((expr.name, expr) for expr in listed), *((name, as_column(one)) for name, one in named.items())]
 
     def _project(self, kind: str, columns: list[tuple[str, Expr]], uid: str | None) -> DataStream:
+        if self.is_updating:
+            columns = [*(one for one in columns if one[0] != ROW_KIND), (ROW_KIND, col(ROW_KIND))]
         names = [name for name, _ in columns]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
@@ -471,6 +606,8 @@ class DataStream:
         before = self.event_time
         kept = before is not None and before.column in renamed
         stream.event_time = EventTime(renamed[before.column], before.offset_us) if before and kept else None
+        keyed = self.upsert_key is not None and all(name in renamed for name in self.upsert_key)
+        stream.upsert_key = tuple(renamed[name] for name in self.upsert_key or ()) if keyed else None
         return stream
 
     def _check_function(self, function: object) -> None:
@@ -484,12 +621,13 @@ class DataStream:
             hint = did_you_mean(name, self.schema.names)
             raise self._error(SchemaError(f"there is no column '{name}'", hint=hint))
 
-    def _check_same_schema(self, other: DataStream) -> None:
-        ours, theirs = self.schema.remove_metadata(), other.schema.remove_metadata()
-        if ours.equals(theirs):
-            return
-        pairs = zip(ours, theirs, strict=False)
-        first = next((f"'{a.name}: {a.type}' and '{b.name}: {b.type}'" for a, b in pairs if not a.equals(b)), "lengths")
+    def _common_schema(self, schema: pa.Schema, other: DataStream) -> pa.Schema:
+        common = union_schema(schema, other.schema)
+        if common is not None:
+            return common
+        pairs = zip(self.schema, other.schema, strict=False)
+        texts = ((f"{one.name}: {one.type}", f"{two.name}: {two.type}") for one, two in pairs)
+        first = next((f"'{one}' and '{two}'" for one, two in texts if one != two), "lengths")
         raise self._error(
             SchemaError(
                 f"union needs streams of one schema; '{self.uid}' and '{other.uid}' differ in {first}",

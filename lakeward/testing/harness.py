@@ -21,7 +21,7 @@ import orjson
 import pyarrow as pa
 
 from lakeward.engine.api.operator import OperatorFactory
-from lakeward.engine.api.state import StateTable, TableSpec
+from lakeward.engine.api.state import RowsSpec, RowTable, StateTable, TableSpec
 from lakeward.engine.core.clock import ManualClock
 from lakeward.engine.core.errors import ConfigError
 from lakeward.engine.core.ids import CheckpointId, JobId, OperatorId, SubtaskIndex
@@ -98,7 +98,7 @@ class OperatorHarness:
 
     Args:
         factory: Makes the operator.
-        schema: Schema of its input.
+        schema: Schema of its input, or of each input.
         config: Where it believes to run.
         restored: Snapshots of all old subtasks to start from; empty for a first run.
     """
@@ -106,11 +106,11 @@ class OperatorHarness:
     def __init__(
         self,
         factory: OperatorFactory,
-        schema: pa.Schema,
+        schema: pa.Schema | Sequence[pa.Schema],
         config: HarnessConfig = HarnessConfig(),
         restored: Sequence[HarnessSnapshot] = (),
     ) -> None:
-        self.schema = schema
+        self.schemas = (schema,) if isinstance(schema, pa.Schema) else tuple(schema)
         self._directory = Path(tempfile.mkdtemp(prefix="lakeward-harness-"))
         self._context = _Context(config, restored, self._directory / "state")
         self._out = _Output()
@@ -125,7 +125,7 @@ class OperatorHarness:
     def restore(
         cls,
         factory: OperatorFactory,
-        schema: pa.Schema,
+        schema: pa.Schema | Sequence[pa.Schema],
         snapshots: Sequence[HarnessSnapshot],
         config: HarnessConfig = HarnessConfig(),
     ) -> OperatorHarness:
@@ -137,21 +137,28 @@ class OperatorHarness:
         """Processing time; moved by `tick`."""
         return self._context.clock
 
-    def send(self, rows: Sequence[Mapping[str, Any]] | pa.RecordBatch | pa.Table) -> None:
+    def send(self, rows: Sequence[Mapping[str, Any]] | pa.RecordBatch | pa.Table, index: int = 0) -> None:
         """Hand the operator one batch.
 
         Args:
             rows: A batch, a table (sent as one batch), or rows as dicts, timestamps as datetimes or microseconds.
+            index: Which of its inputs they come from.
         """
-        self.operator.on_batch(self._batch(rows), self._out)
+        self.operator.on_input(index, self._batch(rows, self.schemas[index]), self._out)
 
-    def _batch(self, rows: Sequence[Mapping[str, Any]] | pa.RecordBatch | pa.Table) -> pa.RecordBatch:
+    def end_input(self, index: int) -> None:
+        """Tell the operator that one of its inputs has ended."""
+        self.operator.on_input_end(index, self._out)
+
+    def _batch(
+        self, rows: Sequence[Mapping[str, Any]] | pa.RecordBatch | pa.Table, schema: pa.Schema
+    ) -> pa.RecordBatch:
         if isinstance(rows, pa.RecordBatch):
             return rows
         if isinstance(rows, pa.Table):
             batches = rows.to_batches()
             return pa.concat_batches(batches) if batches else pa.RecordBatch.from_pylist([], schema=rows.schema)
-        return pa.RecordBatch.from_pylist([dict(row) for row in rows], schema=self.schema)
+        return pa.RecordBatch.from_pylist([dict(row) for row in rows], schema=schema)
 
     def watermark(self, time: int | datetime) -> None:
         """Event time has come to here.
@@ -265,9 +272,16 @@ class _Context:
 
     def table(self, spec: TableSpec) -> StateTable:
         """Open a state table; the first one opens the backend and restores it."""
+        return self._opened_backend().table(spec)
+
+    def rows(self, spec: RowsSpec) -> RowTable:
+        """Open a table of whole rows, as `table` does."""
+        return self._opened_backend().rows(spec)
+
+    def _opened_backend(self) -> StateBackend:
         if self._backend is None:
             self._backend = self._open_backend()
-        return self._backend.table(spec)
+        return self._backend
 
     def _open_backend(self) -> StateBackend:
         config = self._config

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lakeward.engine.core.errors import CorruptionError
+from lakeward.engine.core.snapshots import LocalFile
 from lakeward.engine.state.kv import KeyValueStore, StoreFactory
 from lakeward.engine.state.rescale import link_files
 
@@ -180,13 +181,7 @@ def a_damaged_file_is_an_error(test: StoreUnderTest) -> None:
     store.write([(b"%06d" % n, noise.randbytes(100)) for n in range(5000)])
     files = store.checkpoint(test.path("one"))
     store.close()
-    largest = max((file.path for file in files), key=os.path.getsize)
-    with open(largest, "rb") as file:
-        content = bytearray(file.read())
-    content[len(content) // 2] ^= 1
-    os.unlink(largest)
-    with open(largest, "wb") as damaged:
-        damaged.write(content)
+    damage_largest(files)
     assert raises_corruption(lambda: read_all(test.reopen("one", "again"))), "a scan did not see the damage"
 
 
@@ -204,6 +199,36 @@ def a_missing_file_is_an_error(test: StoreUnderTest) -> None:
         assert raises_corruption(lambda n=number: read_all(test.new(f"part{n}"))), f"{file.name} was not missed"  # type: ignore[misc]
 
 
+def large_values_are_kept(test: StoreUnderTest) -> None:
+    """Values of a kilobyte to a megabyte, also those that replace another one, after ranges and keys were deleted."""
+    store = test.new()
+    noise = random.Random(3)
+    rows = [(b"k%03d" % n, noise.randbytes(1 << 10 + n % 11)) for n in range(40)]
+    store.write(rows)
+    store.checkpoint(test.path("one"))
+    changed = dict(rows) | {key: noise.randbytes(100_000) for key, _ in rows[:5]}
+    store.write(sorted(changed.items())[:5], [rows[7][0]])
+    store.delete_range(rows[20][0], rows[30][0])
+    store.checkpoint(test.path("two"))
+    store.close()
+    left = {key: value for key, value in changed.items() if key != rows[7][0] and not b"k020" <= key < b"k030"}
+    for name, expected in (("one", rows), ("two", sorted(left.items()))):
+        again = test.reopen(name, f"again-{name}")
+        assert list(again.scan(b"", b"z")) == expected, f"snapshot {name}"
+        assert again.get_many([key for key, _ in rows]) == [dict(expected).get(key) for key, _ in rows]
+        again.close()
+
+
+def a_damaged_large_value_is_an_error(test: StoreUnderTest) -> None:
+    """As a damaged file of small rows is."""
+    store = test.new()
+    noise = random.Random(8)
+    store.write([(b"%02d" % n, noise.randbytes(200_000)) for n in range(10)])
+    damage_largest(store.checkpoint(test.path("one")))
+    store.close()
+    assert raises_corruption(lambda: read_all(test.reopen("one", "again"))), "a scan did not see the damage"
+
+
 def contents(directory: str) -> dict[str, bytes]:
     """Every file of a directory."""
     found = {}
@@ -211,6 +236,17 @@ def contents(directory: str) -> dict[str, bytes]:
         with open(os.path.join(directory, name), "rb") as file:
             found[name] = file.read()
     return found
+
+
+def damage_largest(files: list[LocalFile]) -> None:
+    """Flip a bit in the middle of the largest file."""
+    largest = max((file.path for file in files), key=os.path.getsize)
+    with open(largest, "rb") as file:
+        content = bytearray(file.read())
+    content[len(content) // 2] ^= 1
+    os.unlink(largest)
+    with open(largest, "wb") as damaged:
+        damaged.write(content)
 
 
 def read_all(store: KeyValueStore) -> None:
@@ -244,6 +280,8 @@ KEY_VALUE_STORE_CHECKS: dict[str, Check] = {
         a_chain_of_checkpoints_restores_each,
         a_damaged_file_is_an_error,
         a_missing_file_is_an_error,
+        large_values_are_kept,
+        a_damaged_large_value_is_an_error,
     )
 }
 """Every check by its name."""

@@ -10,24 +10,14 @@ import numpy as np
 import pyarrow as pa
 
 from lakeward.engine.api.context import OperatorContext
-from lakeward.engine.api.state import ColumnSpec, Keys, StateTable, TableSpec
+from lakeward.engine.api.state import Keys, StateTable, TableSpec
 from lakeward.engine.core.hashing import hash_columns
-from lakeward.operators.aggregate import (
-    ROWS,
-    BoundAggregate,
-    Fetch,
-    aggregate_function,
-)
-from lakeward.operators.windows.columns import (
-    InputColumn,
-    Mask,
-    Rows,
-    Values,
-    as_objects,
-    group_rows,
-    is_fixed,
-    to_numpy,
-)
+from lakeward.operators.aggregate import BoundAggregate
+from lakeward.operators.windows.accumulate import Aggregates, additive, columns_of
+from lakeward.operators.windows.columns import Mask, Rows, group_rows
+from lakeward.operators.windows.running import RunningMerge
+from lakeward.operators.windows.timed import ALL_KEY, key_arrays
+from lakeward.operators.windows.timed import KeyTypes as KeyTypes
 
 EMIT_ROWS_MAX = 65_536
 """Rows of one result batch."""
@@ -35,7 +25,6 @@ EMIT_ROWS_MAX = 65_536
 MERGE_ROWS_MAX = 2_000_000
 """State rows that are merged in memory at once; larger windows are merged in several passes over their keys."""
 
-KeyTypes = tuple[tuple[str, pa.DataType], ...]
 Result = tuple[list[pa.Array], list[pa.Array]]
 """Key columns and result columns of some keys."""
 
@@ -92,28 +81,47 @@ class PaneState(ABC):
     def drop(self, pane_us: int) -> None:
         """Free a pane."""
 
+    def forget(self, pane_us: int, keys: Sequence[pa.Array]) -> None:
+        """Free some keys of a pane."""
+        self.table.pane(pane_us).remove(self.table.keys(keys))
+
+
+@dataclass(frozen=True, slots=True)
+class Sharing:
+    """How the panes of windows that overlap are merged.
+
+    Args:
+        running: Whether the merge of the last window is kept, for the next to begin with; see `running`.
+        sides: Whether different values are kept in side tables; not where single keys are forgotten.
+    """
+
+    running: bool = False
+    sides: bool = True
+
 
 class AggregatedPanes(PaneState):
     """Panes of aggregates: all aggregates share the slots of one lookup a batch and pane.
 
     Args:
-        keys: Name and type of the key columns.
+        keys: Name and type of the key columns; empty for one constant key.
         aggregates: What to compute.
+        sharing: How panes are merged.
     """
 
-    def __init__(self, keys: KeyTypes, aggregates: Sequence[BoundAggregate]) -> None:
-        self._functions = [aggregate_function(bound) for bound in aggregates]
-        columns = [spec for function in self._functions for spec in function.columns]
-        self._spec = TableSpec("window", keys, (ColumnSpec(ROWS, pa.int64(), 0), *columns))
-        self._names = [name for name, _ in keys]
-        self._inputs: dict[str, InputColumn] = {}
+    def __init__(self, keys: KeyTypes, aggregates: Sequence[BoundAggregate], sharing: Sharing = Sharing()) -> None:
+        self._keys = keys
+        keys = keys or ALL_KEY
+        self._aggregates = Aggregates(aggregates, keys if sharing.sides else ())
+        self._spec = TableSpec("window", keys, self._aggregates.columns)
+        self._width = len(keys)
+        self._running = RunningMerge(keys, self._aggregates, additive(aggregates)) if sharing.running else None
 
     def open(self, context: OperatorContext) -> None:
         """Open the table of aggregates."""
         self._table = context.table(self._spec)
-        empty = not self._table.namespaces()
-        for function in self._functions:
-            function.opened(empty)
+        if self._running is not None:
+            self._running.open(context)
+        self._aggregates.open(context, self._table)
 
     @property
     def table(self) -> StateTable:
@@ -122,88 +130,73 @@ class AggregatedPanes(PaneState):
 
     def read(self, batch: pa.RecordBatch) -> None:
         """Look at the input columns, each once."""
-        names = {function.bound.column for function in self._functions if function.bound.column is not None}
-        self._inputs = {name: InputColumn.of(batch.column(name)) for name in names}
+        self._aggregates.read(batch, key_arrays(self._keys, batch))
 
     def add(self, rows: PaneRows) -> None:
         """One lookup, then one scatter an aggregate."""
         pane = self._table.pane(rows.pane_us)
         slots = pane.slots(rows.keys)
-        np.add.at(pane.column(ROWS), slots, 1)
-        inputs = self._inputs
-        if rows.rows is not None:
-            inputs = {name: column.take(rows.rows) for name, column in inputs.items()}
-        for function in self._functions:
-            column = _NOTHING if function.bound.column is None else inputs[function.bound.column]
-            function.update(pane.column, slots, column, rows.times_us)
+        self._aggregates.add(pane.column, slots, rows.rows, rows.times_us, rows.pane_us)
+        if self._running is not None and rows.pane_us in self._running:
+            self._running.add(rows.keys, rows.rows, rows.times_us)
 
     def all_results(self, panes: Sequence[int], keep: KeyFilter | None) -> Iterator[Result]:
         """One pane is read as it lies; several are merged."""
         if len(panes) == 1:
-            for batch in rebatch(scan_pane(self._table, panes[0], keep)):
-                yield self._keys_of(batch), self._finish(_columns_of(batch))
+            yield from self._read_out(scan_pane(self._table, panes[0], keep))
+            return
+        if self._running is not None and keep is None:
+            self._running.bring_to(panes, self._table)
+            yield from self._read_out(self._running.scan())
             return
         passes = -(-sum(len(self._table.pane(pane)) for pane in panes) // MERGE_ROWS_MAX)
         for number in range(passes):
             kept = keep if passes == 1 else _one_of(passes, number, keep)
             parts = [batch for pane in panes for batch in scan_pane(self._table, pane, kept)]
             if parts:
-                yield self._merged(parts)
+                yield self._merged(parts, panes)
 
-    def _merged(self, parts: list[pa.RecordBatch]) -> Result:
+    def _read_out(self, batches: Iterator[pa.RecordBatch]) -> Iterator[Result]:
+        for batch in rebatch(batches):
+            yield self._keys_of(batch), self._aggregates.results(columns_of(batch))
+
+    def _merged(self, parts: list[pa.RecordBatch], panes: Sequence[int]) -> Result:
         whole = pa.concat_batches(parts)
         all_keys = self._keys_of(whole)
         ids, firsts = group_rows(all_keys)
         keys = [array.take(pa.array(firsts)) for array in all_keys]
-        into = self._merge(len(firsts), [(ids, _columns_of(whole))])
-        return keys, self._finish(into)
+        into = self._aggregates.fresh(len(firsts)).__getitem__
+        self._aggregates.merge(into, ids, columns_of(whole))
+        self._aggregates.merge_sides(into, panes, keys)
+        return keys, self._aggregates.results(into)
 
     def results_of(self, panes: Sequence[int], keys: Sequence[pa.Array]) -> Result:
         """Look the keys up in each pane, and merge."""
         wanted = self._table.keys(keys)
-        parts: list[tuple[Rows, Fetch]] = []
+        into = self._aggregates.fresh(len(wanted)).__getitem__
         for pane_us in panes:
             pane = self._table.pane(pane_us)
             slots = pane.find(wanted)
             there = np.flatnonzero(slots >= 0)
-            held = {spec.name: pane.column(spec.name)[slots[there]] for spec in self._spec.columns}
-            parts.append((there, held.__getitem__))
-        into = self._merge(len(wanted), parts)
-        return list(keys), self._finish(into)
-
-    def _merge(self, count: int, parts: Sequence[tuple[Rows, Fetch]]) -> Fetch:
-        """Add partial results up; each part says for each of its rows which result it belongs to."""
-        into = {spec.name: _fresh(spec, count) for spec in self._spec.columns}.__getitem__
-        for ids, part in parts:
-            np.add.at(into(ROWS), ids, part(ROWS))
-            for function in self._functions:
-                function.merge(into, ids, part)
-        return into
-
-    def _finish(self, fetch: Fetch) -> list[pa.Array]:
-        return [function.result(fetch) for function in self._functions]
+            self._aggregates.merge(into, there, self._aggregates.at(pane.column, slots[there]).__getitem__)
+        if len(panes) > 1:  # the counters of a single pane are right as they are
+            self._aggregates.merge_sides(into, panes, keys)
+        return list(keys), self._aggregates.results(into)
 
     def _keys_of(self, batch: pa.RecordBatch) -> list[pa.Array]:
-        return list(batch.columns[: len(self._names)])
+        return list(batch.columns[: self._width])
 
     def drop(self, pane_us: int) -> None:
         """Free a pane."""
+        if self._running is not None and pane_us in self._running:
+            self._running.leave(pane_us, self._table)
         self._table.drop(pane_us)
+        self._aggregates.drop(pane_us)
 
-
-_NOTHING = InputColumn(pa.nulls(0), None, None)
-"""Stands for the input of an aggregate that has none."""
-
-
-def _columns_of(batch: pa.RecordBatch) -> Fetch:
-    return lambda name: to_numpy(batch.column(name))
-
-
-def _fresh(spec: ColumnSpec, count: int) -> Values:
-    """A state column of this many new rows."""
-    if not is_fixed(spec.type):
-        return as_objects([None] * count)
-    return np.full(count, spec.default, dtype=spec.type.to_pandas_dtype())
+    def forget(self, pane_us: int, keys: Sequence[pa.Array]) -> None:
+        """Free some keys of a pane."""
+        self._aggregates.forget(pane_us, keys)
+        super().forget(pane_us, keys)
 
 
 def scan_pane(table: StateTable, pane_us: int, keep: KeyFilter | None) -> Iterator[pa.RecordBatch]:

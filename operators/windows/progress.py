@@ -58,13 +58,15 @@ class Progress:
     def advance(self, watermark_us: int) -> None:
         """Event time has come to here; an earlier time changes nothing."""
         self.watermark_us = max(self.watermark_us, watermark_us)
-        if self._groups is not None and self.watermark_us >= self._furthest_us():
+        if self._groups is not None and self.watermark_us >= self.furthest_us:
             self._groups = None
 
-    def _furthest_us(self) -> int:
-        return (
-            self.watermark_us if self._groups is None else int(self._groups[self._owned.start : self._owned.stop].max())
-        )
+    @property
+    def furthest_us(self) -> int:
+        """The watermark of the key group that had come furthest."""
+        if self._groups is None:
+            return self.watermark_us
+        return max(self.watermark_us, int(self._groups[self._owned.start : self._owned.stop].max()))
 
     def watermarks(self, keys: Sequence[pa.Array]) -> npt.NDArray[np.int64] | None:
         """The watermark that holds for each row's key; None when one holds for all."""
@@ -74,7 +76,7 @@ class Progress:
 
     def reached(self, time_us: int) -> bool:
         """Whether some key group was already at or past a time that the watermark has not reached."""
-        return self._groups is not None and self._furthest_us() >= time_us
+        return self._groups is not None and self.furthest_us >= time_us
 
     def snapshot(self) -> JsonObject:
         """The watermarks as runs of key groups: `[first group, one past the last, watermark]`."""

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 import lakeward as lw
 from lakeward.connectors.files import Csv, FilesSource
 from lakeward.connectors.files import text as text_module
+from lakeward.connectors.files.line_cursor import LineBlocks
 from lakeward.connectors.files.paths import list_files, resolve
 from lakeward.connectors.files.text import LineEnds, Place, QuotedLineEnds, TextFile
 from lakeward.engine.core.errors import ConfigError, RecordError, SchemaError, SourceError
@@ -65,6 +66,7 @@ def read(source: FilesSource) -> list[dict[str, Any]]:
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TextFile.__init__, "__kwdefaults__", {"block_bytes": 500})
+    monkeypatch.setattr(LineBlocks.__init__, "__kwdefaults__", {"block_bytes": 500})
 
 
 @pytest.mark.usefixtures("small_blocks")

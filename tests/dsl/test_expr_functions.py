@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lakeward.dsl.expressions import col, evaluate, from_epoch, lit
-from lakeward.dsl.expressions.strings import named_group
-from lakeward.engine.core.errors import GraphError, UserCodeError
+from lakeward.dsl.expressions.patterns import named_group
+from lakeward.engine.core.errors import GraphError, RecordError, UserCodeError
 
 UTC_US = pa.timestamp("us", tz="UTC")
 instants = st.datetimes(datetime(1950, 1, 1), datetime(2037, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
@@ -118,7 +118,7 @@ def test_a_forgiving_cast_makes_null_of_what_does_not_fit(
 ) -> None:
     array = pa.array(values, source)
     assert evaluate(col("a").cast(target, errors="null"), a=array) == wanted
-    with pytest.raises(UserCodeError):
+    with pytest.raises(RecordError):
         evaluate(col("a").cast(target), a=array)
 
 

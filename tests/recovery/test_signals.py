@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -31,7 +32,8 @@ def running(directory: Path, *extra: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def files(directory: Path) -> set[Path]:
-    return {path for path in (directory / "out").rglob("*.parquet*") if path.is_file()}
+    folders = os.walk(directory / "out")  # unlike rglob it minds no folder that goes while it looks
+    return {Path(folder) / name for folder, _, names in folders for name in names if ".parquet" in name}
 
 
 def wait_for_rows(process: subprocess.Popen[str], directory: Path, before: set[Path]) -> None:

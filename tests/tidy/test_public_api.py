@@ -7,31 +7,48 @@ import inspect
 import pytest
 
 import lakeward
-from lakeward.dsl.expressions import namespaces
-from lakeward.dsl.expressions.expr import Then, When
+from lakeward.dsl.expressions import Then, When, namespaces
+from lakeward.dsl.expressions.number_methods import NumberMethods
+from lakeward.dsl.expressions.operator_methods import OperatorMethods
+from lakeward.dsl.expressions.text_namespace import StringNamespace
+from lakeward.dsl.expressions.time_namespace import TimeNamespace
+from lakeward.dsl.join_verbs import JoinVerbs
+from lakeward.dsl.joins import JoinResult
 from lakeward.dsl.keyed import WindowResult
+from lakeward.dsl.ranking_verbs import KeyedRankingVerbs, RankingVerbs
 
 PUBLIC = """
-    BlackholeSink CollectionSource DataStream EngineConfig Expr FilesSink FilesSource IcebergSink JobResult Json
-    KafkaSource KeyedStream LakewardError MemorySink NexmarkSource OutputTag PrintSink RestartConfig Sliding
-    StreamExecutionEnvironment Tumbling WatermarkStrategy WindowedStream
-    bucket coalesce col concat_str count count_distinct day first greatest hour last least lit max mean min month
-    sum truncate when year
+    BlackholeSink CollectionSource CountWindow Cumulative DataStream EngineConfig Expr FilesSink FilesSource
+    FunctionLookup GlobalWindow IcebergSink JobResult Json KafkaSource KeyedStream LakewardError LookupCache
+    LookupReader LookupSource MemorySink NexmarkSource OutputTag OverStream
+    PrintSink RestartConfig SameWindow Session Sliding StreamExecutionEnvironment Tumbling WatermarkStrategy
+    WindowedStream
+    asc bucket coalesce col concat_str count count_distinct day desc duration every every_rows first from_epoch greatest
+    hour last least lit max mean min month struct sum truncate udf vectorised_udf when year
 """
 
 VERBS = [
     lakeward.DataStream,
     lakeward.Expr,
     lakeward.KeyedStream,
+    lakeward.OverStream,
     lakeward.StreamExecutionEnvironment,
     lakeward.WatermarkStrategy,
     lakeward.WindowedStream,
+    namespaces.JsonNamespace,
     namespaces.ListNamespace,
-    namespaces.StringNamespace,
+    namespaces.MapNamespace,
     namespaces.StructNamespace,
-    namespaces.TimeNamespace,
+    NumberMethods,
+    OperatorMethods,
+    StringNamespace,
     Then,
+    TimeNamespace,
     When,
+    JoinResult,
+    JoinVerbs,
+    KeyedRankingVerbs,
+    RankingVerbs,
     WindowResult,
 ]
 """The classes whose methods are how a job is written."""

@@ -1,4 +1,4 @@
-"""Rules of arithmetic, comparison and logic."""
+"""Rules of arithmetic."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ from lakeward.dsl.expressions.compiled import (
     mismatch,
     unify,
 )
-from lakeward.dsl.expressions.nodes import Call, Function, IsIn, Node, Style
+from lakeward.dsl.expressions.logic import zone_hint
+from lakeward.dsl.expressions.nodes import Call, Function, Style
 from lakeward.dsl.expressions.types import (
-    INTEGER_DIGITS,
     exact_decimal,
+    integer_digits,
     is_decimal,
     is_float,
     is_integer,
@@ -37,7 +38,7 @@ _concat = kernel("binary_join_element_wise", pc.JoinOptions("emit_null"))
 _DECIMAL_HINT = "cast a side to a decimal of lower precision, or to double"
 
 
-def _typed(args: Sequence[Compiled]) -> list[Compiled]:
+def typed(args: Sequence[Compiled]) -> list[Compiled]:
     """Operands of the type null take the type of the other one."""
     known = [arg.type for arg in args if not pt.is_null(arg.type)] or [pa.int64()]
     return [convert(arg, known[0]) if pt.is_null(arg.type) else arg for arg in args]
@@ -60,7 +61,7 @@ def _arithmetic(symbol: str, checked: str, temporal: Callable[[pa.DataType, pa.D
     function = kernel(checked)
 
     def rule(call: Call, args: Sequence[Compiled]) -> Compiled:
-        sides = _typed(args)
+        sides = typed(args)
         kinds = [side.type for side in sides]
         if all(map(is_numeric, kinds)):
             return _numbers(call, function, sides)
@@ -78,17 +79,10 @@ def _aligned_times(call: Call, sides: Sequence[Compiled]) -> list[Compiled]:
     """Two instants or two durations in one unit; other mixes are left to Arrow, which keeps the finer unit."""
     left, right = (side.type for side in sides)
     if pt.is_timestamp(left) and pt.is_timestamp(right) and (left.tz is None) != (right.tz is None):
-        raise mismatch(call, sides, "one time has a time zone, the other has none", _zone_hint(sides))
+        raise mismatch(call, sides, "one time has a time zone, the other has none", zone_hint(sides))
     same = any(test(left) and test(right) for test in (pt.is_timestamp, pt.is_duration))
     mixed = any(pt.is_date(a) and pt.is_timestamp(b) for a, b in ((left, right), (right, left)))
     return unify(call, sides) if same or mixed else list(sides)
-
-
-def _zone_hint(sides: Sequence[Compiled]) -> str:
-    naive = next((side for side in sides if pt.is_timestamp(side.type) and side.type.tz is None), sides[0])
-    if naive.constant is not None:
-        return "give the datetime a time zone: datetime(..., tzinfo=UTC)"
-    return f'say that it is in UTC: {naive.node}.cast("timestamp")'
 
 
 def _numbers(call: Call, function: Kernel, sides: Sequence[Compiled]) -> Compiled:
@@ -105,33 +99,48 @@ def _exact(side: Compiled) -> Compiled:
         return side
     if side.constant is not None:
         return constant(side.node, exact_decimal(side.constant), side.weak)
-    return convert(side, pa.decimal128(INTEGER_DIGITS[side.type.bit_width], 0))
+    return convert(side, pa.decimal128(integer_digits(side.type), 0))
 
 
-def _decimals(call: Call, function: Kernel, sides: Sequence[Compiled]) -> Compiled:
-    """As Arrow; a result beyond 38 digits is computed in 76 and must fit 38 again."""
+def _decimals(call: Call, function: Kernel, sides: Sequence[Compiled], exact: bool = True) -> Compiled:
+    """As SQL: a product has the digits of both sides, a sum one more; beyond 38, 76 are used, and 38 must hold it.
+
+    A quotient that would have more than 38 digits gives up digits behind the point, down to six, and is rounded.
+    """
     try:
         function(*(pa.array([], side.type) for side in sides))
     except pa.ArrowInvalid:
-        wide = [convert(side, pa.decimal256(side.type.precision, side.type.scale)) for side in sides]
-        result = apply(call, function, wide, _DECIMAL_HINT)
-        narrow = pa.decimal128(38, min(result.type.scale, 38))
-        return apply(call, lambda *values: function(*values).cast(narrow), wide)
+        wide = _widened(function, sides)
+        made = apply(call, function, wide, _DECIMAL_HINT).type
+        kept = made.scale if exact else max(38 - made.precision + made.scale, min(made.scale, 6))
+        narrow = pa.decimal128(38, min(kept, 38))
+        options = pc.RoundOptions(narrow.scale, "half_towards_infinity")
+        return apply(call, lambda *values: pc.round(function(*values), options=options).cast(narrow), wide)
     return apply(call, function, sides)
+
+
+def _widened(function: Kernel, sides: Sequence[Compiled]) -> list[Compiled]:
+    """Both sides with room for 76 digits; where that is one too few, the left one must do with 37."""
+    left, right = (pa.decimal256(side.type.precision, side.type.scale) for side in sides)
+    try:
+        function(pa.array([], left), pa.array([], right))
+    except pa.ArrowInvalid:
+        left = pa.decimal256(left.precision - 1, left.scale)
+    return [convert(side, kind) for side, kind in zip(sides, (left, right), strict=True)]
 
 
 def _true_divide() -> Function:
     divide, checked = kernel("divide"), kernel("divide_checked")
 
     def rule(call: Call, args: Sequence[Compiled]) -> Compiled:
-        sides = _typed(args)
+        sides = typed(args)
         kinds = [side.type for side in sides]
         if all(map(pt.is_duration, kinds)):
             return apply(call, divide, unify(call, sides))
         if not all(map(is_numeric, kinds)):
             raise _reject(call, args)
         if any(map(is_decimal, kinds)) and not any(map(is_float, kinds)):
-            return _decimals(call, checked, [_exact(side) for side in sides])
+            return _decimals(call, checked, [_exact(side) for side in sides], exact=False)
         common = unify(call, sides)[0].type
         target = pa.float32() if pt.is_float32(common) else pa.float64()
         return apply(call, divide, [convert(side, target) for side in sides])
@@ -141,7 +150,7 @@ def _true_divide() -> Function:
 
 def _floor(symbol: str, function: Kernel) -> Function:
     def rule(call: Call, args: Sequence[Compiled]) -> Compiled:
-        sides = _typed(args)
+        sides = typed(args)
         if not all(is_numeric(side.type) for side in sides):
             raise _reject(call, args)
         if any(is_decimal(side.type) for side in sides):
@@ -152,7 +161,7 @@ def _floor(symbol: str, function: Kernel) -> Function:
 
 
 def _power(call: Call, args: Sequence[Compiled]) -> Compiled:
-    sides = _typed(args)
+    sides = typed(args)
     if not all(is_numeric(side.type) for side in sides):
         raise _reject(call, args)
     if all(is_integer(side.type) for side in sides):
@@ -161,7 +170,7 @@ def _power(call: Call, args: Sequence[Compiled]) -> Compiled:
 
 
 def _negate(call: Call, args: Sequence[Compiled]) -> Compiled:
-    (side,) = _typed(args)
+    (side,) = typed(args)
     if not (is_numeric(side.type) or pt.is_duration(side.type)):
         raise _reject(call, args)
     return apply(call, kernel("negate_checked"), [side], "cast to a signed type first")
@@ -194,113 +203,3 @@ FLOOR_DIVIDE = _floor("//", numpy_kernels.floor_divide)
 MODULO = _floor("%", numpy_kernels.modulo)
 POWER = Function("**", Style.INFIX, _power)
 NEGATE = Function("-", Style.PREFIX, _negate)
-
-
-def _comparable(call: Node, args: Sequence[Compiled]) -> list[Compiled]:
-    for arg in args:
-        if arg.weak and arg.constant is not None and not arg.constant.is_valid:
-            other = next((each for each in args if each is not arg), arg)
-            raise mismatch(call, args, "a comparison with None is never true", f"use {other.node}.is_null()")
-    if any(pt.is_timestamp(arg.type) for arg in args):
-        zones = {arg.type.tz is None for arg in args if pt.is_timestamp(arg.type)}
-        if len(zones) == 2:
-            raise mismatch(call, args, "one time has a time zone, the other has none", _zone_hint(args))
-        if any(is_text(arg.type) for arg in args):
-            hint = 'compare with a datetime, or with lit("2024-01-01").cast("timestamp")'
-            raise mismatch(call, args, "a time cannot be compared with text", hint)
-    return unify(call, args, cast_hint(args))
-
-
-def _comparison(symbol: str, name: str) -> Function:
-    function = kernel(name)
-    return Function(symbol, Style.INFIX, lambda call, args: apply(call, function, _comparable(call, args)))
-
-
-EQUAL = _comparison("==", "equal")
-NOT_EQUAL = _comparison("!=", "not_equal")
-LESS = _comparison("<", "less")
-LESS_EQUAL = _comparison("<=", "less_equal")
-GREATER = _comparison(">", "greater")
-GREATER_EQUAL = _comparison(">=", "greater_equal")
-
-
-def _between(call: Call, args: Sequence[Compiled]) -> Compiled:
-    above, below, both = kernel("greater_equal"), kernel("less_equal"), kernel("and_kleene")
-    return apply(call, lambda x, low, high: both(above(x, low), below(x, high)), _comparable(call, args))
-
-
-BETWEEN = Function("between", Style.METHOD, _between)
-
-
-def booleans(call: Node, args: Sequence[Compiled]) -> list[Compiled]:
-    """The arguments, which must be conditions.
-
-    Raises:
-        SchemaError: One is something else.
-    """
-    for arg in args:
-        if not (pt.is_boolean(arg.type) or pt.is_null(arg.type)):
-            raise mismatch(call, args, f"{arg.node} is no condition", f"compare it: {arg.node} != 0, or .is_not_null()")
-    return [convert(arg, pa.bool_()) for arg in args]
-
-
-def _logic(symbol: str, name: str, style: Style = Style.INFIX) -> Function:
-    function = kernel(name)
-    return Function(symbol, style, lambda call, args: apply(call, function, booleans(call, args)))
-
-
-AND = _logic("&", "and_kleene")
-OR = _logic("|", "or_kleene")
-XOR = _logic("^", "xor")
-NOT = _logic("~", "invert", Style.PREFIX)
-
-
-def compile_is_in(node: IsIn, operand: Compiled, values: Sequence[Compiled]) -> Compiled:
-    """Membership in a list of constants, looked up in a hash table; null where the operand is."""
-    subject, *members = _comparable(node, [operand, *values]) if values else [operand]
-    chosen = [member.constant.as_py() for member in members if member.constant is not None]
-    lookup = kernel("is_in", pc.SetLookupOptions(pa.array(chosen, subject.type)))
-
-    def function(array: pa.Array) -> pa.Array:
-        found = lookup(array)
-        return pc.if_else(array.is_valid(), found, pa.scalar(None, pa.bool_())) if array.null_count else found
-
-    return apply(node, function, [subject])
-
-
-def _method(name: str, function: str, only: Callable[[pa.DataType], bool], what: str) -> Function:
-    call_kernel = kernel(function)
-
-    def rule(call: Call, args: Sequence[Compiled]) -> Compiled:
-        (arg,) = _typed(args)
-        if not only(arg.type):
-            raise mismatch(call, args, f"{name}() takes {what}", f'cast first: {arg.node}.cast("double")')
-        return apply(call, call_kernel, [arg])
-
-    return Function(name, Style.METHOD, rule)
-
-
-def _rounding(name: str) -> Function:
-    def rule(call: Call, args: Sequence[Compiled]) -> Compiled:
-        (arg,) = _typed(args)
-        if not is_numeric(arg.type):
-            raise mismatch(call, args, f"{name}() takes numbers", f'cast first: {arg.node}.cast("double")')
-        if is_integer(arg.type) and name != "round":
-            return arg
-        digits = pc.RoundOptions(call.params[0] if call.params else 0, "half_to_even")
-        return apply(call, kernel(name, digits if name == "round" else None), [arg])
-
-    return Function(name, Style.METHOD, rule)
-
-
-def _absolute_type(kind: pa.DataType) -> bool:
-    return is_numeric(kind) or bool(pt.is_duration(kind))
-
-
-ABS = _method("abs", "abs_checked", _absolute_type, "numbers and durations")
-SQRT = _method("sqrt", "sqrt", is_numeric, "numbers")
-EXP = _method("exp", "exp", is_numeric, "numbers")
-LN = _method("ln", "ln", is_numeric, "numbers")
-LOG10 = _method("log10", "log10", is_numeric, "numbers")
-IS_NAN = _method("is_nan", "is_nan", is_numeric, "numbers")
-ROUND, FLOOR, CEIL = _rounding("round"), _rounding("floor"), _rounding("ceil")

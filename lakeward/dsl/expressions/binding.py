@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 
-from lakeward.dsl.expressions.arithmetic import compile_is_in
-from lakeward.dsl.expressions.compiled import Compiled, Run, constant, normal, reference
-from lakeward.dsl.expressions.conditional import broadcast, compile_case, null_case
-from lakeward.dsl.expressions.nodes import Alias, Call, Case, Column, IsIn, Literal, Node, columns_of
-from lakeward.engine.api.expression import BoundExpression
+from lakeward.dsl.expressions.comparisons import comparisons_of
+from lakeward.dsl.expressions.compiled import Compiled, Run, constant, normal, reference, shared
+from lakeward.dsl.expressions.conditional import compile_case, null_case
+from lakeward.dsl.expressions.logic import compile_is_in
+from lakeward.dsl.expressions.nodes import (
+    Alias,
+    Call,
+    Case,
+    Column,
+    IsIn,
+    Literal,
+    Node,
+    columns_of,
+    repeated,
+    row_by_row,
+)
+from lakeward.dsl.expressions.some_rows import broadcast
+from lakeward.engine.api.expression import BoundExpression, Comparison, Frame
 from lakeward.engine.core.errors import SchemaError
 from lakeward.engine.core.names import did_you_mean
 
@@ -19,12 +31,14 @@ from lakeward.engine.core.names import did_you_mean
 class Bound(BoundExpression):
     """A compiled expression."""
 
-    __slots__ = ("_columns", "_description", "_reference", "_run", "_type")
+    __slots__ = ("_columns", "_comparisons", "_description", "_reference", "_run", "_type", "_vectorised")
 
-    def __init__(self, node: Node, compiled: Compiled) -> None:
+    def __init__(self, node: Node, compiled: Compiled, schema: pa.Schema) -> None:
         self._type = compiled.type
         self._columns = columns_of(node)
+        self._comparisons = comparisons_of(node, schema)
         self._description = str(node)
+        self._vectorised = not row_by_row(node)
         source = compiled.node
         self._reference = source.name if isinstance(source, Column) else None
         self._run: Run = compiled.run if compiled.constant is None else _repeated(compiled)
@@ -49,9 +63,23 @@ class Bound(BoundExpression):
         """The input column that this is, unchanged."""
         return self._reference
 
+    @property
+    def comparisons(self) -> tuple[Comparison, ...]:
+        """Comparisons that hold wherever this condition is true."""
+        return self._comparisons
+
+    @property
+    def vectorised(self) -> bool:
+        """False when a Python function is called for every row."""
+        return self._vectorised
+
     def evaluate(self, batch: pa.RecordBatch) -> pa.Array:
         """The values for the batch's rows."""
-        return self._run(batch)
+        return self._run(Frame(batch))
+
+    def evaluate_in(self, frame: Frame) -> pa.Array:
+        """The values for the frame's rows; parts that other expressions of the same binding have too come from it."""
+        return self._run(frame)
 
     def __repr__(self) -> str:
         return f"<{self._description}: {self._type}>"
@@ -59,7 +87,7 @@ class Bound(BoundExpression):
 
 def _repeated(compiled: Compiled) -> Run:
     value = compiled.constant
-    return lambda batch: broadcast(value, batch.num_rows)
+    return lambda frame: broadcast(value, frame.batch.num_rows)
 
 
 def bind(node: Node, schema: pa.Schema) -> Bound:
@@ -69,28 +97,61 @@ def bind(node: Node, schema: pa.Schema) -> Bound:
         SchemaError: A column does not exist, or an operation does not take its operands' types.
         GraphError: A constant part cannot be computed, or a parameter (a regular expression, a format) is wrong.
     """
-    return Bound(node, _Binder(schema, node).compile(node))
+    return bind_all([node], schema)[0]
 
 
-@dataclass(frozen=True, slots=True)
+def bind_all(nodes: Sequence[Node], schema: pa.Schema) -> list[Bound]:
+    """Bind expressions that are computed over the same batches: a part that they share is computed once.
+
+    Raises:
+        SchemaError, GraphError: As `bind`.
+    """
+    binder = _Binder(schema, repeated(nodes))
+    return [Bound(node, binder.whole(node), schema) for node in nodes]
+
+
 class _Binder:
-    schema: pa.Schema
-    root: Node
+    """Compiles each part once, however often it occurs."""
+
+    def __init__(self, schema: pa.Schema, repeated: frozenset[Node]) -> None:
+        self.schema = schema
+        self._repeated = repeated
+        self._root: Node | None = None
+        self._compiled: dict[Node, Compiled] = {}
+        self._arguments: dict[Node, Compiled] = {}
+
+    def whole(self, node: Node) -> Compiled:
+        """Compile an expression; errors show it whole."""
+        self._root = node
+        return self.compile(node)
 
     def compile(self, node: Node) -> Compiled:
         """Compile a node of any kind."""
-        return _KINDS[type(node)](self, node)
+        found = self._compiled.get(node)
+        if found is None:
+            found = _KINDS[type(node)](self, node)
+            if node in self._repeated and found.constant is None and not isinstance(found.node, Column):
+                found = shared(found)
+            self._compiled[node] = found
+        return found
 
     def argument(self, node: Node) -> Compiled:
         """Compile a node for use by a kernel."""
-        return normal(self.compile(node))
+        found = self._arguments.get(node)
+        if found is None:
+            raw = self.compile(node)
+            found = normal(raw)
+            if found is not raw and found.constant is None:
+                found = shared(found)
+            self._arguments[node] = found
+        return found
 
     def column(self, node: Column) -> Compiled:
         """Look a column up."""
         found = self.schema.get_all_field_indices(node.name)
         if len(found) == 1:
             return reference(node, self.schema.field(found[0]).type)
-        where = "" if isinstance(self.root, Column) else f" (in {self.root})"
+        where = "" if isinstance(self._root, Column) else f" (in {self._root})"
         if found:
             raise SchemaError(f"{len(found)} columns are called {node.name!r}{where}", hint="rename one of them")
         raise SchemaError(f"no column {node.name!r}{where}", hint=did_you_mean(node.name, self.schema.names))

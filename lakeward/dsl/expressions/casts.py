@@ -12,14 +12,15 @@ from pyarrow import types as pt
 from lakeward.dsl.expressions.compiled import Compiled, Kernel, apply
 from lakeward.dsl.expressions.nodes import Call, Function, Style
 from lakeward.dsl.expressions.numpy_kernels import floor_to
-from lakeward.dsl.expressions.types import is_float, is_integer, is_text
+from lakeward.dsl.expressions.types import is_decimal, is_float, is_integer, is_text
 
 _ZONED = r"(?:Z|[+-]\d{2}(?::?\d{2})?)$"
 _NUMBER = {
     True: r"^\s*-?(?:\d+|0[xX][0-9a-fA-F]+)\s*$",
     False: r"(?i)^\s*[+-]?(?:\d+\.?\d*(?:e[+-]?\d+)?|\.\d+(?:e[+-]?\d+)?|nan|inf|infinity)\s*$",
 }
-_TICKS_A_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+TICKS_A_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+"""Of each unit of time."""
 
 
 def _cast(call: Call, args: Sequence[Compiled]) -> Compiled:
@@ -31,14 +32,19 @@ def _cast(call: Call, args: Sequence[Compiled]) -> Compiled:
     return apply(call, strict if errors is None else _forgiving(strict, arg.type, target), args)
 
 
-CAST = Function("cast", Style.METHOD, _cast, keywords=("errors",))
+CAST = Function("cast", Style.METHOD, _cast, keywords=("errors",), decodes=True)
 
 
 def cast_kernel(source: pa.DataType, target: pa.DataType) -> Kernel:
-    """The cast between two types: fractions are cut off toward zero, times rounded down; a loss of range raises."""
+    """The cast between two types: fractions are cut off toward zero, times rounded down; a loss of range raises.
+
+    A decimal that loses digits is rounded as in SQL: halves away from zero.
+    """
     plain = _arrow_cast(target, rounds=is_integer(source) and is_float(target))
-    if is_float(source) and is_integer(target):
+    if (is_float(source) or is_decimal(source)) and is_integer(target):
         return lambda array: plain(pc.trunc(array))
+    if is_decimal(source) and is_decimal(target) and target.scale < source.scale:
+        return _rounded_decimal(plain, source, target.scale)
     if pt.is_timestamp(source) and pt.is_timestamp(target):
         return _retime(plain, source, target)
     if is_text(source) and pt.is_timestamp(target) and target.tz is not None:
@@ -53,9 +59,17 @@ def _arrow_cast(target: pa.DataType, rounds: bool) -> Kernel:
     return lambda array: call([array], options)
 
 
+def _rounded_decimal(plain: Kernel, source: pa.DataType, digits: int) -> Kernel:
+    """Rounded in one digit more, which 9.99 needs to become 10.0."""
+    wide = pa.decimal128 if source.precision < 38 else pa.decimal256
+    widen = _arrow_cast(wide(source.precision + 1, source.scale), rounds=False)
+    options = pc.RoundOptions(digits, "half_towards_infinity")
+    return lambda array: plain(pc.round(widen(array), options=options))
+
+
 def _retime(plain: Kernel, source: pa.DataType, target: pa.DataType) -> Kernel:
     """Between units and zones; a time without a zone is taken to be UTC, and becomes UTC when it loses its zone."""
-    step = _TICKS_A_SECOND[source.unit] // _TICKS_A_SECOND[target.unit]
+    step = TICKS_A_SECOND[source.unit] // TICKS_A_SECOND[target.unit]
     return (lambda array: plain(floor_to(array, step))) if step > 1 else plain
 
 

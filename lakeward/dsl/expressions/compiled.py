@@ -8,18 +8,22 @@ the same by construction, whatever Arrow's own promotion does.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lakeward.dsl.expressions.nodes import Column, Node, operand
+from lakeward.dsl.expressions.nodes import Call, Column, Node, operand
 from lakeward.dsl.expressions.types import adapt, common_of, plain
-from lakeward.engine.core.errors import GraphError, LakewardError, SchemaError, UserCodeError
+from lakeward.engine.api.expression import Frame
+from lakeward.engine.core.errors import GraphError, LakewardError, RecordError, SchemaError, UserCodeError
 
 Kernel = Callable[..., Any]
-Run = Callable[[pa.RecordBatch], Any]
+Run = Callable[[Frame], Any]
+
+FAILURES = (UserCodeError, RecordError)
+"""What is raised for a row that cannot be computed."""
 
 _VALUE_CHARS_MAX = 80
 
@@ -31,9 +35,10 @@ class Compiled:
     Args:
         node: Where it comes from, for errors.
         type: The type of what `run` returns.
-        run: Computes the array of a batch; for a constant the scalar, whatever the batch.
+        run: Computes the array of a frame's batch; for a constant the scalar, whatever the batch.
         constant: The value when it is the same for every row.
         weak: A constant that takes the type of what it meets.
+        costly: Whether it is worth choosing the rows first (see `Function.costly`).
     """
 
     node: Node
@@ -41,17 +46,31 @@ class Compiled:
     run: Run
     constant: pa.Scalar | None = None
     weak: bool = False
+    costly: bool = False
 
 
 def constant(node: Node, value: pa.Scalar, weak: bool) -> Compiled:
     """A part that is the same for every row."""
-    return Compiled(node, value.type, lambda batch: value, value, weak)
+    return Compiled(node, value.type, lambda frame: value, value, weak)
 
 
 def reference(node: Column, kind: pa.DataType) -> Compiled:
     """A column of the input."""
     name = node.name
-    return Compiled(node, kind, lambda batch: batch.column(name))
+    return Compiled(node, kind, lambda frame: frame.batch.column(name))
+
+
+def shared(part: Compiled) -> Compiled:
+    """The same part, computed once a frame however often it is asked for."""
+    key, compute = object(), part.run
+
+    def run(frame: Frame) -> Any:
+        found = frame.shared.get(key)
+        if found is None:
+            found = frame.shared[key] = compute(frame)
+        return found
+
+    return replace(part, run=run, costly=False)
 
 
 def kernel(name: str, options: Any = None) -> Kernel:
@@ -79,7 +98,12 @@ def apply(node: Node, function: Kernel, args: Sequence[Compiled], hint: str = ""
         kind = function(*(_empty(arg) for arg in args)).type
     except pa.ArrowException as error:
         raise mismatch(node, args, f"Arrow cannot compute this: {error}", hint) from error
-    return Compiled(node, kind, _runner(node, function, args))
+    return Compiled(node, kind, _runner(node, function, args), costly=costly(node, args))
+
+
+def costly(node: Node, args: Sequence[Compiled]) -> bool:
+    """Whether a call is worth choosing its rows first: it is costly itself, or needs something that is."""
+    return (isinstance(node, Call) and node.function.costly) or any(arg.costly for arg in args)
 
 
 def _empty(arg: Compiled) -> Any:
@@ -103,8 +127,8 @@ def _runner(node: Node, function: Kernel, args: Sequence[Compiled]) -> Run:
         return _binary_runner(node, function, args)
     runs = [arg.run for arg in args]
 
-    def run(batch: pa.RecordBatch) -> Any:
-        values = [each(batch) for each in runs]
+    def run(frame: Frame) -> Any:
+        values = [each(frame) for each in runs]
         try:
             return function(*values)
         except pa.ArrowException as error:
@@ -116,8 +140,8 @@ def _runner(node: Node, function: Kernel, args: Sequence[Compiled]) -> Run:
 def _unary_runner(node: Node, function: Kernel, args: Sequence[Compiled]) -> Run:
     first = args[0].run
 
-    def run(batch: pa.RecordBatch) -> Any:
-        value = first(batch)
+    def run(frame: Frame) -> Any:
+        value = first(frame)
         try:
             return function(value)
         except pa.ArrowException as error:
@@ -129,8 +153,8 @@ def _unary_runner(node: Node, function: Kernel, args: Sequence[Compiled]) -> Run
 def _binary_runner(node: Node, function: Kernel, args: Sequence[Compiled]) -> Run:
     left, right = args[0].run, args[1].run
 
-    def run(batch: pa.RecordBatch) -> Any:
-        x, y = left(batch), right(batch)
+    def run(frame: Frame) -> Any:
+        x, y = left(frame), right(frame)
         try:
             return function(x, y)
         except pa.ArrowException as error:
@@ -150,7 +174,8 @@ def failure(
         if isinstance(value, pa.Array)
     )
     reason, hint = _explain(str(error))
-    return UserCodeError(f"{node}: {reason}, for {shown}", hint=hint)
+    kind = RecordError if isinstance(node, Call) and node.function.decodes else UserCodeError
+    return kind(f"{node}: {reason}, for {shown}", hint=hint)
 
 
 def _first_failing_row(function: Kernel, values: Sequence[Any]) -> int:
@@ -179,7 +204,9 @@ def _explain(message: str) -> tuple[str, str]:
     if lowered.startswith("overflow"):
         return "integer overflow", 'widen an operand first: .cast("int64"), .cast("double") or .cast("decimal(38, 0)")'
     if "parse" in lowered or "not in range" in lowered or "lose data" in lowered or "data loss" in lowered:
-        return message, 'cast(..., errors="null") turns such values into null'
+        return message, 'errors="null" turns such values into null'
+    if "ambiguous in timezone" in lowered or "doesn't exist in timezone" in lowered:
+        return message, 'clocks were changed then: say which is meant, ambiguous="earliest", nonexistent="latest"'
     return message, ""
 
 

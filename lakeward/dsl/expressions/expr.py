@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
@@ -10,14 +10,12 @@ from typing import Literal as Choice
 
 import pyarrow as pa
 
-from lakeward.dsl.expressions import arithmetic as ops
-from lakeward.dsl.expressions import conditional, strings, temporal
+from lakeward.dsl.expressions import conditional, digests
 from lakeward.dsl.expressions.binding import bind
 from lakeward.dsl.expressions.casts import CAST
 from lakeward.dsl.expressions.nodes import (
     Alias,
     Call,
-    Case,
     Column,
     Function,
     IsIn,
@@ -27,12 +25,21 @@ from lakeward.dsl.expressions.nodes import (
     output_name,
     source_of,
 )
+from lakeward.dsl.expressions.number_methods import NumberMethods
+from lakeward.dsl.expressions.operator_methods import OperatorMethods
 from lakeward.engine.api.expression import BoundExpression
 from lakeward.engine.api.row_types import arrow_type
 from lakeward.engine.core.errors import GraphError
 
 if TYPE_CHECKING:
-    from lakeward.dsl.expressions.namespaces import ListNamespace, StringNamespace, StructNamespace, TimeNamespace
+    from lakeward.dsl.expressions.namespaces import (
+        JsonNamespace,
+        ListNamespace,
+        MapNamespace,
+        StructNamespace,
+    )
+    from lakeward.dsl.expressions.text_namespace import StringNamespace
+    from lakeward.dsl.expressions.time_namespace import TimeNamespace
 
 Constant = bool | int | float | str | bytes | Decimal | datetime | date | time | timedelta | None
 """A Python value that stands for itself in an expression."""
@@ -41,7 +48,7 @@ Text = str
 """`str` for annotations inside `Expr`, where that name is the namespace of text functions."""
 
 
-class Expr:
+class Expr(OperatorMethods, NumberMethods):
     """A column computed from columns: `col("price") * 2 > 100`.
 
     Immutable; says what to compute, of which input is decided by `bind`. Constants need no `lit()` beside an
@@ -55,6 +62,7 @@ class Expr:
     - **Division**: `/` gives a float, x / 0 inf or nan (decimals: an error); `//` rounds down and `%` has the
       divisor's sign, as in Python and Polars (SQL's cut toward zero); an integer division by zero is an error, which
       `when(b != 0).then(a // b)` and `a // b.null_if(0)` avoid.
+    - **Decimals** are exact, with SQL's digits (a product has those of both sides); what 38 cannot hold is an error.
     - **Types** are checked when the graph is built: text is never turned into numbers, nor numbers into text, unasked.
 
     >>> total = col("price") * col("quantity")
@@ -144,6 +152,12 @@ class Expr:
         """
         return bind(self._node, schema)
 
+    def _call(self, function: Function, *args: Expr | Constant, params: tuple[Any, ...] = ()) -> Expr:
+        return Expr(Call(function, (self._node, *(to_node(arg) for arg in args)), params))
+
+    def _called_by(self, function: Function, left: Expr | Constant) -> Expr:
+        return Expr(Call(function, (to_node(left), self._node)))
+
     def alias(self, name: Text) -> Expr:
         """Name the column that this becomes.
 
@@ -164,102 +178,6 @@ class Expr:
 
     def __contains__(self, value: object) -> NoReturn:
         raise TypeError(f"whether {self} holds a value is known only row by row\n  hint: write .is_in([...])")
-
-    # Arithmetic
-
-    def __add__(self, other: Expr | Constant) -> Expr:
-        return _binary(ops.ADD, self, other)
-
-    def __radd__(self, other: Constant) -> Expr:
-        return _binary(ops.ADD, other, self)
-
-    def __sub__(self, other: Expr | Constant) -> Expr:
-        return _binary(ops.SUBTRACT, self, other)
-
-    def __rsub__(self, other: Constant) -> Expr:
-        return _binary(ops.SUBTRACT, other, self)
-
-    def __mul__(self, other: Expr | Constant) -> Expr:
-        return _binary(ops.MULTIPLY, self, other)
-
-    def __rmul__(self, other: Constant) -> Expr:
-        return _binary(ops.MULTIPLY, other, self)
-
-    def __truediv__(self, other: Expr | Constant) -> Expr:
-        return _binary(ops.TRUE_DIVIDE, self, other)
-
-    def __rtruediv__(self, other: Constant) -> Expr:
-        return _binary(ops.TRUE_DIVIDE, other, self)
-
-    def __floordiv__(self, other: Expr | Constant) -> Expr:
-        return _binary(ops.FLOOR_DIVIDE, self, other)
-
-    def __rfloordiv__(self, other: Constant) -> Expr:
-        return _binary(ops.FLOOR_DIVIDE, other, self)
-
-    def __mod__(self, other: Expr | Constant) -> Expr:
-        return _binary(ops.MODULO, self, other)
-
-    def __rmod__(self, other: Constant) -> Expr:
-        return _binary(ops.MODULO, other, self)
-
-    def __pow__(self, other: Expr | Constant) -> Expr:
-        return _binary(ops.POWER, self, other)
-
-    def __rpow__(self, other: Constant) -> Expr:
-        return _binary(ops.POWER, other, self)
-
-    def __neg__(self) -> Expr:
-        return _call(ops.NEGATE, self)
-
-    # Comparison and logic
-
-    def __eq__(self, other: Expr | Constant) -> Expr:  # type: ignore[override]
-        return _binary(ops.EQUAL, self, other)
-
-    def __ne__(self, other: Expr | Constant) -> Expr:  # type: ignore[override]
-        return _binary(ops.NOT_EQUAL, self, other)
-
-    def __lt__(self, other: Expr | Constant) -> Expr:
-        return _binary(ops.LESS, self, other)
-
-    def __le__(self, other: Expr | Constant) -> Expr:
-        return _binary(ops.LESS_EQUAL, self, other)
-
-    def __gt__(self, other: Expr | Constant) -> Expr:
-        return _binary(ops.GREATER, self, other)
-
-    def __ge__(self, other: Expr | Constant) -> Expr:
-        return _binary(ops.GREATER_EQUAL, self, other)
-
-    def __and__(self, other: Expr | bool) -> Expr:
-        return _binary(ops.AND, self, other)
-
-    def __rand__(self, other: bool) -> Expr:
-        return _binary(ops.AND, other, self)
-
-    def __or__(self, other: Expr | bool) -> Expr:
-        return _binary(ops.OR, self, other)
-
-    def __ror__(self, other: bool) -> Expr:
-        return _binary(ops.OR, other, self)
-
-    def __xor__(self, other: Expr | bool) -> Expr:
-        return _binary(ops.XOR, self, other)
-
-    def __rxor__(self, other: bool) -> Expr:
-        return _binary(ops.XOR, other, self)
-
-    def __invert__(self) -> Expr:
-        return _call(ops.NOT, self)
-
-    def between(self, low: Expr | Constant, high: Expr | Constant) -> Expr:
-        """Whether low <= value <= high.
-
-        >>> evaluate(col("a").between(2, 3), a=[1, 2, 3, 4, None])
-        [False, True, True, False, None]
-        """
-        return _call(ops.BETWEEN, self, low, high)
 
     def is_in(self, values: Iterable[Constant]) -> Expr:
         """Whether the value is one of these constants; null stays null.
@@ -282,7 +200,7 @@ class Expr:
         >>> evaluate(col("a").is_null(), a=[1, None])
         [False, True]
         """
-        return _call(conditional.IS_NULL, self)
+        return self._call(conditional.IS_NULL)
 
     def is_not_null(self) -> Expr:
         """Whether the value is not null.
@@ -290,15 +208,7 @@ class Expr:
         >>> evaluate(col("a").is_not_null(), a=[1, None])
         [True, False]
         """
-        return _call(conditional.IS_NOT_NULL, self)
-
-    def is_nan(self) -> Expr:
-        """Whether a number is "not a number".
-
-        >>> evaluate(col("a").is_nan(), a=[1.5, float("nan"), None])
-        [False, True, None]
-        """
-        return _call(ops.IS_NAN, self)
+        return self._call(conditional.IS_NOT_NULL)
 
     def fill_null(self, value: Expr | Constant) -> Expr:
         """The value, or another where it is null.
@@ -306,7 +216,7 @@ class Expr:
         >>> evaluate(col("a").fill_null(0), a=[1, None])
         [1, 0]
         """
-        return _call(conditional.FILL_NULL, self, value)
+        return self._call(conditional.FILL_NULL, value)
 
     def null_if(self, value: Expr | Constant) -> Expr:
         """The value, or null where it equals another.
@@ -314,84 +224,32 @@ class Expr:
         >>> evaluate(lit(12) // col("a").null_if(0), a=[5, 0])
         [2, None]
         """
-        return _call(conditional.NULL_IF, self, value)
-
-    # Numbers
-
-    def abs(self) -> Expr:
-        """The distance from zero, of a number or a duration.
-
-        >>> evaluate(col("a").abs(), a=[-3, 3])
-        [3, 3]
-        """
-        return _call(ops.ABS, self)
-
-    def round(self, digits: int = 0) -> Expr:
-        """Rounded to so many digits after the point; halves go to the even neighbour, as in Python.
-
-        >>> evaluate(col("a").round(1), a=[1.25, 1.35, -2.0])
-        [1.2, 1.4, -2.0]
-        """
-        return Expr(Call(ops.ROUND, (self._node,), (digits,) if digits else ()))
-
-    def floor(self) -> Expr:
-        """The next whole number down, in the same type.
-
-        >>> evaluate(col("a").floor(), a=[1.5, -1.5])
-        [1.0, -2.0]
-        """
-        return _call(ops.FLOOR, self)
-
-    def ceil(self) -> Expr:
-        """The next whole number up, in the same type.
-
-        >>> evaluate(col("a").ceil(), a=[1.5, -1.5])
-        [2.0, -1.0]
-        """
-        return _call(ops.CEIL, self)
-
-    def sqrt(self) -> Expr:
-        """The square root; nan of negative numbers.
-
-        >>> evaluate(col("a").sqrt(), a=[9.0])
-        [3.0]
-        """
-        return _call(ops.SQRT, self)
-
-    def exp(self) -> Expr:
-        """Euler's number to the power of the value.
-
-        >>> evaluate(col("a").exp(), a=[0.0])
-        [1.0]
-        """
-        return _call(ops.EXP, self)
-
-    def ln(self) -> Expr:
-        """The natural logarithm; -inf of zero, nan of negative numbers.
-
-        >>> evaluate(col("a").ln(), a=[1.0])
-        [0.0]
-        """
-        return _call(ops.LN, self)
-
-    def log10(self) -> Expr:
-        """The logarithm to base 10.
-
-        >>> evaluate(col("a").log10(), a=[1000.0])
-        [3.0]
-        """
-        return _call(ops.LOG10, self)
+        return self._call(conditional.NULL_IF, value)
 
     # Types and namespaces
+
+    def hash(self, *others: Expr) -> Expr:
+        """The engine's own hash of one or several values, int64; the same on every platform and in every version.
+
+        Null has a hash too. Equal integers of different widths hash alike.
+
+        >>> evaluate(col("a").hash(), a=[0, None])
+        [-2152535657050944081, -7286425919675154353]
+        """
+        return self._call(digests.HASH, *others)
 
     def cast(self, type: Any, errors: Choice["raise", "null"] = "raise") -> Expr:
         """The value in another type.
 
         Fractions are cut off toward zero, times are rounded down, text is parsed (numbers; ISO 8601 times, UTC unless
-        they say otherwise; true, false, 1, 0). For other formats of time see `.str.strptime`.
+        they say otherwise; true, false, 1, 0). For other formats of time see `.str.strptime`. A decimal with fewer
+        digits after the point is rounded, halves away from zero as in SQL; a float becomes the nearest decimal. A value
+        that does not fit is a `RecordError`, which names it.
 
         >>> evaluate(col("a").cast("int", errors="null"), a=["12", "x", None])
         [12, None, None]
+        >>> evaluate((lit(Decimal("0.908")) * col("price")).cast("decimal(23, 2)"), price=[125, 3])
+        [Decimal('113.50'), Decimal('2.72')]
 
         Args:
             type: A name ("int64", "double", "timestamp", "decimal(10, 2)"), a Python type (int, float, datetime) or a
@@ -414,7 +272,7 @@ class Expr:
         >>> evaluate(col("name").str.upper(), name=["ann"])
         ['ANN']
         """
-        from lakeward.dsl.expressions.namespaces import StringNamespace
+        from lakeward.dsl.expressions.text_namespace import StringNamespace
 
         return StringNamespace(self._node)
 
@@ -425,7 +283,7 @@ class Expr:
         >>> evaluate(col("at").dt.year(), at=[datetime(2026, 7, 1)])
         [2026]
         """
-        from lakeward.dsl.expressions.namespaces import TimeNamespace
+        from lakeward.dsl.expressions.time_namespace import TimeNamespace
 
         return TimeNamespace(self._node)
 
@@ -451,18 +309,37 @@ class Expr:
 
         return ListNamespace(self._node)
 
+    @property
+    def map(self) -> MapNamespace:
+        """Functions of maps.
+
+        >>> evaluate(col("tags").map.get("env"), tags=pa.array([[("env", "test")]], pa.map_(pa.string(), pa.string())))
+        ['test']
+        """
+        from lakeward.dsl.expressions.namespaces import MapNamespace
+
+        return MapNamespace(self._node)
+
+    @property
+    def json(self) -> JsonNamespace:
+        """Functions of JSON text.
+
+        >>> evaluate(col("doc").json.get("$.user.id", int), doc=['{"user": {"id": 7}}'])
+        [7]
+        """
+        from lakeward.dsl.expressions.namespaces import JsonNamespace
+
+        return JsonNamespace(self._node)
+
 
 def to_node(value: Expr | Constant) -> Node:
     """The tree of an expression, or of a constant."""
     return value.node if isinstance(value, Expr) else literal(value)
 
 
-def _call(function: Function, *args: Expr | Constant) -> Expr:
+def apply_function(function: Function, *args: Expr | Constant) -> Expr:
+    """A call of a function."""
     return Expr(Call(function, tuple(to_node(arg) for arg in args)))
-
-
-def _binary(function: Function, left: Expr | Constant, right: Expr | Constant) -> Expr:
-    return Expr(Call(function, (to_node(left), to_node(right))))
 
 
 def col(name: str) -> Expr:
@@ -512,130 +389,6 @@ def lit(value: Any, type: Any = None) -> Expr:
     return Expr(literal(value, None if type is None else arrow_type(type, f"lit({value!r})")))
 
 
-def coalesce(*values: Expr | Constant) -> Expr:
-    """The first value that is not null; a later one is asked for only where all earlier ones are null.
-
-    >>> evaluate(coalesce(col("a"), col("b"), 0), a=[1, None, None], b=[5, 6, None])
-    [1, 6, 0]
-    """
-    return _call(conditional.COALESCE, *_some("coalesce", values))
-
-
-def greatest(*values: Expr | Constant) -> Expr:
-    """The greatest value of each row, leaving nulls out.
-
-    >>> evaluate(greatest(col("a"), col("b")), a=[1, None, None], b=[5, 6, None])
-    [5, 6, None]
-    """
-    return _call(conditional.GREATEST, *_some("greatest", values))
-
-
-def least(*values: Expr | Constant) -> Expr:
-    """The least value of each row, leaving nulls out.
-
-    >>> evaluate(least(col("a"), col("b")), a=[1, None, None], b=[5, 6, None])
-    [1, 6, None]
-    """
-    return _call(conditional.LEAST, *_some("least", values))
-
-
-def _some(name: str, values: Sequence[Expr | Constant]) -> Sequence[Expr | Constant]:
-    if not values:
-        raise GraphError(f"{name}() needs at least one value")
-    return values
-
-
-def concat_str(*values: Expr | Constant, separator: str = "", ignore_nulls: bool = False) -> Expr:
-    """Text joined with a separator; null where a part is null, unless nulls are left out.
-
-    >>> evaluate(concat_str(col("a"), col("b"), separator="-"), a=["x", None], b=["y", "z"])
-    ['x-y', None]
-    >>> evaluate(concat_str(col("a"), col("b"), separator="-", ignore_nulls=True), a=["x", None], b=["y", "z"])
-    ['x-y', 'z']
-    """
-    nodes = tuple(to_node(value) for value in _some("concat_str", values))
-    return Expr(Call(strings.CONCAT_STR, nodes, (separator, ignore_nulls)))
-
-
-def from_epoch(value: Expr, unit: Choice["s", "ms", "us", "ns"] = "ms") -> Expr:
-    """An instant (microseconds UTC) from a count since 1970.
-
-    >>> evaluate(from_epoch(col("a"), unit="s").dt.strftime("%Y-%m-%d %H:%M"), a=[1_700_000_000])
-    ['2023-11-14 22:13']
-
-    Args:
-        value: An integer column.
-        unit: What it counts.
-    """
-    return Expr(Call(temporal.FROM_EPOCH, (to_node(value),), (unit,)))
-
-
-class When:
-    """A condition that waits for its value: `when(...)` gives it, `.then(...)` goes on.
-
-    >>> evaluate(when(col("a") > 1).then("many"), a=[2, 1])
-    ['many', None]
-    """
-
-    __slots__ = ("_branches", "_condition")
-
-    def __init__(self, branches: tuple[tuple[Node, Node], ...], condition: Expr | bool) -> None:
-        self._branches = branches
-        self._condition = condition
-
-    def then(self, value: Expr | Constant) -> Then:
-        """The value where the condition is true; text is a constant, not a column's name.
-
-        >>> evaluate(when(col("a") > 1).then(col("a") * 10), a=[2, 1])
-        [20, None]
-        """
-        return Then((*self._branches, (to_node(self._condition), to_node(value))))
-
-
-class Then(Expr):
-    """A choice that may go on with `.when()` or end with `.otherwise()`; as it is, the other rows are null.
-
-    >>> evaluate(when(col("a") > 1).then("many").otherwise("few"), a=[2, 1])
-    ['many', 'few']
-    """
-
-    __slots__ = ("_branches",)
-
-    def __init__(self, branches: tuple[tuple[Node, Node], ...]) -> None:
-        super().__init__(Case(branches, None))
-        self._branches = branches
-
-    def when(self, condition: Expr | bool) -> When:
-        """One more condition, for rows where the earlier ones are not true.
-
-        >>> evaluate(when(col("a") > 9).then("big").when(col("a") > 1).then("some"), a=[10, 5, 1])
-        ['big', 'some', None]
-        """
-        return When(self._branches, condition)
-
-    def otherwise(self, value: Expr | Constant) -> Expr:
-        """The value of the other rows.
-
-        >>> evaluate(when(col("a") > 1).then(col("a")).otherwise(0), a=[2, 1])
-        [2, 0]
-        """
-        return Expr(Case(self._branches, to_node(value)))
-
-
-def when(condition: Expr | bool) -> When:
-    """The value of the first condition that is true (null is not).
-
-    A value that cannot be computed fails only in rows that take it.
-
-    >>> size = when(col("a") > 9).then(lit("big")).when(col("a") > 1).then("some").otherwise("none")
-    >>> evaluate(size, a=[10, 5, 0, None])
-    ['big', 'some', 'none', 'none']
-    >>> evaluate(when(col("a") != 0).then(12 // col("a")), a=[5, 0])
-    [2, None]
-    """
-    return When((), condition)
-
-
 def evaluate(expression: Expr, /, **columns: Any) -> list[Any]:
     """Try an expression on a few rows, given as lists (or Arrow arrays) by column name.
 
@@ -645,34 +398,3 @@ def evaluate(expression: Expr, /, **columns: Any) -> list[Any]:
     batch = pa.record_batch(columns)
     values: list[Any] = expression.bind(batch.schema).evaluate(batch).to_pylist()
     return values
-
-
-def bind_columns(
-    columns: Mapping[str, Expr], schema: pa.Schema
-) -> tuple[tuple[tuple[str, BoundExpression], ...], pa.Schema]:
-    """Bind the expressions of a projection and work out the schema it makes.
-
-    A column that is passed on unchanged keeps its nullability and metadata.
-
-    >>> _, made = bind_columns({"twice": col("a") * 2}, pa.schema({"a": pa.int32()}))
-    >>> made
-    twice: int32
-
-    Args:
-        columns: Output names with their expressions, in order.
-        schema: The input's schema; its metadata goes on to the output's.
-
-    Returns:
-        The pairs for `lakeward.operators.stateless.Project`, and the output schema.
-
-    Raises:
-        SchemaError: As `Expr.bind`.
-    """
-    bound = tuple((name, expression.bind(schema)) for name, expression in columns.items())
-    return bound, pa.schema([_field(name, each, schema) for name, each in bound], metadata=schema.metadata)
-
-
-def _field(name: str, bound: BoundExpression, schema: pa.Schema) -> pa.Field:
-    if bound.reference is None:
-        return pa.field(name, bound.type)
-    return schema.field(bound.reference).with_name(name)

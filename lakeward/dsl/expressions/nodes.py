@@ -40,12 +40,19 @@ class Function:
         style: Where the name stands.
         compile: Checks the arguments' types and makes the column computation.
         keywords: How the last of the fixed parameters are called, where they are written with their names.
+        decodes: Whether a value that it cannot take is a `RecordError` (a cast, a parse) rather than a `UserCodeError`.
+        costly: Whether a row costs so much (a regular expression, a Python function) that when() and coalesce() first
+            choose the rows that need it.
+        row_by_row: Whether it calls a function of the user's for every row.
     """
 
     name: str
     style: Style
     compile: Callable[[Call, Sequence[Compiled]], Compiled]
     keywords: tuple[str, ...] = ()
+    decodes: bool = False
+    costly: bool = False
+    row_by_row: bool = False
 
 
 class Node:
@@ -174,7 +181,7 @@ def literal(value: Any, kind: pa.DataType | None = None) -> Literal:
     """
     if isinstance(value, pa.Scalar):
         scalar = value if kind is None else value.cast(kind)
-        return Literal(scalar.type, literal_text(scalar.as_py()), True, scalar)
+        return Literal(scalar.type, _scalar_text(scalar), True, scalar)
     plain = value.item() if hasattr(value, "item") and not isinstance(value, pa.Scalar) else value
     try:
         scalar = pa.scalar(plain, type=kind or _natural_type(plain))
@@ -189,6 +196,11 @@ def _natural_type(value: Any) -> pa.DataType | None:
     if isinstance(value, datetime):
         return pa.timestamp("us", tz="UTC" if value.tzinfo is not None else None)
     return None
+
+
+def _scalar_text(scalar: pa.Scalar) -> str:
+    """The text of an Arrow value; it must tell values apart, and Python's times have no nanoseconds."""
+    return str(scalar.cast(pa.int64())) if getattr(scalar.type, "unit", "") == "ns" else literal_text(scalar.as_py())
 
 
 def quoted(text: str) -> str:
@@ -246,6 +258,31 @@ def walk(node: Node) -> Iterator[Node]:
 def columns_of(node: Node) -> frozenset[str]:
     """The input columns that an expression reads."""
     return frozenset(part.name for part in walk(node) if isinstance(part, Column))
+
+
+def row_by_row(node: Node) -> bool:
+    """Whether a function of the user's is called for every row."""
+    return any(isinstance(part, Call) and part.function.row_by_row for part in walk(node))
+
+
+def repeated(roots: Sequence[Node]) -> frozenset[Node]:
+    """The parts, except columns and constants, that occur more than once in one or several expressions.
+
+    What lies inside of a part that occurs again is not counted again: computing the part once computes it once.
+    """
+    seen: set[Node] = set()
+    again: set[Node] = set()
+    waiting = list(roots)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, Column | Literal):
+            continue
+        if node in seen:
+            again.add(node)
+        else:
+            seen.add(node)
+            waiting.extend(node.children)
+    return frozenset(again)
 
 
 def output_name(node: Node) -> str | None:

@@ -86,3 +86,9 @@ def floor_to(array: pa.Array, step: int) -> pa.Array:
     """Times rounded down to multiples of `step`, in the array's own unit, counted from 1970."""
     ticks = values_of(array)
     return with_nulls_of(ticks // step * step, array.type, array)
+
+
+def ceil_to(array: pa.Array, step: int) -> pa.Array:
+    """Times rounded up to multiples of `step`; those that are some stay."""
+    ticks = values_of(array)
+    return with_nulls_of(-(-ticks // step) * step, array.type, array)

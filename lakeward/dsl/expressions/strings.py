@@ -2,63 +2,56 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lakeward.dsl.expressions.compiled import Compiled, Kernel, apply, convert, kernel, mismatch, unify
+from lakeward.dsl.expressions.compiled import Compiled, Kernel, apply, kernel, mismatch, unify
 from lakeward.dsl.expressions.nested import element
 from lakeward.dsl.expressions.nodes import Call, Function, Style
-from lakeward.dsl.expressions.types import is_text
+from lakeward.dsl.expressions.text_kernels import Splits, ascii_or, character_places
+from lakeward.dsl.expressions.text_rules import text_args, text_function
+from lakeward.dsl.expressions.types import is_integer
+from lakeward.engine.api.expression import Frame
 from lakeward.engine.core.errors import GraphError
-
-
-def _text_args(call: Call, args: Sequence[Compiled]) -> list[Compiled]:
-    sides = [convert(arg, pa.string()) if pa.types.is_null(arg.type) else arg for arg in args]
-    for side in sides:
-        if not is_text(side.type):
-            raise mismatch(call, args, f"{call.function.name}() takes text", f'cast first: {side.node}.cast("string")')
-    return sides
-
-
-def _function(name: str, make: Callable[..., Kernel]) -> Function:
-    """A text function: `make` gets the fixed parameters and returns the kernel."""
-
-    def rule(call: Call, args: Sequence[Compiled]) -> Compiled:
-        return apply(call, make(*call.params), _text_args(call, args))
-
-    return Function(f"str.{name}", Style.METHOD, rule)
 
 
 def _match(function: str) -> Callable[[str], Kernel]:
     return lambda pattern: kernel(function, pc.MatchSubstringOptions(pattern))
 
 
-def _matches(pattern: str) -> Kernel:
-    return checked_regex(pattern, kernel("match_substring_regex", pc.MatchSubstringOptions(pattern)))
+def _either(function: str) -> Callable[[], Kernel]:
+    """A kernel that has a faster brother for ASCII."""
+    return lambda: ascii_or(kernel(f"utf8_{function}"), kernel(f"ascii_{function}"))
 
 
-def checked_regex(pattern: str, function: Kernel) -> Kernel:
-    """The kernel, after one try: Arrow looks at a pattern only when there is text to match.
+def _length() -> Kernel:
+    return ascii_or(_counted(kernel("utf8_length")), _counted(kernel("binary_length")))
 
-    Raises:
-        GraphError: The pattern is none, or uses what RE2 leaves out (look-around, back references).
-    """
-    try:
-        function(pa.array([""]))
-    except pa.ArrowInvalid as error:
-        raise GraphError(
-            f"the regular expression {pattern!r} does not work: {error}",
-            hint="patterns are RE2: no look-around, no back references; a replacement names groups as \\1",
-        ) from error
+
+def _counted(function: Kernel) -> Kernel:
+    """Counts as int32, of large text too."""
+    narrow = kernel("cast", pc.CastOptions(pa.int32()))
+
+    def count(array: Any) -> Any:
+        found = function(array)
+        return found if pa.types.is_int32(found.type) else narrow(found)
+
+    return count
+
+
+def _find(text: str) -> Kernel:
+    find = kernel("find_substring", pc.MatchSubstringOptions(text))
+
+    def function(array: Any) -> pa.Array:
+        places = find(array).cast(pa.int32())
+        places = pc.if_else(pc.less(places, 0), pa.scalar(None, pa.int32()), places)
+        return character_places(array, places)
+
     return function
-
-
-def _replace(function: str) -> Callable[[str, str], Kernel]:
-    return lambda old, new: checked_regex(old, kernel(function, pc.ReplaceSubstringOptions(old, new)))
 
 
 def _slice(start: int, length: int | None) -> Kernel:
@@ -66,6 +59,15 @@ def _slice(start: int, length: int | None) -> Kernel:
         raise GraphError(f"str.slice: the length is negative: {length}")
     stop = None if length is None or (start < 0 and start + length >= 0) else start + length
     return kernel("utf8_slice_codeunits", pc.SliceOptions(start, stop))
+
+
+def _pad(function: str) -> Callable[[int, str], Kernel]:
+    def make(width: int, fill: str) -> Kernel:
+        if len(fill) != 1:
+            raise GraphError(f"the character to fill with is one, not {fill!r}")
+        return kernel(function, pc.PadOptions(width, fill))
+
+    return make
 
 
 def _strip(function: str) -> Callable[[str | None], Kernel]:
@@ -77,74 +79,34 @@ def _strip(function: str) -> Callable[[str | None], Kernel]:
     return make
 
 
-def _split_part(separator: str, part: int) -> Kernel:
-    if part == 0 or separator == "":
-        raise GraphError(
-            "str.split_part counts parts from 1, and from the end with -1, -2, ...; the separator may not be empty",
-            hint="str.split_part('/', 1) is the first part",
-        )
-    options = pc.SplitPatternOptions(separator, max_splits=part if part > 0 else None)
-    split = kernel("split_pattern", options)
-    return lambda array: element(split(array), part - 1 if part > 0 else part)
+def _strip_affix(test: str) -> Callable[[str], Kernel]:
+    def make(text: str) -> Kernel:
+        has = kernel(test, pc.MatchSubstringOptions(text))
+        first, stop = (len(text), None) if test == "starts_with" else (0, -len(text))
+        rest = kernel("utf8_slice_codeunits", pc.SliceOptions(first, stop))
+        return lambda array: pc.if_else(has(array), rest(array), array) if text else array
+
+    return make
 
 
-def named_group(pattern: str, group: int | str) -> str:
-    r"""The pattern with one group named, as Arrow's kernel wants it, and all others unnamed.
-
-    >>> named_group(r"(\w+)-(?P<n>\d+)", 1), named_group(r"(\w+)-(?P<n>\d+)", "n")
-    ('(?P<found>\\w+)-(?:\\d+)', '(?:\\w+)-(?P<found>\\d+)')
-
-    Raises:
-        GraphError: There is no such group.
-    """
-    pieces, number, found, end = [], 0, group == 0, 0
-    for match in _GROUPS.finditer(pattern):
-        if match[0] != "(" and match["name"] is None:
-            continue  # an escape, a character class or a group that captures nothing
-        number += 1
-        here = group in (number, match["name"])
-        found = found or here
-        pieces += [pattern[end : match.start()], "(?P<found>" if here else "(?:"]
-        end = match.end()
-    if not found:
-        raise GraphError(f"str.extract: the pattern {pattern!r} has no group {group!r}")
-    text = "".join([*pieces, pattern[end:]])
-    return f"(?P<found>{text})" if group == 0 else text
-
-
-_GROUPS = re.compile(r"\\Q.*?\\E|\\.|\[\^?\]?(?:\\.|\[:\w+:\]|[^\]\\])*\]|\(\?P?<(?P<name>\w+)>|\(\?|\(", re.DOTALL)
-
-
-def _extract(pattern: str, group: int | str) -> Kernel:
-    extract = kernel("extract_regex", pc.ExtractRegexOptions(named_group(pattern, group)))
-    field = kernel("struct_field", pc.StructFieldOptions([0]))
-    return checked_regex(pattern, lambda array: field(extract(array)))
-
-
-def _strptime(format: str, errors: str) -> Kernel:
-    parse = kernel("strptime", pc.StrptimeOptions(format, "us", error_is_null=errors == "null"))
-    utc = kernel("cast", pc.CastOptions(pa.timestamp("us", tz="UTC")))
-    return lambda array: utc(parse(array))
-
-
-LOWER = _function("lower", lambda: kernel("utf8_lower"))
-UPPER = _function("upper", lambda: kernel("utf8_upper"))
-LENGTH = _function("length", lambda: kernel("utf8_length"))
-REVERSE = _function("reverse", lambda: kernel("utf8_reverse"))
-CONTAINS = _function("contains", _match("match_substring"))
-STARTS_WITH = _function("starts_with", _match("starts_with"))
-ENDS_WITH = _function("ends_with", _match("ends_with"))
-LIKE = _function("like", _match("match_like"))
-MATCHES = _function("matches", _matches)
-REPLACE = _function("replace", _replace("replace_substring"))
-REPLACE_REGEX = _function("replace_regex", _replace("replace_substring_regex"))
-EXTRACT = _function("extract", _extract)
-SPLIT_PART = _function("split_part", _split_part)
-SLICE = _function("slice", _slice)
-STRIP = _function("strip", _strip("utf8_trim"))
-LSTRIP = _function("lstrip", _strip("utf8_ltrim"))
-RSTRIP = _function("rstrip", _strip("utf8_rtrim"))
-STRPTIME = _function("strptime", _strptime)
+LOWER = text_function("lower", _either("lower"))
+UPPER = text_function("upper", _either("upper"))
+TITLE = text_function("title", _either("title"))
+REVERSE = text_function("reverse", _either("reverse"))
+LENGTH = text_function("length", _length)
+BYTE_LENGTH = text_function("byte_length", lambda: _counted(kernel("binary_length")))
+CONTAINS = text_function("contains", _match("match_substring"))
+STARTS_WITH = text_function("starts_with", _match("starts_with"))
+ENDS_WITH = text_function("ends_with", _match("ends_with"))
+FIND = text_function("find", _find)
+SLICE = text_function("slice", _slice)
+PAD_START = text_function("pad_start", _pad("utf8_lpad"))
+PAD_END = text_function("pad_end", _pad("utf8_rpad"))
+STRIP = text_function("strip", _strip("utf8_trim"))
+LSTRIP = text_function("lstrip", _strip("utf8_ltrim"))
+RSTRIP = text_function("rstrip", _strip("utf8_rtrim"))
+STRIP_PREFIX = text_function("strip_prefix", _strip_affix("starts_with"))
+STRIP_SUFFIX = text_function("strip_suffix", _strip_affix("ends_with"))
 
 
 def _split(separator: str) -> Kernel:
@@ -153,19 +115,67 @@ def _split(separator: str) -> Kernel:
     return kernel("split_pattern", pc.SplitPatternOptions(separator))
 
 
-SPLIT = _function("split", _split)
+SPLIT = text_function("split", _split)
+
+
+def _split_part(call: Call, args: Sequence[Compiled]) -> Compiled:
+    separator, part = call.params
+    if part == 0 or separator == "":
+        raise GraphError(
+            "str.split_part counts parts from 1, and from the end with -1, -2, ...; the separator may not be empty",
+            hint="str.split_part('/', 1) is the first part",
+        )
+    (text,) = text_args(call, args)
+    if len(separator.encode()) == 1 and text.constant is None:
+        return Compiled(call, text.type, _shared_split_part(text, separator, part), costly=text.costly)
+    split = kernel("split_pattern", pc.SplitPatternOptions(separator, max_splits=part if part > 0 else None))
+    return apply(call, lambda array: element(split(array), part - 1 if part > 0 else part), [text])
+
+
+def _shared_split_part(text: Compiled, separator: str, part: int) -> Callable[[Frame], Any]:
+    """Several parts of the same text look for the separators once."""
+    texts, byte, key = text.run, ord(separator), ("splits", text.run, separator)
+
+    def run(frame: Frame) -> pa.Array:
+        splits = frame.shared.get(key)
+        if splits is None:
+            splits = frame.shared[key] = Splits.of(texts(frame), byte)
+        return splits.part(part)
+
+    return run
+
+
+SPLIT_PART = Function("str.split_part", Style.METHOD, _split_part)
+
+
+def _repeat(call: Call, args: Sequence[Compiled]) -> Compiled:
+    (text,), times = text_args(call, args[:1]), args[1]
+    if not is_integer(times.type):
+        raise mismatch(call, args, "str.repeat() takes a whole number", f'cast first: {times.node}.cast("int64")')
+    return apply(call, kernel("binary_repeat"), [text, times])
+
+
+REPEAT = Function("str.repeat", Style.METHOD, _repeat)
 
 
 def _concat_str(call: Call, args: Sequence[Compiled]) -> Compiled:
     separator, ignore_nulls = call.params
-    parts = unify(call, _text_args(call, args))
+    parts = unify(call, text_args(call, args))
     join = kernel("binary_join_element_wise", pc.JoinOptions("skip" if ignore_nulls else "emit_null"))
     glue = pa.scalar(separator, parts[0].type)
 
     def function(*values: Any) -> Any:
-        return join(*values, glue)
+        return join(*(_some_valid(values) if ignore_nulls else values), glue)
 
     return apply(call, function, parts)
+
+
+def _some_valid(values: Sequence[Any]) -> Sequence[Any]:
+    """The parts, the first one empty where all are null: Arrow's join leaves such rows out of its result."""
+    nothing = reduce(pc.and_, (pc.is_null(value) for value in values))
+    if isinstance(nothing, pa.Scalar) or not nothing.true_count:
+        return values
+    return [pc.if_else(nothing, pa.scalar("", values[0].type), values[0]), *values[1:]]
 
 
 CONCAT_STR = Function("concat_str", Style.FUNCTION, _concat_str, keywords=("separator", "ignore_nulls"))

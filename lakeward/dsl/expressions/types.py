@@ -8,10 +8,18 @@ from decimal import Decimal
 import pyarrow as pa
 from pyarrow import types as pt
 
-INTEGER_DIGITS = {8: 3, 16: 5, 32: 10, 64: 20}
-"""Decimal digits that hold any integer of a width."""
-
 _UNITS = ("s", "ms", "us", "ns")
+
+
+def integer_digits(kind: pa.DataType) -> int:
+    """Decimal digits that hold any integer of a type.
+
+    >>> integer_digits(pa.int64()), integer_digits(pa.uint64())
+    (19, 20)
+    """
+    if pt.is_uint64(kind):
+        return 20
+    return {8: 3, 16: 5, 32: 10, 64: 19}[kind.bit_width]
 
 
 def is_integer(kind: pa.DataType) -> bool:
@@ -109,7 +117,7 @@ def _common_float(left: pa.DataType, right: pa.DataType) -> pa.DataType:
 
 
 def _as_decimal(kind: pa.DataType) -> pa.DataType:
-    return pa.decimal128(INTEGER_DIGITS[kind.bit_width], 0) if is_integer(kind) else kind
+    return pa.decimal128(integer_digits(kind), 0) if is_integer(kind) else kind
 
 
 def _common_decimal(left: pa.DataType, right: pa.DataType) -> pa.DataType:

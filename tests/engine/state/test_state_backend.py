@@ -436,6 +436,22 @@ def test_idle_panes_give_their_memory_to_busy_ones(tmp_path: Path) -> None:
         assert rows_of(table, namespace) == {f"{namespace}-{b}-{n}": 1 for b in range(12) for n in range(200)}
 
 
+def test_a_scan_gives_each_key_once_while_another_table_takes_the_memory(lab: Lab) -> None:
+    lab.memory_bytes = 300_000
+    backend = lab.backend()
+    source = backend.table(COUNTS)
+    target = backend.table(TableSpec("copy", COUNTS.key, COUNTS.columns))
+    for first in range(0, 3000, 500):
+        count(source, [f"{n}" for n in range(first, first + 500)])
+    seen: list[str] = []
+    for batch in source.pane().scan():
+        shops = batch.column(0).to_pylist()
+        seen += shops
+        for copy in range(12):  # so many batches that the source, unused meanwhile, is the one to give way
+            count(target, [f"{copy} of {shop}" for shop in shops])
+    assert sorted(seen) == sorted(f"{n}" for n in range(3000))
+
+
 def test_slots_that_were_found_stay_valid_while_others_are_evicted(tmp_path: Path) -> None:
     lab = Lab(tmp_path, MemoryStoreFactory(), memory_bytes=200_000)
     table = lab.backend().table(COUNTS)

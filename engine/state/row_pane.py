@@ -1,0 +1,41 @@
+"""One namespace of a row table: its chunks and the index of its keys."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lakeward.engine.api.state import RowIds
+from lakeward.engine.state.keys import KeyCodec
+from lakeward.engine.state.row_chunks import Chunk
+from lakeward.engine.state.row_directory import RowDirectory
+from lakeward.engine.state.row_index import KeyRows
+
+_BYTES_PER_ROW = 5  # a chunk's id of the row, and whether it is dead
+_BYTES_PER_CHUNK = 1_000
+
+
+class RowPane:
+    """Chunks in the order of append, and what is known of their keys.
+
+    Args:
+        namespace: Which one.
+        codec: The table's key.
+    """
+
+    def __init__(self, namespace: int, codec: KeyCodec) -> None:
+        self.namespace = namespace
+        self.keys = KeyRows(codec)
+        self.chunks: list[Chunk] = []
+        self.rows = 0
+        self.live = 0
+        self.counted_bytes = 0
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory that stays in use when the chunks' rows are in the store."""
+        return self.keys.size_bytes + self.rows * _BYTES_PER_ROW + len(self.chunks) * _BYTES_PER_CHUNK
+
+    def all_ids(self, directory: RowDirectory) -> RowIds:
+        """Ids of the rows, and of removed ones that the index still holds."""
+        ids = [chunk.live_ids() for chunk in self.chunks]
+        return np.concatenate([*ids, self.keys.dead_ids(directory.chunks)])

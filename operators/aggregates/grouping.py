@@ -1,0 +1,108 @@
+"""Numbering the different rows of a batch: what is looked up, compared and sent is once a key, not once a row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from lakeward.engine.core.hashing import as_int64, is_binary_like, null_mask
+from lakeward.operators.windows.columns import Rows
+
+_FACTORS = (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB, 0xD6E8FEB86659FD93)
+_BITS_MIN = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """The different rows of some columns.
+
+    Args:
+        rows: A row of each group, rising.
+        numbers: The group of each row.
+    """
+
+    rows: Rows
+    numbers: Rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def group_keys(arrays: Sequence[pa.Array]) -> Groups:
+    """Number the different rows of key columns; nulls equal each other, and NaN does too.
+
+    >>> groups = group_keys([pa.array([7, 8, 7, 7]), pa.array(["a", "a", "a", None])])
+    >>> len(groups), bool(groups.numbers[0] == groups.numbers[2]), groups.rows.tolist()
+    (3, True, [1, 2, 3])
+
+    Args:
+        arrays: Columns of one length, at least one row long.
+    """
+    return group_rows_of([words for array in arrays for words in _words(array)], len(arrays[0]))
+
+
+def _words(array: pa.Array) -> list[Rows]:
+    """One or two int64 columns that are equal where the values are; none if there is one value only."""
+    if is_binary_like(array.type):
+        codes = array.dictionary_encode(null_encoding="encode")
+        if len(codes.dictionary) == 1:
+            return []
+        return [codes.indices.to_numpy().astype(np.int64)]
+    words = [as_int64(array)]
+    return words if not array.null_count else [*words, null_mask(array).astype(np.int64)]
+
+
+def group_rows_of(columns: Sequence[Rows], count: int) -> Groups:
+    """Number the different rows of int64 columns.
+
+    Rows write their number to a place of a small table that their hash says, and read back who was last: rows of one
+    group find one of themselves, unless another group has the same place. Those try again with another hash. That is a
+    few passes over the rows, without sorting them or building a dictionary.
+
+    Args:
+        columns: At most a few; none if all rows are equal.
+        count: Number of rows, at least one.
+    """
+    columns = [column for column in columns if column[0] != column[-1] or (column != column[0]).any()]
+    if not columns:
+        return Groups(np.array([count - 1]), np.zeros(count, np.int64))
+    order = np.arange(count, dtype=np.int32)
+    leaders = _leaders(columns, order, 0)
+    rows = np.flatnonzero(leaders == order)
+    numbers = np.empty(count, np.int64)
+    numbers[rows] = np.arange(len(rows))
+    return Groups(rows, numbers[leaders])
+
+
+def _leaders(columns: Sequence[Rows], order: npt.NDArray[np.int32], attempt: int) -> npt.NDArray[np.int32]:
+    """For each row one row of its group, the same for all of the group."""
+    bits = max(_BITS_MIN, (len(order) * 4 - 1).bit_length())
+    places = _places(columns, attempt, bits)
+    table = np.empty(1 << bits, np.int32)
+    table[places] = order
+    leaders: npt.NDArray[np.int32] = table[places]
+    same = columns[0][leaders] == columns[0]
+    for column in columns[1:]:
+        same &= column[leaders] == column
+    rest = np.flatnonzero(~same)
+    if len(rest):
+        again = _leaders([column[rest] for column in columns], order[: len(rest)], attempt + 1)
+        leaders[rest] = rest[again]
+    return leaders
+
+
+def _places(columns: Sequence[Rows], attempt: int, bits: int) -> Rows:
+    """A hash of each row, another one at each attempt: multiplied in turn, the high bits taken (Fibonacci hashing)."""
+    hashes = np.zeros(len(columns[0]), np.uint64)
+    for number, column in enumerate(columns):
+        factor = _FACTORS[(attempt + number) % len(_FACTORS)] ^ (2 * attempt << 20)
+        hashes ^= column.view(np.uint64)
+        hashes *= np.uint64(factor)
+        hashes ^= hashes >> np.uint64(32)
+    hashes *= np.uint64(_FACTORS[-1])
+    hashes >>= np.uint64(64 - bits)
+    return hashes.view(np.int64)

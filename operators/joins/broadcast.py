@@ -1,0 +1,218 @@
+"""The lookup join with a bounded side: every subtask holds the whole table, read to its end before the first look-up.
+
+The table is part of the operator's small state, written whole into every checkpoint by one subtask: it is meant for
+side inputs of up to some hundred thousand rows. Larger ones are joined by `RegularJoin`, which shares them out by key.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import pyarrow as pa
+
+from lakeward.engine.api.changelog import kinds_of, with_kinds, without_kinds
+from lakeward.engine.api.context import OperatorContext, Output
+from lakeward.engine.api.expression import BoundExpression
+from lakeward.engine.api.operator import Operator, OperatorFactory
+from lakeward.engine.core.errors import RecordError
+from lakeward.engine.core.ids import CheckpointId
+from lakeward.engine.core.json_types import JsonObject
+from lakeward.operators.joins.index import StaticIndex
+from lakeward.operators.joins.layout import LEFT, RIGHT, How, JoinLayout
+from lakeward.operators.joins.regular import JoinInput, describe
+from lakeward.operators.joins.rows import EMIT_ROWS_MAX, BatchRows, Condition, Pairs, Rows, key_arrays
+
+
+@dataclass(frozen=True, slots=True)
+class BroadcastJoin(OperatorFactory):
+    """Looks every row of a stream up in a bounded table.
+
+    Args:
+        inputs: The stream, maybe an updating one, and the table, append-only.
+        layout: The joined rows.
+        how: "inner", "left", "semi" or "anti".
+        where: A further condition over the joined rows.
+    """
+
+    inputs: tuple[JoinInput, JoinInput]
+    layout: JoinLayout
+    how: How = "inner"
+    where: BoundExpression | None = None
+
+    def create(self) -> Operator:
+        """Make the operator of one subtask."""
+        return _BroadcastJoin(self)
+
+    @property
+    def sent(self) -> JoinLayout:
+        """The columns that are sent."""
+        return self.layout.left_only() if self.how in ("semi", "anti") else self.layout
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Schema of the result."""
+        left = self.inputs[LEFT]
+        return pa.schema([*self.sent.schema, *([left.schema.field(-1)] if left.updating else [])])
+
+    @property
+    def description(self) -> str:
+        """What is joined by what."""
+        return describe(self.how, "lookup join", self.inputs, self.where)
+
+    @property
+    def vectorised(self) -> bool:
+        """Whether the condition is computed by kernels alone."""
+        return self.where is None or self.where.vectorised
+
+    @property
+    def first_input(self) -> int:
+        """The table is read first."""
+        return RIGHT
+
+
+class _BroadcastJoin(Operator):
+    def __init__(self, config: BroadcastJoin) -> None:
+        self._config = config
+        self._schemas = tuple(one.schema for one in config.inputs)
+        self._parts: list[pa.RecordBatch] = []
+        self._kept: list[pa.RecordBatch] = []
+        self._lookup: Lookup | None = None
+        self._saved = ""
+
+    def open(self, context: OperatorContext) -> None:
+        self._writes_table = context.subtask == 0
+        states = context.restored
+        for number, state in enumerate(states):
+            if state.get("table"):
+                self._parts = _decode(cast(str, state["table"]), self._schemas[RIGHT])
+            if number % context.parallelism == context.subtask and state.get("kept"):
+                self._kept += _decode(cast(str, state["kept"]), self._schemas[LEFT])
+        if any(state.get("ended") for state in states):
+            self._end_table()
+
+    def on_batch(self, batch: pa.RecordBatch, out: Output) -> None:
+        self.on_input(LEFT, batch, out)
+
+    def on_input(self, index: int, batch: pa.RecordBatch, out: Output) -> None:
+        if index == RIGHT:
+            self._parts.append(batch)
+        elif self._lookup is None:
+            self._kept.append(batch)  # while a checkpoint is aligned, the table's end is not waited for
+        else:
+            self._send_kept(out)
+            self._lookup.join(batch, out)
+
+    def on_input_end(self, index: int, out: Output) -> None:
+        if index == RIGHT and self._lookup is None:
+            self._end_table()
+        if self._lookup is not None:
+            self._send_kept(out)
+
+    def _end_table(self) -> None:
+        table = pa.Table.from_batches(self._parts, schema=self._schemas[RIGHT]).combine_chunks()
+        batches = table.to_batches()
+        whole = batches[0] if batches else pa.RecordBatch.from_pylist([], schema=self._schemas[RIGHT])
+        self._parts = [whole]
+        self._saved = ""  # what was saved before it was whole
+        self._lookup = Lookup(self._config, whole)
+
+    def _send_kept(self, out: Output) -> None:
+        kept, self._kept = self._kept, []
+        for batch in kept:
+            assert self._lookup is not None, "kept rows wait for the table"
+            self._lookup.join(batch, out)
+
+    def on_watermark(self, timestamp_us: int, out: Output) -> None:
+        if self._lookup is not None:
+            self._send_kept(out)
+
+    def snapshot(self, checkpoint: CheckpointId) -> JsonObject:
+        ended = self._lookup is not None
+        if self._writes_table and not (ended and self._saved):
+            self._saved = _encode(self._parts, self._schemas[RIGHT])
+        table = self._saved if self._writes_table else ""
+        kept = _encode(self._kept, self._schemas[LEFT]) if self._kept else ""
+        return {"v": 1, "ended": ended, "table": table, "kept": kept}
+
+
+class Lookup:
+    """Joins batches with a table that does not change.
+
+    Args:
+        config: The join.
+        table: All rows of the right.
+
+    Raises:
+        RecordError: The right is said to have one row a key, and has two.
+    """
+
+    def __init__(self, config: BroadcastJoin, table: pa.RecordBatch) -> None:
+        self._config = config
+        self._sent = config.sent
+        self._schema = config.schema
+        self._table = BatchRows(table)
+        self._index = StaticIndex(key_arrays(table, config.inputs[RIGHT].keys))
+        self._condition = Condition(config.layout, config.where)
+        if config.inputs[RIGHT].unique and not self._index.is_unique:
+            raise RecordError(
+                f"validate says that the table's rows have different {', '.join(config.inputs[RIGHT].keys)}, "
+                "but some have the same",
+                hint="leave validate out, or leave only one row a key",
+            )
+
+    def join(self, batch: pa.RecordBatch, out: Output) -> None:
+        """Send what the rows of a batch make, in their order."""
+        plain = without_kinds(batch)
+        rows = BatchRows(plain)
+        matches = self._index.find(key_arrays(plain, self._config.inputs[LEFT].keys))
+        pairs = self._condition.keep(Pairs.of(LEFT, rows, self._table, matches))
+        left, right = pairs.numbers
+        if self._config.how in ("semi", "anti", "left"):
+            counts = np.bincount(left, minlength=plain.num_rows)
+            if self._config.how != "left":
+                left = np.flatnonzero((counts > 0) == (self._config.how == "semi"))
+            elif not counts.all():
+                left, right = _with_missing(left, right, np.flatnonzero(counts == 0))
+        for start in range(0, len(left), EMIT_ROWS_MAX):
+            part = slice(start, start + EMIT_ROWS_MAX)
+            joined = self._joined(rows, left[part], right[part])
+            out.emit(with_kinds(joined, kinds_of(batch)[left[part]]) if self._config.inputs[LEFT].updating else joined)
+
+    def _joined(self, rows: BatchRows, left: Rows, right: Rows) -> pa.RecordBatch:
+        names = self._sent.sources(RIGHT)
+        ours = rows.take(left, self._sent.sources(LEFT))
+        if self._config.how in ("semi", "anti"):
+            return self._sent.compose(ours, None)
+        missing = right < 0
+        theirs = self._table.batch.select(names)
+        if missing.any():
+            numbers = pa.array(right, mask=missing)
+            arrays = [column.take(numbers) for column in theirs.columns]
+            theirs = pa.RecordBatch.from_arrays(arrays, names=names)
+        else:
+            theirs = self._table.take(right, names)
+        return self._sent.compose(ours, theirs)
+
+
+def _with_missing(left: Rows, right: Rows, alone: Rows) -> tuple[Rows, Rows]:
+    """Pairs and rows without a partner, whose right number is -1, in the order of the left rows."""
+    rows = np.concatenate([left, alone])
+    order = np.argsort(rows, kind="stable")
+    return rows[order], np.concatenate([right, np.full(len(alone), -1)])[order]
+
+
+def _encode(batches: Sequence[pa.RecordBatch], schema: pa.Schema) -> str:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+    return base64.b64encode(sink.getvalue()).decode()
+
+
+def _decode(text: str, schema: pa.Schema) -> list[pa.RecordBatch]:
+    with pa.ipc.open_stream(base64.b64decode(text)) as reader:
+        return [batch.cast(schema) if batch.schema != schema else batch for batch in reader]

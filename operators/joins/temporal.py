@@ -1,0 +1,244 @@
+"""The temporal join: each left row with the version of the right row that was valid at its event time.
+
+Left rows wait until the watermark has reached their event time: then every version up to it is there. Of the versions
+of a key, those before the newest one that the watermark has reached are forgotten: no row to come can ask for them
+(after Flink's TemporalRowTimeJoinOperator).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+
+from lakeward.engine.api.changelog import INSERT
+from lakeward.engine.api.context import OperatorContext, Output
+from lakeward.engine.api.expression import BoundExpression
+from lakeward.engine.api.operator import Operator, OperatorFactory
+from lakeward.engine.api.state import Matches, RowsSpec, RowTable
+from lakeward.engine.core.ids import CheckpointId
+from lakeward.engine.core.json_types import JsonObject
+from lakeward.operators.joins.changes import row_codes
+from lakeward.operators.joins.layout import LEFT, RIGHT, JoinLayout
+from lakeward.operators.joins.regular import SIDES, JoinInput, describe
+from lakeward.operators.joins.rows import BatchRows, Condition, Mask, Pairs, Rows, Sender, key_arrays, null_keys, pick
+from lakeward.operators.joins.times import TimeColumn
+from lakeward.operators.windows.progress import Progress
+
+
+@dataclass(frozen=True, slots=True)
+class TemporalJoin(OperatorFactory):
+    """Joins each left row with the newest right row of its key that is not newer than it.
+
+    The result comes in the order of event time, which is the left's. Of right rows of one key and time the last one
+    counts. A left row whose event time the watermark has already reached is late: counted in `late_rows`, and sent to
+    the side output. A late version counts from when it came.
+
+    Args:
+        inputs: Left and right, append-only; the right's time is that of its versions.
+        layout: The joined rows.
+        how: "inner", or "left": left rows without a version come too.
+        where: A further condition over the joined rows: the version that was valid either fulfils it or not.
+        late_tag: Side output of late left rows; None: they are only counted.
+    """
+
+    inputs: tuple[JoinInput, JoinInput]
+    layout: JoinLayout
+    how: Literal["inner", "left"] = "inner"
+    where: BoundExpression | None = None
+    late_tag: str | None = None
+
+    def create(self) -> Operator:
+        """Make the operator of one subtask."""
+        return _TemporalJoin(self)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Schema of the result."""
+        return self.layout.schema
+
+    @property
+    def description(self) -> str:
+        """What is joined by what."""
+        version = self.inputs[RIGHT].time
+        assert version is not None, "versions have a time"
+        return f"{describe(self.how, 'temporal join', self.inputs, self.where)}, as of {version.name}"
+
+    @property
+    def vectorised(self) -> bool:
+        """Whether the condition is computed by kernels alone."""
+        return self.where is None or self.where.vectorised
+
+    @property
+    def stateful(self) -> bool:
+        """It keeps rows."""
+        return True
+
+
+class _Waiting:
+    """Rows of a table by time, as an index beside it: which of them has the watermark reached?
+
+    Args:
+        table: The rows.
+        time: Their time.
+        after_us: Rows up to this time are not waiting.
+    """
+
+    def __init__(self, table: RowTable, time: TimeColumn, after_us: int) -> None:
+        self.table = table
+        self.time = time
+        self._parts: list[tuple[int, Rows, Rows]] = []
+        for ids, batch in table.scan():
+            times_us = time.times_us(batch)
+            waits = times_us > after_us
+            self.add(times_us[waits], ids[waits])
+
+    def add(self, times_us: Rows, ids: Rows) -> None:
+        """Rows that were appended."""
+        if len(ids):
+            self._parts.append((int(times_us.min()), times_us, ids))
+
+    def due(self, watermark_us: int) -> tuple[Rows, Rows]:
+        """Times and ids of the rows reached, in the order of time, then of coming; they no longer wait."""
+        due: list[tuple[Rows, Rows]] = []
+        rest = []
+        for part in self._parts:
+            first_us, times_us, ids = part
+            if first_us > watermark_us:
+                rest.append(part)
+                continue
+            reached = times_us <= watermark_us
+            due.append((times_us[reached], ids[reached]))
+            if not reached.all():
+                left = times_us[~reached]
+                rest.append((int(left.min()), left, ids[~reached]))
+        self._parts = rest
+        if not due:
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
+        times_us, ids = (np.concatenate([part[n] for part in due]) for n in (0, 1))
+        order = np.argsort(times_us, kind="stable")
+        return times_us[order], ids[order]
+
+
+class _TemporalJoin(Operator):
+    def __init__(self, config: TemporalJoin) -> None:
+        self._config = config
+        self._condition = Condition(config.layout, config.where)
+        self._sender = Sender(config.layout)
+        self._times = (_time(config.inputs[LEFT]), _time(config.inputs[RIGHT]))
+
+    def open(self, context: OperatorContext) -> None:
+        specs = [RowsSpec(name, one.schema, one.keys) for name, one in zip(SIDES, self._config.inputs, strict=True)]
+        left, right = context.rows(specs[LEFT]), context.rows(specs[RIGHT])
+        self._tables = (left, right)
+        self._late_rows = context.counter("late_rows")
+        self._late_versions = context.counter("late_versions")
+        self._progress = Progress.of(context)
+        self._left = _Waiting(left, self._times[LEFT], -(2**63))
+        self._right = _Waiting(right, self._times[RIGHT], self._progress.watermark_us)
+
+    def on_batch(self, batch: pa.RecordBatch, out: Output) -> None:
+        self._on_left(batch, out)
+
+    def on_input(self, index: int, batch: pa.RecordBatch, out: Output) -> None:
+        if not batch.num_rows:
+            return
+        if index == LEFT:
+            self._on_left(batch, out)
+        else:
+            self._on_right(batch)
+
+    def _on_left(self, batch: pa.RecordBatch, out: Output) -> None:
+        times_us = self._times[LEFT].times_us(batch)
+        marks = self._progress.watermarks(key_arrays(batch, self._config.inputs[LEFT].keys))
+        late: Mask = times_us <= (self._progress.watermark_us if marks is None else marks)
+        if late.any():
+            self._late_rows.inc(int(np.count_nonzero(late)))
+            if self._config.late_tag is not None:
+                out.emit_side(self._config.late_tag, pick(batch, late))
+            batch, times_us = pick(batch, ~late), times_us[~late]
+        nulls = null_keys(batch, self._config.inputs[LEFT].keys)
+        if nulls is not None:
+            if self._config.how == "left":
+                self._sender.alone(LEFT, BatchRows(batch), np.flatnonzero(nulls), INSERT, out)
+            batch, times_us = pick(batch, ~nulls), times_us[~nulls]
+        if batch.num_rows:
+            self._left.add(times_us, self._tables[LEFT].append(batch))
+
+    def _on_right(self, batch: pa.RecordBatch) -> None:
+        nulls = null_keys(batch, self._config.inputs[RIGHT].keys)
+        batch = batch if nulls is None else pick(batch, ~nulls)
+        if not batch.num_rows:
+            return
+        times_us = self._times[RIGHT].times_us(batch)
+        self._late_versions.inc(int(np.count_nonzero(times_us <= self._progress.watermark_us)))
+        self._right.add(times_us, self._tables[RIGHT].append(batch))
+
+    def on_watermark(self, timestamp_us: int, out: Output) -> None:
+        times_us, ids = self._left.due(timestamp_us)
+        if len(ids):
+            self._join(times_us, ids, out)
+            self._tables[LEFT].remove(ids)
+        _, settled = self._right.due(timestamp_us)
+        if len(settled):
+            self._prune(settled, timestamp_us)
+        self._progress.advance(timestamp_us)
+
+    def _join(self, times_us: Rows, ids: Rows, out: Output) -> None:
+        left = BatchRows(self._tables[LEFT].take(ids))
+        versions = self._versions(key_arrays(left.batch, self._config.inputs[LEFT].keys), times_us)
+        pairs = self._condition.keep(Pairs.of(LEFT, left, self._tables[RIGHT], versions))
+        if self._config.how == "inner":
+            self._sender.pairs(pairs, INSERT, out)
+            return
+        if len(pairs) == len(ids):
+            self._sender.pairs(pairs, INSERT, out)
+            return
+        alone = np.ones(len(ids), np.bool_)
+        alone[pairs.numbers[LEFT]] = False
+        self._sender.pairs(pairs, INSERT, out)
+        self._sender.alone(LEFT, left, np.flatnonzero(alone), INSERT, out)
+
+    def _versions(self, keys: Sequence[pa.Array], times_us: Rows) -> Matches:
+        """For each key the newest version that is not newer than its time, if there is one."""
+        table = self._tables[RIGHT]
+        matches = table.find(keys)
+        if not len(matches.ids):
+            return matches
+        versions_us = self._version_times_us(matches.ids)
+        past = versions_us <= times_us[matches.rows]
+        rows, ids, versions_us = matches.rows[past], matches.ids[past], versions_us[past]
+        if not len(rows) or not (np.diff(rows) == 0).any():
+            return Matches(rows, ids)
+        order = np.lexsort((versions_us, rows))  # stable: of equal times the last that came stays last
+        last = np.append(np.diff(rows) != 0, True)  # rows were rising before, so they are as they were
+        return Matches(rows[last], ids[order][last])
+
+    def _version_times_us(self, ids: Rows) -> Rows:
+        time = self._times[RIGHT]
+        return time.times_us(self._tables[RIGHT].take(ids, (time.name,)))
+
+    def _prune(self, settled: Rows, watermark_us: int) -> None:
+        """Forget the versions that newer ones, reached by the watermark too, have replaced."""
+        table = self._tables[RIGHT]
+        keys = key_arrays(table.take(settled, table.spec.key), table.spec.key)
+        firsts = pa.array(np.unique(row_codes(keys), return_index=True)[1])
+        matches = table.find([array.take(firsts) for array in keys])
+        versions_us = self._version_times_us(matches.ids)
+        reached = versions_us <= watermark_us
+        rows, ids, versions_us = matches.rows[reached], matches.ids[reached], versions_us[reached]
+        order = np.lexsort((versions_us, rows))
+        replaced = np.append(np.diff(rows) == 0, False)
+        if replaced.any():
+            table.remove(ids[order][replaced])
+
+    def snapshot(self, checkpoint: CheckpointId) -> JsonObject:
+        return self._progress.snapshot()
+
+
+def _time(input: JoinInput) -> TimeColumn:
+    assert input.time is not None, "both sides of a temporal join have a time"
+    return input.time

@@ -1,0 +1,242 @@
+"""The window join: rows of equal keys in the same window, sent when the watermark reaches the window's end.
+
+Each side keeps its rows in panes (see `windows.assigners`), one namespace a pane; a sliding window is several of them,
+each row being kept once. When a window is complete, the left rows of its panes are looked up in the right ones. A row
+whose windows have all passed is late: counted in `late_rows`, and sent to its side's side output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from lakeward.engine.api.changelog import INSERT
+from lakeward.engine.api.context import OperatorContext, Output
+from lakeward.engine.api.expression import BoundExpression
+from lakeward.engine.api.operator import Operator, OperatorFactory
+from lakeward.engine.api.state import RowIds, RowsSpec, RowTable
+from lakeward.engine.core.ids import CheckpointId
+from lakeward.engine.core.json_types import JsonObject
+from lakeward.operators.joins.layout import LEFT, RIGHT, How, JoinLayout
+from lakeward.operators.joins.regular import SIDES, JoinInput, describe
+from lakeward.operators.joins.rows import (
+    BatchRows,
+    Condition,
+    Mask,
+    Pairs,
+    Rows,
+    Sender,
+    append_by,
+    key_arrays,
+    null_keys,
+    pick,
+)
+from lakeward.operators.joins.times import from_us
+from lakeward.operators.windows.assigners import WindowAssigner
+from lakeward.operators.windows.progress import Progress
+
+WINDOW_START, WINDOW_END = "window_start", "window_end"
+_NEVER_US = 2**200  # later than any watermark
+
+
+@dataclass(frozen=True, slots=True)
+class WindowJoin(OperatorFactory):
+    """Joins the rows of two streams that have the same key and are in the same window.
+
+    The result has the joined columns, `window_start` and `window_end` (exclusive), of the left event time's type.
+
+    Args:
+        inputs: Left and right, append-only, with event time.
+        layout: The joined rows, of both sides.
+        window: The windows.
+        how: What is sent of each window.
+        where: A further condition over the joined rows.
+        late_tags: Side outputs of late left and late right rows; None: they are only counted.
+    """
+
+    inputs: tuple[JoinInput, JoinInput]
+    layout: JoinLayout
+    window: WindowAssigner
+    how: How = "inner"
+    where: BoundExpression | None = None
+    late_tags: tuple[str | None, str | None] = (None, None)
+
+    def create(self) -> Operator:
+        """Make the operator of one subtask."""
+        return _WindowJoin(self)
+
+    @property
+    def sent(self) -> JoinLayout:
+        """The columns of the inputs that are sent."""
+        return self.layout.left_only() if self.how in ("semi", "anti") else self.layout
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Schema of the result."""
+        left = self.inputs[LEFT]
+        assert left.time is not None, "a window join has event time"
+        kind = left.schema.field(left.time.name).type
+        bounds = [pa.field(name, kind, nullable=False) for name in (WINDOW_START, WINDOW_END)]
+        return pa.schema([*self.sent.schema, *bounds])
+
+    @property
+    def description(self) -> str:
+        """What is joined by what."""
+        return f"{describe(self.how, 'window join', self.inputs, self.where)}, {self.window.description}"
+
+    @property
+    def vectorised(self) -> bool:
+        """Whether the condition is computed by kernels alone."""
+        return self.where is None or self.where.vectorised
+
+    @property
+    def stateful(self) -> bool:
+        """It keeps rows."""
+        return True
+
+
+class _WithBounds:
+    """Adds the bounds of the window that is fired to every row that is sent."""
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self._schema = schema
+        self.out: Output
+        self.bounds_us = (0, 0)
+
+    def emit(self, batch: pa.RecordBatch) -> None:
+        """Send rows of the window."""
+        kind = self._schema.field(WINDOW_END).type
+        bounds = [from_us(np.full(batch.num_rows, bound), kind) for bound in self.bounds_us]
+        self.out.emit(pa.RecordBatch.from_arrays([*batch.columns, *bounds], schema=self._schema))
+
+    def emit_side(self, tag: str, batch: pa.RecordBatch) -> None:
+        """Side streams have no windows."""
+        self.out.emit_side(tag, batch)
+
+
+class _WindowJoin(Operator):
+    def __init__(self, config: WindowJoin) -> None:
+        self._config = config
+        self._windows = config.window
+        self._condition = Condition(config.layout, config.where)
+        self._sender = Sender(config.sent)
+        self._bounded = _WithBounds(config.schema)
+        how = config.how
+        self._sends_pairs = how not in ("semi", "anti")
+        self._sends_alone = (how in ("left", "full", "anti"), how in ("right", "full"))
+
+    def open(self, context: OperatorContext) -> None:
+        specs = [RowsSpec(name, one.schema, one.keys) for name, one in zip(SIDES, self._config.inputs, strict=True)]
+        self._tables: tuple[RowTable, RowTable] = (context.rows(specs[LEFT]), context.rows(specs[RIGHT]))
+        self._late_rows = context.counter("late_rows")
+        self._progress = Progress.of(context)
+        self._panes = {pane for table in self._tables for pane in table.namespaces()}
+        self._due_us = min(map(self._pane_due_us, self._panes), default=_NEVER_US)
+
+    def on_batch(self, batch: pa.RecordBatch, out: Output) -> None:
+        self.on_input(LEFT, batch, out)
+
+    def on_input(self, index: int, batch: pa.RecordBatch, out: Output) -> None:
+        side = self._config.inputs[index]
+        assert side.time is not None, "a window join has event time"
+        times_us = side.time.times_us(batch)
+        keep = self._kept(index, batch, times_us, out)
+        if not self._sends_alone[index]:  # rows without a key match nothing
+            nulls = null_keys(batch, side.keys)
+            keep = keep if nulls is None else keep & ~nulls
+        panes = self._windows.pane_starts(times_us[keep])
+        append_by(self._tables[index], pick(batch, keep), panes)
+        for pane in np.unique(panes).tolist():
+            if pane not in self._panes:
+                self._panes.add(pane)
+                self._due_us = min(self._due_us, self._pane_due_us(pane))
+
+    def _kept(self, index: int, batch: pa.RecordBatch, times_us: Rows, out: Output) -> Mask:
+        """The rows that are in a window that has not fired; others are late, unless they are in no window at all."""
+        panes, inverse = np.unique(self._windows.pane_starts(times_us), return_inverse=True)
+        ends = [self._windows.last_fire_time_us(pane) for pane in panes.tolist()]
+        last_us = np.array([0 if end is None else end for end in ends], np.int64)[inverse]
+        somewhere = np.array([end is not None for end in ends], np.bool_)[inverse]
+        marks = self._progress.watermarks(key_arrays(batch, self._config.inputs[index].keys))
+        passed = last_us <= (self._progress.watermark_us if marks is None else marks)
+        late: Mask = somewhere & passed
+        if late.any():
+            self._late_rows.inc(int(np.count_nonzero(late)))
+            tag = self._config.late_tags[index]
+            if tag is not None:
+                out.emit_side(tag, pick(batch, late))
+        keep: Mask = somewhere & ~passed
+        return keep
+
+    def _pane_due_us(self, pane_us: int) -> int:
+        """The next watermark at which a window with this pane fires."""
+        due = self._windows.windows_due(pane_us, self._progress.watermark_us, _NEVER_US)
+        if len(due):
+            return self._windows.fire_time_us(due[0])
+        last_us = self._windows.last_fire_time_us(pane_us)
+        assert last_us is not None, "rows between windows are not kept"
+        return last_us
+
+    def on_watermark(self, timestamp_us: int, out: Output) -> None:
+        due = timestamp_us >= self._due_us
+        if due:
+            after_us = self._progress.watermark_us
+            starts = {s for pane in self._panes for s in self._windows.windows_due(pane, after_us, timestamp_us)}
+            for start_us in sorted(starts):
+                self._fire(start_us, out)
+            for pane in [pane for pane in self._panes if self._is_over(pane, timestamp_us)]:
+                self._panes.remove(pane)
+                for table in self._tables:
+                    table.drop(pane)
+        self._progress.advance(timestamp_us)
+        if due:
+            self._due_us = min(map(self._pane_due_us, self._panes), default=_NEVER_US)
+
+    def _is_over(self, pane_us: int, watermark_us: int) -> bool:
+        last_us = self._windows.last_fire_time_us(pane_us)
+        return last_us is None or last_us <= watermark_us
+
+    def _fire(self, start_us: int, out: Output) -> None:
+        panes = [pane for pane in self._windows.panes_of(start_us) if pane in self._panes]
+        bounded = self._bounded
+        bounded.out, bounded.bounds_us = out, (start_us, start_us + self._windows.size_us)
+        fire_us = self._windows.fire_time_us(start_us)
+        partners: list[Rows] = []
+        for _, batch in self._unfired(LEFT, panes, fire_us):
+            partners.append(self._fire_left(batch, panes))
+        if self._sends_alone[RIGHT]:
+            met = np.unique(np.concatenate([np.zeros(0, np.int64), *partners]))
+            for ids, batch in self._unfired(RIGHT, panes, fire_us):
+                alone = np.flatnonzero(~np.isin(ids, met))
+                self._sender.alone(RIGHT, BatchRows(batch), alone, INSERT, bounded)
+
+    def _fire_left(self, batch: pa.RecordBatch, panes: list[int]) -> Rows:
+        """Send what left rows make; returns the right rows that had a partner."""
+        table, rows = self._tables[RIGHT], BatchRows(batch)
+        matches = table.find(key_arrays(batch, self._config.inputs[LEFT].keys), panes)
+        pairs = self._condition.keep(Pairs.of(LEFT, rows, table, matches))
+        if self._sends_pairs:
+            self._sender.pairs(pairs, INSERT, self._bounded)
+        if self._sends_alone[LEFT] or self._config.how == "semi":
+            counts = np.bincount(pairs.numbers[LEFT], minlength=batch.num_rows)
+            wanted = counts > 0 if self._config.how == "semi" else counts == 0
+            self._sender.alone(LEFT, rows, np.flatnonzero(wanted), INSERT, self._bounded)
+        return pairs.numbers[RIGHT]
+
+    def _unfired(self, index: int, panes: list[int], fire_us: int) -> Iterator[tuple[RowIds, pa.RecordBatch]]:
+        """Rows of panes, without those of key groups that had fired the window before a restore."""
+        reached = self._progress.reached(fire_us)
+        for pane in panes:
+            for ids, batch in self._tables[index].scan(pane):
+                if not reached:
+                    yield ids, batch
+                    continue
+                marks = self._progress.watermarks(key_arrays(batch, self._config.inputs[index].keys))
+                keep = np.ones(len(ids), np.bool_) if marks is None else marks < fire_us
+                yield ids[keep], pick(batch, keep)
+
+    def snapshot(self, checkpoint: CheckpointId) -> JsonObject:
+        return self._progress.snapshot()

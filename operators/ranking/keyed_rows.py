@@ -1,0 +1,121 @@
+"""Whole rows by key, where null is a key like any other: what `PARTITION BY` of SQL means."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from lakeward.engine.api.context import OperatorContext
+from lakeward.engine.api.state import Matches, RowIds, RowsSpec
+from lakeward.operators.windows.columns import Mask, Rows, group_rows
+
+_NULL_KEYS = 1
+"""Added to the namespace of rows that have a null in their key: row tables do not find those by key."""
+
+
+def plain(array: pa.Array) -> pa.Array:
+    """The array, its dictionary resolved if it has one."""
+    return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+
+
+class KeyedRows:
+    """A row table that also finds null keys, by looking at all rows that have one.
+
+    Args:
+        context: The operator's.
+        name: The table's name in checkpoints.
+        schema: Of the rows.
+        key: The columns that rows are found by.
+        mutable: Columns that can be read without touching the rows; fixed width, never null.
+    """
+
+    def __init__(
+        self,
+        context: OperatorContext,
+        name: str,
+        schema: pa.Schema,
+        key: tuple[str, ...],
+        mutable: tuple[str, ...] = (),
+    ) -> None:
+        self.schema = schema
+        self._key = key
+        self._table = context.rows(RowsSpec(name, schema, key, mutable))
+        self._nullable = any(name & _NULL_KEYS for name in self._table.namespaces())
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def append(self, batch: pa.RecordBatch, namespace: int = 0) -> None:
+        """Add rows, to a namespace that can be dropped as a whole."""
+        if not batch.num_rows:
+            return
+        null = _some_null([batch.column(name) for name in self._key])
+        if null is None:
+            self._table.append(batch, 2 * namespace)
+            return
+        self._nullable = True
+        self._table.append(batch.filter(pa.array(null)), 2 * namespace + _NULL_KEYS)
+        if not null.all():
+            self._table.append(batch.filter(pa.array(~null)), 2 * namespace)
+
+    def drop_below(self, namespace: int) -> None:
+        """Forget all namespaces below this one."""
+        for name in self._table.namespaces():
+            if name < 2 * namespace:
+                self._table.drop(name)
+
+    def find(self, keys: Sequence[pa.Array]) -> Matches:
+        """The rows that have these keys, which are all different; those of one key in the order of append."""
+        found = self._table.find(keys)
+        null = _some_null(keys) if self._nullable else None
+        if null is None:
+            return found
+        positions, ids = self._find_null(keys, np.flatnonzero(null))
+        rows = np.concatenate([found.rows, positions])
+        order = np.argsort(rows, kind="stable")
+        return Matches(rows[order], np.concatenate([found.ids, ids])[order])
+
+    def _find_null(self, keys: Sequence[pa.Array], positions: Rows) -> tuple[Rows, RowIds]:
+        wanted = [key.take(pa.array(positions)) for key in keys]
+        ids: list[RowIds] = []
+        held: list[list[pa.Array]] = []
+        for namespace in self._table.namespaces():
+            for some, batch in self._table.scan(namespace) if namespace & _NULL_KEYS else ():
+                ids.append(some)
+                held.append([plain(batch.column(name)) for name in self._key])
+        if not ids:
+            return positions[:0], positions[:0]
+        codes, _ = group_rows([pa.concat_arrays([one, *parts]) for one, *parts in zip(wanted, *held, strict=True)])
+        place = np.full(len(codes), -1, np.int64)
+        place[codes[: len(positions)]] = positions
+        at = place[codes[len(positions) :]]
+        hit = np.flatnonzero(at >= 0)
+        order = hit[np.argsort(at[hit], kind="stable")]
+        return at[order], np.concatenate(ids)[order]
+
+    def take(self, ids: RowIds, columns: Sequence[str]) -> pa.RecordBatch:
+        """Rows by id."""
+        return self._table.take(ids, columns)
+
+    def get(self, name: str, ids: RowIds) -> npt.NDArray[Any]:
+        """The values of a mutable column."""
+        return self._table.get(name, ids)
+
+    def replace(self, ids: RowIds, batch: pa.RecordBatch, namespace: int = 0) -> None:
+        """Forget rows, and add others: mostly of the same keys, which stay known when the new rows come first."""
+        self.append(batch, namespace)
+        if len(ids):
+            self._table.remove(ids)
+
+
+def _some_null(keys: Sequence[pa.Array]) -> Mask | None:
+    """Where a key has a null; None: nowhere."""
+    masks = [key.is_null().to_numpy(zero_copy_only=False) for key in keys if key.null_count]
+    if not masks:
+        return None
+    null: Mask = np.logical_or.reduce(masks)
+    return null

@@ -1,0 +1,253 @@
+"""Every Nexmark query answers what DuckDB answers: run straight, with failures, restored at another parallelism."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from importlib.util import module_from_spec, spec_from_file_location
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import lakeward as lw
+from lakeward.engine.checkpoint.store import MemoryStore
+from lakeward.engine.execute import Ports, execute
+from lakeward.examples.nexmark import NAMES, inputs, query
+from lakeward.operators.changelog import materialise
+from lakeward.testing.sources import Item, Mark, ScriptedSource
+
+ROOT = Path(__file__).resolve().parents[2]
+
+UP_TO_TIES = {"q18": ("auction", "bidder", "dateTime"), "q19": ("auction", "price", "rank_number")}
+"""Which row of several equal ones these queries keep depends on the order they come in; these columns do not."""
+
+
+def load(name: str, file: Path) -> Any:
+    """A module that is not part of a package."""
+    spec = spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+nexmark = load("nexmark_runner", ROOT / "benchmarks" / "nexmark.py")
+nexmark_data = load("nexmark_data", ROOT / "benchmarks" / "nexmark_data.py")
+oracle = load("nexmark_oracle", Path(__file__).with_name("oracle.py"))
+
+EVENTS = 8_000
+RATE = 200
+STARTS = {
+    1: datetime(2026, 1, 1, 23, 59, 45, tzinfo=UTC),  # two days
+    2: datetime(2026, 3, 1, 7, 59, 52, tzinfo=UTC),  # q14's dayTime begins
+    3: datetime(2024, 2, 29, 18, 59, 38, tzinfo=UTC),  # and ends
+}
+"""When the events of each seed begin: 40 seconds that hold what the queries tell apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """A data set in files, and what DuckDB says of it."""
+
+    seed: int
+    folder: Path
+
+    @cache  # noqa: B019
+    def answer(self, name: str) -> pa.Table:
+        return oracle.answer(name, self.folder)
+
+    @cache  # noqa: B019
+    def batches(self, kind: str, count: int) -> list[pa.RecordBatch]:
+        """All rows of a kind, cut into so many batches."""
+        source = nexmark_data.DataSet(EVENTS, self.seed, RATE, base_time=STARTS[self.seed]).source(kind)
+        rows = source.read(0, 0, EVENTS)
+        cuts = np.linspace(0, rows.num_rows, count + 1).astype(int)
+        return [rows.slice(a, b - a) for a, b in pairwise(cuts)]
+
+
+@pytest.fixture(scope="module")
+def datasets(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Data]:
+    found = {}
+    for seed, start in STARTS.items():
+        folder = tmp_path_factory.mktemp(f"nexmark-{seed}")
+        nexmark_data.write_files(folder, nexmark_data.DataSet(EVENTS, seed, RATE, jsonl=True, base_time=start))
+        found[seed] = Data(seed, folder)
+    return found
+
+
+@pytest.fixture(params=STARTS, ids=lambda seed: f"seed-{seed}")
+def data(request: pytest.FixtureRequest, datasets: dict[int, Data]) -> Data:
+    return datasets[request.param]
+
+
+def differences(found: pa.Table, expected: pa.Table) -> list[Any]:
+    """Rows that only one of two tables has, or has more often."""
+    with duckdb.connect() as con:
+        con.register("found", found)
+        con.register("expected", expected)
+        ours = con.sql("from (from found except all from expected) limit 3").fetchall()
+        theirs = con.sql("from (from expected except all from found) limit 3").fetchall()
+    return [*(("not expected", *row) for row in ours), *(("missing", *row) for row in theirs)]
+
+
+def check(name: str, found: pa.Table, data: Data, *, in_order: bool = True) -> None:
+    """The same columns and rows as DuckDB's, or the same but for ties where the order of the input was changed."""
+    expected = data.answer(name)
+    types = [(field.name, field.type) for field in expected.schema]
+    assert [(field.name, field.type) for field in found.schema] == types
+    if name in UP_TO_TIES and not in_order:
+        check_ties(found, data)
+        found, expected = found.select(UP_TO_TIES[name]), expected.select(UP_TO_TIES[name])
+    assert differences(found, expected) == []
+
+
+def check_ties(found: pa.Table, data: Data) -> None:
+    """Whatever was chosen among equal bids is one of them."""
+    columns = [name for name in found.schema.names if name != "rank_number"]
+    bids = pq.read_table(data.folder / "bid.parquet").select(columns)
+    missing = [row for row in differences(found.select(columns), bids) if row[0] == "not expected"]
+    assert missing == []
+
+
+def run(name: str, data: Data, target: Path, **options: Any) -> pa.Table:
+    """What the benchmark's runner writes."""
+    nexmark.run(nexmark.Run(name, str(data.folder), str(target), **options))
+    return pq.read_table(target / f"{name}.parquet")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_query_over_parquet_answers_what_duckdb_answers(name: str, data: Data, tmp_path: Path) -> None:
+    check(name, run(name, data, tmp_path, batch_rows=2_000), data)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_query_over_json_lines_answers_the_same(name: str, datasets: dict[int, Data], tmp_path: Path) -> None:
+    check(name, run(name, datasets[2], tmp_path, format="jsonl"), datasets[2])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_query_over_shuffled_input_answers_the_same(name: str, datasets: dict[int, Data], tmp_path: Path) -> None:
+    found = run(name, datasets[3], tmp_path, out_of_order=1000, batch_rows=500)
+    check(name, found, datasets[3], in_order=False)
+
+
+# -- failures and restores: the same streams from scripts, with marks between the batches
+
+FAILURES = {2: Mark.CHECKPOINT, 5: Mark.FAIL, 7: Mark.CHECKPOINT, 8: Mark.FAIL}
+STOPS = {2: Mark.CHECKPOINT, 6: Mark.STOP}
+OTHERS = {3: Mark.CHECKPOINT, 9: Mark.CHECKPOINT}
+"""What happens before which batch: of a query's longest stream, and of its other streams."""
+PARALLELISM = {1: (1, 3), 2: (3, 1), 3: (2, 3)}
+"""Before and after the stop, by seed."""
+BATCHES = 12
+
+
+def script(data: Data, stream: str, marks: dict[int, Mark]) -> list[Item]:
+    """A stream's batches with marks between them."""
+    items: list[Item] = []
+    for number, batch in enumerate(data.batches(nexmark.FILES[stream], BATCHES)):
+        items += [marks[number]] if number in marks else []
+        items.append(batch)
+    return items
+
+
+class Scripted:
+    """A query over scripted sources, run again and again until it ends."""
+
+    def __init__(self, name: str, data: Data, marks: dict[int, Mark]) -> None:
+        self._name = name
+        self._needed = [one for one in inputs(query(name)) if one in nexmark.FILES]
+        longest = max(self._needed, key=nexmark.EVENTS_OF.get)
+        self._scripts = {one: script(data, one, marks if one == longest else OTHERS) for one in self._needed}
+        self._store = MemoryStore()
+        self._sink = lw.MemorySink()
+        self._passed: dict[str, set[Any]] = {one: set() for one in self._needed}
+        self.results: list[Any] = []
+
+    def run(self, parallelism: int) -> pa.Table:
+        """Run until it ends or is stopped; returns what is left of all rows so far."""
+        restart = lw.RestartConfig(delay_min_ms=1)
+        env = lw.StreamExecutionEnvironment(
+            parallelism=parallelism, checkpoint_interval="10ms", config=lw.EngineConfig(restart=restart)
+        )
+        sources = self._sources()
+        streams = {
+            one: env.from_source(source, watermark=nexmark.watermark(), uid=one, parallelism=1)
+            for one, source in sources.items()
+        }
+        if "side_input" in inputs(query(self._name)):
+            streams["side_input"] = nexmark.side_input(env)
+        answer = query(self._name)(**streams)
+        answer.sink_to(self._sink, uid="answer")
+        stop = Ports(stop=lambda: any(source.stop() for source in sources.values()))
+        self.results.append(execute(env.definition("nexmark", self._store), stop))
+        self._passed = {one: source.passed for one, source in sources.items()}
+        return materialise(self._sink.table(), answer.upsert_key)
+
+    def _sources(self) -> dict[str, ScriptedSource]:
+        sources = {}
+        for one in self._needed:
+            sources[one] = ScriptedSource(nexmark.SCHEMAS[one], self._scripts[one])
+            sources[one].passed |= self._passed[one]
+        return sources
+
+
+def final(name: str, found: pa.Table) -> pa.Table:
+    return nexmark.summed_windows(found) if name == "q12" else found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_query_answers_the_same_when_it_fails_and_is_restarted(name: str, data: Data) -> None:
+    job = Scripted(name, data, FAILURES)
+    found = job.run(parallelism=1)
+    assert job.results[-1].ended
+    assert job.results[-1].restarts >= 1
+    check(name, final(name, found), data)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_query_answers_the_same_when_it_is_stopped_and_restored_at_other_parallelism(name: str, data: Data) -> None:
+    job = Scripted(name, data, STOPS)
+    for parallelism in PARALLELISM[data.seed]:
+        found = job.run(parallelism)
+    assert [result.ended for result in job.results] == [False, True]
+    assert job.results[-1].restored is not None, "the last run must have gone on from a checkpoint"
+    check(name, final(name, found), data, in_order=False)
+
+
+# -- the files themselves
+
+
+def test_the_files_have_the_events_in_the_proportions_and_order_of_the_generator(datasets: dict[int, Data]) -> None:
+    folder = datasets[1].folder
+    rows = {kind: pq.read_table(folder / f"{kind}.parquet") for kind in ("person", "auction", "bid")}
+    assert [table.num_rows for table in rows.values()] == [EVENTS // 50, EVENTS * 3 // 50, EVENTS * 46 // 50]
+    assert {str(table.schema.field("dateTime").type) for table in rows.values()} == {"timestamp[ms]"}
+    with duckdb.connect() as con:
+        events = f"read_json('{folder}/events.jsonl', format = 'newline_delimited')"
+        kinds = con.sql(f"select event_type, count(*), count(distinct dateTime) from {events} group by 1 order by 1")
+        times = [len(set(table["dateTime"].to_pylist())) for table in rows.values()]
+        assert kinds.fetchall() == [(n, len(t), times[n]) for n, t in enumerate(rows.values())]
+
+
+def test_shuffled_input_is_given_the_watermark_delay_that_it_needs(datasets: dict[int, Data], tmp_path: Path) -> None:
+    for format in ("parquet", "jsonl"):
+        options = nexmark.Run("q4", str(datasets[1].folder), format=format, out_of_order=1000)
+        (tmp_path / format).mkdir()
+        assert 4_000 < nexmark.shuffle_input(options, tmp_path / format) < 5_000
+
+
+def test_shuffling_keeps_rows_within_their_group_and_loses_none() -> None:
+    order = nexmark.shuffle(2_500, 920)
+    assert sorted(order) == list(range(2_500))
+    assert set(order[:920]) == set(range(920))
+    assert list(order[:4]) != [0, 1, 2, 3]

@@ -1,0 +1,232 @@
+"""Lookup joins: a bounded table that is read first, and a connector that is asked through a cache."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lakeward.engine.api.changelog import ROW_KIND, updating
+from lakeward.engine.core.errors import RecordError, SourceError
+from lakeward.operators.joins import index
+from lakeward.operators.joins.broadcast import BroadcastJoin
+from lakeward.operators.joins.index import StaticIndex
+from lakeward.operators.joins.layout import How, JoinLayout
+from lakeward.operators.joins.lookup import FunctionLookup, LookupJoin, LookupOptions
+from lakeward.operators.joins.regular import JoinInput
+from lakeward.testing.harness import HarnessConfig, OperatorHarness
+
+LEFT = pa.schema({"k": pa.int64(), "v": pa.int64()})
+RIGHT = pa.schema({"k": pa.int64(), "name": pa.string()})
+TABLE = [{"k": 1, "name": "a"}, {"k": 2, "name": "b"}, {"k": 2, "name": "c"}, {"k": None, "name": "nobody"}]
+ROWS = [{"k": 2, "v": 0}, {"k": None, "v": 1}, {"k": 9, "v": 2}, {"k": 1, "v": 3}]
+EXPECTED: dict[How, list[tuple[Any, ...]]] = {
+    "inner": [(2, 0, "b"), (2, 0, "c"), (1, 3, "a")],
+    "left": [(2, 0, "b"), (2, 0, "c"), (None, 1, None), (9, 2, None), (1, 3, "a")],
+    "semi": [(2, 0), (1, 3)],
+    "anti": [(None, 1), (9, 2)],
+}
+
+
+def broadcast(how: How = "inner", *, unique: bool = False, left: pa.Schema = LEFT) -> BroadcastJoin:
+    layout = JoinLayout.of(left, RIGHT, [("k", "k")], how)
+    return BroadcastJoin((JoinInput(left, ("k",)), JoinInput(RIGHT, ("k",), unique=unique)), layout, how)
+
+
+def tuples(rows: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
+    return [tuple(row.values()) for row in rows]
+
+
+@pytest.mark.parametrize("how", EXPECTED)
+def test_rows_are_looked_up_in_a_table_in_their_order(how: How) -> None:
+    with OperatorHarness(broadcast(how), [LEFT, RIGHT]) as harness:
+        harness.send(TABLE[:2], 1)
+        harness.send(TABLE[2:], 1)
+        harness.end_input(1)
+        harness.send(ROWS)
+        assert tuples(harness.take()) == EXPECTED[how]
+
+
+def test_changes_of_an_updating_stream_keep_their_kind() -> None:
+    schema = updating(LEFT)
+    with OperatorHarness(broadcast("left", left=schema), [schema, RIGHT]) as harness:
+        harness.send(TABLE, 1)
+        harness.end_input(1)
+        harness.send([{"k": 1, "v": 0, ROW_KIND: 1}, {"k": 2, "v": 0, ROW_KIND: 2}, {"k": 5, "v": 1, ROW_KIND: 3}])
+        assert tuples(harness.take()) == [(1, 0, "a", 1), (2, 0, "b", 2), (2, 0, "c", 2), (5, 1, None, 3)]
+
+
+@pytest.mark.parametrize(("old", "new"), [(1, 1), (1, 3), (3, 2)])
+@pytest.mark.parametrize("ended", [False, True])
+def test_table_and_waiting_rows_survive_a_restore_at_any_parallelism(old: int, new: int, ended: bool) -> None:
+    factory, snapshots = broadcast("left"), []
+    for number in range(old):
+        with OperatorHarness(factory, [LEFT, RIGHT], HarnessConfig(number, old)) as harness:
+            harness.send(TABLE[:2], 1)
+            harness.snapshot()
+            harness.send(TABLE[2:3], 1)
+            if ended:
+                harness.end_input(1)
+            else:
+                harness.send([{"k": 2, "v": number}])
+            assert harness.take() == []
+            snapshots.append(harness.snapshot())
+    found = []
+    for number in range(new):
+        with OperatorHarness.restore(factory, [LEFT, RIGHT], snapshots, HarnessConfig(number, new)) as harness:
+            if not ended:
+                harness.send([{"k": 7, "name": "late"}], 1)
+                harness.end_input(1)
+            harness.send([{"k": 7, "v": 100 + number}])
+            found += tuples(harness.take())
+    waiting = [] if ended else [(2, n, name) for n in range(old) for name in "bc"]
+    name = None if ended else "late"
+    assert Counter(found) == Counter([*waiting, *((7, 100 + n, name) for n in range(new))])
+
+
+def test_an_empty_table_matches_nothing() -> None:
+    with OperatorHarness(broadcast("left"), [LEFT, RIGHT]) as harness:
+        harness.end_input(1)
+        harness.send(ROWS[:1])
+        assert tuples(harness.take()) == [(2, 0, None)]
+
+
+def test_a_table_that_breaks_the_promise_of_one_row_a_key_is_refused() -> None:
+    with OperatorHarness(broadcast(unique=True), [LEFT, RIGHT]) as harness:
+        harness.send(TABLE, 1)
+        with pytest.raises(RecordError, match="different k"):
+            harness.end_input(1)
+
+
+KEY_LISTS = st.lists(st.tuples(st.one_of(st.none(), st.text(max_size=2)), st.integers(-2, 2)), max_size=30)
+
+
+@settings(max_examples=100, deadline=None)
+@given(known=KEY_LISTS, wanted=KEY_LISTS)
+def test_an_index_finds_exactly_the_rows_of_equal_keys(known: list[Any], wanted: list[Any]) -> None:
+    def columns(keys: list[Any]) -> list[pa.Array]:
+        return [pa.array([text for text, _ in keys], pa.string()), pa.array([n for _, n in keys], pa.int64())]
+
+    found = StaticIndex(columns(known)).find(columns(wanted))
+    pairs = sorted(zip(found.rows.tolist(), found.ids.tolist(), strict=True))
+    assert pairs == [
+        (i, j) for i, key in enumerate(wanted) for j, other in enumerate(known) if key == other and key[0] is not None
+    ]
+    assert (found.rows[1:] >= found.rows[:-1]).all()
+
+
+def test_different_keys_of_one_hash_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "hash_columns", lambda keys: np.zeros(len(keys[0]), np.uint64))
+    found = StaticIndex([pa.array(["a", "b", "a"])]).find([pa.array(["b", "c", "a"])])
+    assert list(zip(found.rows.tolist(), found.ids.tolist(), strict=True)) == [(0, 1), (2, 0), (2, 2)]
+
+
+# -- connectors
+
+
+class Service:
+    """Answers look-ups from a list, and remembers what it was asked."""
+
+    def __init__(self, failures: int = 0) -> None:
+        self.asked: list[list[int]] = []
+        self.rows = [row for row in TABLE if row["k"] is not None]
+        self.failures = failures
+
+    def __call__(self, keys: pa.Table) -> pa.Table:
+        wanted = keys["k"].to_pylist()
+        self.asked.append(wanted)
+        if self.failures:
+            self.failures -= 1
+            raise ConnectionError("the service is away")
+        return pa.Table.from_pylist([row for row in self.rows if row["k"] in wanted], schema=RIGHT)
+
+
+def lookup(service: Service, how: How = "inner", **options: Any) -> OperatorHarness:
+    layout = JoinLayout.of(LEFT, RIGHT, [("k", "k")], how)
+    inputs = (JoinInput(LEFT, ("k",)), JoinInput(RIGHT, ("k",)))
+    source = FunctionLookup(service, RIGHT)
+    return OperatorHarness(LookupJoin(inputs, source, layout, how, None, LookupOptions(**options)), LEFT)
+
+
+@pytest.mark.parametrize("how", EXPECTED)
+def test_rows_are_looked_up_in_a_service(how: How) -> None:
+    with lookup(Service(), how) as harness:
+        harness.send(ROWS)
+        assert Counter(tuples(harness.take())) == Counter(EXPECTED[how])
+
+
+def test_only_keys_that_the_cache_does_not_know_are_asked_for_each_once() -> None:
+    service = Service()
+    with lookup(service, batch_keys=2) as harness:
+        harness.send([*ROWS, *ROWS])
+        harness.send([*ROWS, {"k": 3, "v": 0}])
+        assert service.asked == [[2, 9], [1], [3]], "a key without rows is remembered too"
+        assert harness.counter("lookups") == 4
+        assert harness.counter("cache_hits") == 3
+        assert len(harness.take()) == 9
+
+
+def test_keys_without_rows_are_asked_for_again_when_they_are_not_to_be_remembered() -> None:
+    service = Service()
+    with lookup(service, cache_missing=False) as harness:
+        harness.send(ROWS)
+        harness.send(ROWS)
+    assert service.asked == [[2, 9, 1], [9]]
+
+
+def test_an_answer_grows_old() -> None:
+    service = Service()
+    with lookup(service, cache_ttl_us=1_000_000) as harness:
+        harness.send([{"k": 1, "v": 0}])
+        service.rows = [{"k": 1, "name": "new"}]
+        harness.tick(900)
+        harness.send([{"k": 1, "v": 1}])
+        harness.tick(200)
+        harness.send([{"k": 1, "v": 2}])
+        assert tuples(harness.take()) == [(1, 0, "a"), (1, 1, "a"), (1, 2, "new")]
+
+
+@pytest.mark.parametrize("size", [0, 1, 2])
+def test_the_least_recently_used_answers_are_forgotten(size: int) -> None:
+    service = Service()
+    with lookup(service, cache_keys=size) as harness:
+        for key in (1, 2, 1, 3, 1, 2):
+            harness.send([{"k": key, "v": 0}])
+        answer = [(row["k"], row["name"]) for row in harness.take()]
+    assert answer == [(1, "a"), (2, "b"), (2, "c"), (1, "a"), (1, "a"), (2, "b"), (2, "c")]
+    assert [keys[0] for keys in service.asked] == ([1, 2, 3, 2] if size == 2 else [1, 2, 1, 3, 1, 2])
+
+
+def test_a_cache_of_many_small_answers_stays_right_when_it_is_put_together_anew() -> None:
+    service = Service()
+    service.rows = [{"k": n, "name": f"n{n}"} for n in range(300)]
+    with lookup(service, cache_keys=50) as harness:
+        wanted = [n * 7 % 150 for n in range(400)]
+        for key in wanted:
+            harness.send([{"k": key, "v": key}])
+        assert tuples(harness.take()) == [(key, key, f"n{key}") for key in wanted]
+
+
+def test_a_look_up_that_fails_is_tried_again_then_the_job_fails_with_its_error() -> None:
+    service = Service(failures=2)
+    with lookup(service, retries=2) as harness:
+        harness.send(ROWS)
+        assert len(service.asked) == 3
+        assert len(harness.take()) == 3
+        service.failures = 9
+        with pytest.raises(SourceError, match=r"failed 3 times.*ConnectionError: the service is away"):
+            harness.send([{"k": 77, "v": 0}])
+
+
+def test_an_answer_of_other_columns_is_an_error_that_names_them() -> None:
+    layout = JoinLayout.of(LEFT, RIGHT, [("k", "k")])
+    source = FunctionLookup(lambda keys: keys, RIGHT)
+    factory = LookupJoin((JoinInput(LEFT, ("k",)), JoinInput(RIGHT, ("k",))), source, layout)
+    with OperatorHarness(factory, LEFT) as harness, pytest.raises(SourceError, match="other columns") as caught:
+        harness.send(ROWS)
+    assert "name: string" in caught.value.hint

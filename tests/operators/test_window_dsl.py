@@ -1,0 +1,103 @@
+"""Windows as users write them, run as jobs."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import lakeward as lw
+from lakeward import col
+
+NOON = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
+ROWS = [{"shop": "ab"[n % 2], "amount": n, "at": NOON + dt.timedelta(seconds=7 * n)} for n in range(20)]
+
+
+def orders(timed: bool = True) -> lw.DataStream:
+    watermark = lw.WatermarkStrategy.monotonous("at") if timed else None
+    env = lw.StreamExecutionEnvironment(config=lw.EngineConfig(batch_rows=3))
+    return env.from_collection(ROWS, watermark=watermark)
+
+
+def test_sessions_with_filtered_aggregates() -> None:
+    sessions = orders().key_by("shop").window(lw.Session("14s"))
+    table = sessions.aggregate(n=lw.count(), large=lw.count().where(col("amount") > 5)).execute_and_collect()
+    assert sorted((row["shop"], row["n"], row["large"]) for row in table.to_pylist()) == [("a", 10, 7), ("b", 10, 7)]
+
+
+def test_cumulative_windows_grow() -> None:
+    windows = orders().window_all(lw.Cumulative("20s", size="1m"))
+    table = windows.aggregate(n=lw.count()).execute_and_collect()
+    assert table["n"].to_pylist()[:4] == [3, 6, 9, 3]
+
+
+def test_windows_of_windows_give_the_greatest_of_each() -> None:
+    counts = orders().key_by("shop").window(lw.Sliding("1m", slide="20s")).aggregate(n=lw.count())
+    most = counts.window_all(lw.SameWindow()).aggregate(most=lw.max("n"))
+    assert most.schema.names == ["window_start", "window_end", "most"]
+    wanted: dict[Any, int] = {}
+    for row in counts.execute_and_collect().to_pylist():
+        wanted[row["window_start"]] = sorted([wanted.get(row["window_start"], 0), row["n"]])[-1]
+    assert {row["window_start"]: row["most"] for row in most.execute_and_collect().to_pylist()} == wanted
+
+
+def test_early_results_are_an_updating_stream_known_by_key_and_window() -> None:
+    windows = orders().key_by("shop").window(lw.Tumbling("1m"))
+    early = windows.trigger(lw.every_rows(2)).aggregate(n=lw.count())
+    assert early.upsert_key == ("shop", "window_start")
+    growing = orders().window_all(lw.Cumulative("20s", size="1m")).trigger(lw.every("1s")).aggregate(n=lw.count())
+    assert growing.upsert_key == ("window_start", "window_end")
+    final = windows.aggregate(n=lw.count()).execute_and_collect().to_pylist()
+    assert sorted(early.collect_final().to_pylist(), key=repr) == sorted(final, key=repr)
+    assert len(early.execute_and_collect()) > len(final)
+
+
+def test_windows_without_event_time() -> None:
+    keyed = orders(timed=False).key_by("shop")
+    for window in (lw.Tumbling("10s", time="processing"), lw.Session("10s", time="processing"), lw.GlobalWindow()):
+        table = keyed.window(window).aggregate(n=lw.count()).execute_and_collect()
+        counts: dict[str, int] = {"a": 0, "b": 0}
+        for row in table.to_pylist():
+            counts[row["shop"]] += row["n"]
+        assert counts == {"a": 10, "b": 10}
+
+
+def test_count_windows_go_by_arrival() -> None:
+    table = orders(timed=False).key_by("shop").window(lw.CountWindow(4)).aggregate(n=lw.count(), s=lw.sum("amount"))
+    found = sorted((row["shop"], row["s"]) for row in table.execute_and_collect().to_pylist())
+    assert found == [("a", 12), ("a", 44), ("b", 16), ("b", 48)]
+
+
+def test_reduce_over_windows_of_processing_time() -> None:
+    windows = orders(timed=False).select("shop", "amount").key_by("shop").window(lw.Tumbling("1h", time="processing"))
+    table = windows.reduce(lambda a, b: {**a, "amount": a["amount"] + b["amount"]}).execute_and_collect()
+    assert len(table) >= 2
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        (lambda: orders().key_by("shop").window(lw.SameWindow()), "no column 'window_start'"),
+        (lambda: orders(timed=False).key_by("shop").window(lw.Session("1s")), "windows need event time"),
+        (lambda: orders().key_by("shop").window(lw.Session("1s")).trigger(lw.every("1s")), "send nothing early"),
+        (
+            lambda: orders().window_all(lw.Sliding("2s", slide="1s")).trigger(lw.every("1s"), discarding=True),
+            "overlap cannot discard",
+        ),
+        (lambda: orders().key_by("shop").window(lw.Session("1s")).reduce(lambda a, b: a), "no windows of one length"),
+        (lambda: orders().key_by("shop").window(lw.CountWindow(2)).allowed_lateness("1s"), "no row is late"),
+        (
+            lambda: orders().key_by("shop").aggregate(n=lw.count()).key_by("shop").window(lw.CountWindow(2)),
+            "windows cannot take the updating stream",
+        ),
+        (lambda: lw.Session("0s"), "gap must be above zero"),
+        (lambda: lw.Cumulative("7s", size="1m"), "cannot grow in steps"),
+        (lambda: lw.Tumbling("1s", time="ingestion"), "windows go by no time"),  # type: ignore[arg-type]
+        (lambda: lw.every("0s"), "needs more than 0"),
+    ],
+)
+def test_windows_that_cannot_work_are_refused_when_they_are_written(made: Callable[[], Any], words: str) -> None:
+    with pytest.raises(lw.LakewardError, match=words):
+        made()
