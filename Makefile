@@ -14,7 +14,7 @@ SEED ?= 1
 SEEDS ?= 5000
 ROUNDS ?= 110
 ARGS ?=
-BENCHMARKS := $(filter-out benchmarks/__init__.py benchmarks/measure.py,$(wildcard benchmarks/*.py))
+BENCHMARKS := $(filter-out benchmarks/__init__.py benchmarks/measure.py benchmarks/nexmark_data.py,$(wildcard benchmarks/*.py))
 
 .PHONY: help
 help: ## List the targets
@@ -64,6 +64,14 @@ format: $(VENV)/.stamp-all ## Format the code and mend what the linter can mend
 .PHONY: docs
 docs: $(VENV)/.stamp-all ## Run every example in docstrings, README and docs, and check links
 	$(BIN)/pytest -q -n $(WORKERS) lakeward tests/docs $(ARGS)
+
+.PHONY: bench-peers
+bench-peers: $(VENV)/.stamp-all ## Lakeward beside Flink (needs Java 17), PyFlink, Bytewax and Quix
+	test -x .venv-flink/bin/python || $(BIN)/python -m venv .venv-flink
+	test -x .venv-peers/bin/python || $(BIN)/python -m venv .venv-peers
+	.venv-flink/bin/pip install --quiet --disable-pip-version-check -r benchmarks/peers/flink-requirements.txt
+	.venv-peers/bin/pip install --quiet --disable-pip-version-check -r benchmarks/peers/python-requirements.txt
+	$(BIN)/python benchmarks/peers/run.py --chart docs/peers.png $(ARGS)
 
 .PHONY: bench
 bench: $(VENV)/.stamp-all ## Run the benchmarks, one after another (BENCHMARKS=benchmarks/state.py picks one)

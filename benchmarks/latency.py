@@ -1,0 +1,172 @@
+"""How long a record takes from its producer through Kafka and a job to the sink, at half the peak rate.
+
+    python benchmarks/latency.py [--seconds 20] [--share 0.5] [--broker noida]
+
+The peak is measured first: a topic that is full already is read as fast as it goes, by the wall clock. Then a producer
+in a process of its own sends at that share of the peak, every record with its time, and the sink takes the time when a
+row arrives. All of it runs on this machine's cores, broker and producer too. Latencies of the first two seconds, in
+which the job starts, are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+import lakeward as lw
+from lakeward import col
+from lakeward.engine.api.sink import Sink, SinkWriter, WriterContext
+from lakeward.engine.core.ids import CheckpointId
+from lakeward.engine.core.json_types import JsonObject
+from lakeward.testing.brokers import Broker, start_broker
+
+PARTITIONS = 4
+PEAK_ROWS = 2_000_000
+TICK_S = 0.005
+WARM_UP_S = 2.0
+SCHEMA = pa.schema([("id", pa.int64()), ("sent_us", pa.int64()), ("extra", pa.string())])
+EXTRA = "x" * 150
+
+
+class LatencySink(Sink):
+    """Notes how old each row is when it arrives; writes the percentiles to a file at the end."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    @property
+    def description(self) -> str:
+        """What it is."""
+        return "latency"
+
+    def open_writer(self, context: WriterContext) -> SinkWriter:
+        """The writer."""
+        return _LatencyWriter(self._path)
+
+
+class _LatencyWriter(SinkWriter):
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._arrivals: list[tuple[float, pa.Array]] = []
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        self._arrivals.append((time.time() * 1e6, batch.column("sent_us")))
+
+    def prepare_commit(self, checkpoint: CheckpointId) -> Sequence[JsonObject]:
+        return ()
+
+    def close(self) -> None:
+        if not self._arrivals:
+            return
+        sent = np.concatenate([column.to_numpy() for _, column in self._arrivals])
+        ages = np.concatenate([now - column.to_numpy() for now, column in self._arrivals])
+        ages = ages[sent >= sent.min() + WARM_UP_S * 1e6] / 1000
+        result = {f"p{p}": float(np.percentile(ages, p)) for p in (50, 95, 99, 99.9)} | {"rows": len(ages)}
+        Path(self._path).write_text(json.dumps(result))
+
+
+def job(options: dict[str, str]) -> None:
+    """Reads the topic: to its end when it is full already, else until it is told to stop."""
+    env = lw.StreamExecutionEnvironment(checkpoint_interval="5s", checkpoint_dir=options["directory"])
+    stop = "latest" if options["kind"] == "peak" else None
+    source = lw.KafkaSource(options["bootstrap"], options["topic"], format=lw.Json(schema=SCHEMA), stop=stop)
+    rows = env.from_source(source, uid="rows").filter(col("id") >= 0).with_columns(double=col("id") * 2)
+    rows.sink_to(lw.BlackholeSink() if stop else LatencySink(options["result"]), uid="out")
+    started = time.perf_counter()
+    env.execute("latency")
+    if stop:
+        Path(options["result"]).write_text(json.dumps({"wall_s": time.perf_counter() - started}))
+
+
+def produce(options: dict[str, str]) -> None:
+    """Sends at a steady rate, in small bursts."""
+    from confluent_kafka import Producer
+
+    rate, seconds = float(options["rate"]), float(options["seconds"])
+    producer = Producer({"bootstrap.servers": options["bootstrap"], "linger.ms": 2, "batch.size": 200_000})
+    started, sent = time.time(), 0
+    while (elapsed := time.time() - started) < seconds:
+        now_us = int(time.time() * 1e6)
+        for number in range(sent, int(elapsed * rate)):
+            row = b'{"id":%d,"sent_us":%d,"extra":"%s"}' % (number, now_us, EXTRA.encode())
+            producer.produce(options["topic"], row, partition=number % PARTITIONS)
+        sent = max(sent, int(elapsed * rate))
+        producer.poll(0)
+        time.sleep(TICK_S)
+    producer.flush(30)
+    print(sent)
+
+
+def child(**options: str) -> subprocess.Popen[str]:
+    """Start one of this script's processes."""
+    command = [sys.executable, __file__, "--child", json.dumps(options)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def peak(broker: Broker, directory: Path) -> float:
+    """Rows a second by the wall clock, start-up left out by two sizes."""
+    walls = []
+    for rows in (PEAK_ROWS // 4, PEAK_ROWS):
+        topic, result = f"peak-{rows}", directory / f"peak-{rows}"
+        broker.create_topic(topic, PARTITIONS)
+        line = b'{"id":7,"sent_us":1767225600000000,"extra":"%s"}' % EXTRA.encode()
+        for partition in range(PARTITIONS):
+            broker.produce(topic, [line] * (rows // PARTITIONS), partition=partition)
+        options = {"kind": "peak", "directory": f"{result}-checkpoints", "result": str(result)}
+        if child(bootstrap=broker.bootstrap, topic=topic, **options).wait() != 0:
+            raise RuntimeError("the job failed")
+        walls.append(json.loads(result.read_text())["wall_s"])
+    return (PEAK_ROWS - PEAK_ROWS // 4) / (walls[1] - walls[0])
+
+
+def measure(broker: Broker, directory: Path, rate: float, seconds: float) -> dict[str, float]:
+    """Percentiles of the latency at a rate, in milliseconds."""
+    broker.create_topic("paced", PARTITIONS)
+    result = directory / "paced"
+    options = {"kind": "paced", "directory": f"{result}-checkpoints", "result": str(result)}
+    running = child(bootstrap=broker.bootstrap, topic="paced", **options)
+    time.sleep(3)  # the job starts; what it measures begins two seconds after its first record
+    sender = child(
+        bootstrap=broker.bootstrap, topic="paced", kind="produce", rate=str(rate), seconds=str(seconds + WARM_UP_S)
+    )
+    sent, _ = sender.communicate()
+    time.sleep(1)
+    running.send_signal(signal.SIGTERM)
+    running.wait(60)
+    percentiles: dict[str, float] = json.loads(result.read_text())
+    return percentiles | {"sent": float(sent)}
+
+
+def main() -> None:
+    """Measure the peak, then the latency at a share of it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--share", type=float, default=0.5)
+    parser.add_argument("--broker", choices=["kafka", "noida", "external"])
+    parser.add_argument("--child")
+    arguments = parser.parse_args()
+    if arguments.child:
+        options = json.loads(arguments.child)
+        produce(options) if options["kind"] == "produce" else job(options)
+        return
+    with tempfile.TemporaryDirectory() as folder, start_broker(Path(folder), kind=arguments.broker) as broker:
+        highest = peak(broker, Path(folder))
+        rate = highest * arguments.share
+        found = measure(broker, Path(folder), rate, arguments.seconds)
+        print(f"peak {highest:,.0f} rows a second; sent {rate:,.0f} a second for {arguments.seconds:.0f} s")
+        print(", ".join(f"{name} {value:,.1f} ms" for name, value in found.items() if name.startswith("p")))
+        print(f"{found['rows']:,.0f} rows measured of {found['sent']:,.0f} sent")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,236 @@
+"""Lakeward beside Flink SQL, PyFlink, Bytewax and Quix on the same bids: rows per CPU second, in one run.
+
+    make bench-peers                        # makes the peers' environments, then runs this
+    python benchmarks/peers/run.py [--rows 1000000] [--rounds 1] [--queries q0,q2] [--engines flink,bytewax]
+
+JSON lines in (256 bytes a bid), nothing out, one core, checkpoints every 10 s where the engine has them. CPU seconds
+are those of all processes of an engine (user and system; a broker's are not counted). Each engine runs each query at
+two sizes; the difference is free of start-up. Engines that are slow at a query get a tenth of the rows. Prints a table
+with ratios and, with --chart FILE, draws it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+QUERIES = ("q0", "q2", "q22", "tumbling", "sliding", "q11", "q17", "q18", "process")
+WHAT = {
+    "q0": "pass through",
+    "q2": "filter",
+    "q22": "split a text",
+    "tumbling": "10 s maximum per auction",
+    "sliding": "10 s count per auction, every 2 s",
+    "q11": "sessions per bidder",
+    "q17": "statistics per auction and day",
+    "q18": "last bid per bidder and auction",
+    "process": "running count per auction in Python",
+}
+EVENTS_PER_BID = 50 / 46
+SLOW = 10
+
+
+@dataclass(frozen=True)
+class Job:
+    """What an engine is asked to run.
+
+    Args:
+        query: Which.
+        path: The bids as JSON lines.
+        topic: The same bids in Kafka; empty without a broker.
+        bootstrap: The broker.
+        rows: How many.
+        directory: For checkpoints and state.
+    """
+
+    query: str
+    path: str
+    topic: str
+    bootstrap: str
+    rows: int
+    directory: str
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One that is measured.
+
+    Args:
+        name: For the table.
+        queries: What it runs.
+        slow: Of these it gets a tenth of the rows.
+        command: How it is started.
+    """
+
+    name: str
+    queries: tuple[str, ...]
+    slow: tuple[str, ...]
+    command: Callable[[Job], list[str]]
+
+
+def engines(flink: str, python: str) -> list[Engine]:
+    """All of them, given the interpreters of the peers' environments."""
+    relational = QUERIES[:-1]
+    own = [sys.executable, str(HERE / "lakeward_flow.py")]
+    return [
+        Engine("lakeward", QUERIES, (), lambda job: [*own, job.query, job.path, job.directory]),
+        Engine(
+            "flink",
+            relational,
+            (),
+            lambda job: [flink, str(HERE / "flink_sql.py"), job.query, job.path, job.directory],
+        ),
+        Engine(
+            "pyflink",
+            ("process",),
+            ("process",),
+            lambda job: [flink, str(HERE / "pyflink_datastream.py"), job.query, job.path, job.directory],
+        ),
+        Engine(
+            "bytewax",
+            relational,
+            ("tumbling", "sliding", "q11"),
+            lambda job: [python, str(HERE / "bytewax_flow.py"), job.query, job.path],
+        ),
+        Engine(
+            "quix",
+            ("q0", "q2", "q22", "tumbling", "sliding", "q17"),
+            ("q0", "q2", "q22", "tumbling", "sliding", "q17"),
+            lambda job: [
+                *(python, str(HERE / "quix_flow.py"), job.query, job.bootstrap, job.topic),
+                *(str(job.rows), job.directory),
+            ],
+        ),
+    ]
+
+
+def cpu_seconds(command: Sequence[str]) -> float:
+    """CPU seconds of a command with all its descendants.
+
+    Raises:
+        RuntimeError: It failed.
+    """
+    run = subprocess.run([sys.executable, str(HERE / "tree.py"), *command], capture_output=True, text=True, check=False)
+    if run.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{run.stdout[-2000:]}{run.stderr[-2000:]}")
+    return float(json.loads(run.stdout.splitlines()[-1])["cpu_s"])
+
+
+def rate(engine: Engine, query: str, jobs: dict[int, Job], rounds: int) -> float:
+    """Rows per CPU second between two sizes; the median of some rounds."""
+    small, large = sorted(jobs)[:2] if query in engine.slow else sorted(jobs)[1:]
+    rates = []
+    for _ in range(rounds):
+        costs = []
+        for rows in (small, large):
+            with tempfile.TemporaryDirectory() as directory:
+                job = jobs[rows]
+                placed = Job(query, job.path, job.topic, job.bootstrap, rows, directory)
+                costs.append(cpu_seconds(engine.command(placed)))
+        rates.append((large - small) / max(costs[1] - costs[0], 1e-9))
+    return statistics.median(rates)
+
+
+def write_bids(directory: Path, rows: int) -> Path:
+    """The first bids of the benchmark's stream as JSON lines."""
+    from lakeward.connectors.nexmark import NexmarkSource, json_lines
+
+    path = directory / f"bids-{rows}.jsonl"
+    source = NexmarkSource(None)
+    written = first = 0
+    with path.open("wb") as file:
+        while written < rows:
+            lines = json_lines(source.read(0, first, 200_000))[: rows - written]
+            file.write(b"".join(line + b"\n" for line in lines))
+            written, first = written + len(lines), first + 200_000
+    return path
+
+
+@contextmanager
+def jobs_of(sizes: Sequence[int], with_broker: bool) -> Iterator[dict[int, Job]]:
+    """The input at each size, in files and, if an engine needs it, in topics of a broker."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = {rows: write_bids(Path(folder), rows) for rows in sizes}
+        if not with_broker:
+            yield {rows: Job("", str(path), "", "", rows, "") for rows, path in paths.items()}
+            return
+        from lakeward.testing.brokers import start_broker
+
+        with start_broker(Path(folder)) as broker:
+            for rows, path in paths.items():
+                broker.create_topic(f"bids-{rows}", 1)
+                broker.produce(f"bids-{rows}", path.read_bytes().splitlines(), partition=0, keys=_auctions(path))
+            yield {rows: Job("", str(path), f"bids-{rows}", broker.bootstrap, rows, "") for rows, path in paths.items()}
+
+
+def _auctions(path: Path) -> list[bytes]:
+    return [line[11 : line.index(b",")] for line in path.read_bytes().splitlines()]
+
+
+def report(results: dict[tuple[str, str], float], names: Sequence[str]) -> None:
+    """Print the table: thousand rows per CPU second, and how many times Lakeward's rate is a peer's."""
+    peers = [name for name in names if name != "lakeward"]
+    print(f"{'k rows per CPU second':44} {'lakeward':>9}" + "".join(f" {name:>9} {'ratio':>6}" for name in peers))
+    for query in QUERIES:
+        own = results.get((query, "lakeward"))
+        if own is None:
+            continue
+        line = f"{query + ': ' + WHAT[query]:44} {own / 1e3:>9,.0f}"
+        for name in peers:
+            peer = results.get((query, name))
+            line += f" {peer / 1e3:>9,.0f} {own / peer:>6.1f}" if peer else f" {'':>9} {'':>6}"
+        print(line)
+    for name in peers:
+        ratios = [results[query, "lakeward"] / results[query, name] for query in QUERIES if (query, name) in results]
+        if ratios:
+            mean = math.exp(statistics.fmean(map(math.log, ratios)))
+            print(f"geometric mean over {name}: {mean:.1f}, least {min(ratios):.1f}")
+
+
+def chart(results: dict[tuple[str, str], float], names: Sequence[str], python: str, path: str) -> None:
+    """Draw the bars, with the peers' interpreter, which has matplotlib."""
+    data = {"queries": [q for q in QUERIES if (q, "lakeward") in results], "engines": list(names), "what": WHAT}
+    rates = {f"{query} {name}": value for (query, name), value in results.items()}
+    subprocess.run([python, str(HERE / "chart.py"), json.dumps(data | {"rates": rates}), path], check=True)
+
+
+def main() -> None:
+    """Run all engines on all queries, in turn."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--queries", default=",".join(QUERIES))
+    parser.add_argument("--engines", default="lakeward,flink,pyflink,bytewax,quix")
+    parser.add_argument("--flink-python", default=str(ROOT / ".venv-flink/bin/python"))
+    parser.add_argument("--peers-python", default=str(ROOT / ".venv-peers/bin/python"))
+    parser.add_argument("--chart", help="where to put the picture")
+    arguments = parser.parse_args()
+    names = arguments.engines.split(",")
+    chosen = [one for one in engines(arguments.flink_python, arguments.peers_python) if one.name in names]
+    results: dict[tuple[str, str], float] = {}
+    sizes = [arguments.rows // SLOW // 4, arguments.rows // 4, arguments.rows]
+    with jobs_of(sizes, "quix" in names) as jobs:
+        for query in arguments.queries.split(","):
+            for engine in chosen:
+                if query in engine.queries:
+                    results[query, engine.name] = rate(engine, query, jobs, arguments.rounds)
+                    print(f"{query} {engine.name} {results[query, engine.name]:,.0f}", file=sys.stderr)
+    report(results, names)
+    if arguments.chart:
+        chart(results, names, arguments.peers_python, os.path.abspath(arguments.chart))
+
+
+if __name__ == "__main__":
+    main()
