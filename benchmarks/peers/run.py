@@ -40,6 +40,7 @@ WHAT = {
 }
 EVENTS_PER_BID = 50 / 46
 SLOW = 10
+NOISE = 1.1  # four times the rows have to cost at least this much more
 
 
 @dataclass(frozen=True)
@@ -128,8 +129,11 @@ def cpu_seconds(command: Sequence[str]) -> float:
     return float(json.loads(run.stdout.splitlines()[-1])["cpu_s"])
 
 
-def rate(engine: Engine, query: str, jobs: dict[int, Job], rounds: int) -> float:
-    """Rows per CPU second between two sizes; the median of some rounds."""
+def rate(engine: Engine, query: str, jobs: dict[int, Job], rounds: int) -> float | None:
+    """Rows per CPU second between two sizes, the median of some rounds.
+
+    None if the sizes cost nearly the same: then the difference is noise, and more rows are needed.
+    """
     small, large = sorted(jobs)[:2] if query in engine.slow else sorted(jobs)[1:]
     rates = []
     for _ in range(rounds):
@@ -139,8 +143,9 @@ def rate(engine: Engine, query: str, jobs: dict[int, Job], rounds: int) -> float
                 job = jobs[rows]
                 placed = Job(query, job.path, job.topic, job.bootstrap, rows, directory)
                 costs.append(cpu_seconds(engine.command(placed)))
-        rates.append((large - small) / max(costs[1] - costs[0], 1e-9))
-    return statistics.median(rates)
+        rates.append((large - small) / (costs[1] - costs[0]) if costs[1] > costs[0] * NOISE else 0.0)
+    middle = statistics.median(rates)
+    return middle or None
 
 
 def write_bids(directory: Path, rows: int) -> Path:
@@ -225,8 +230,13 @@ def main() -> None:
         for query in arguments.queries.split(","):
             for engine in chosen:
                 if query in engine.queries:
-                    results[query, engine.name] = rate(engine, query, jobs, arguments.rounds)
-                    print(f"{query} {engine.name} {results[query, engine.name]:,.0f}", file=sys.stderr)
+                    found = rate(engine, query, jobs, arguments.rounds)
+                    if found is not None:
+                        results[query, engine.name] = found
+                    print(
+                        f"{query} {engine.name} {found:,.0f}" if found else f"{query} {engine.name} noise",
+                        file=sys.stderr,
+                    )
     report(results, names)
     if arguments.chart:
         chart(results, names, arguments.peers_python, os.path.abspath(arguments.chart))
