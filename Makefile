@@ -28,10 +28,12 @@ $(BIN)/python:
 
 $(VENV)/.stamp-demo: setup.cfg pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[demo]'
+	$(BIN)/python -m compileall -q lakeward
 	@touch $@
 
 $(VENV)/.stamp-all: setup.cfg pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,dev,demo]'
+	$(BIN)/python -m compileall -q lakeward
 	@touch $(VENV)/.stamp-demo $@
 
 .PHONY: venv install

@@ -1,4 +1,9 @@
-"""Measure a child process as a whole: its CPU seconds and its peak memory, by the operating system's own count."""
+"""Measure a child process as a whole: its CPU seconds and its peak memory, by the operating system's own count.
+
+A child gets a core of its own (as many as its parallelism), where the system can do that. Two busy hardware threads of
+one physical core slow each other down, and a second of such a thread is worth less: the same work then costs up to half
+as many CPU seconds more, which says nothing about the program.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +13,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +43,7 @@ Rounds = dict[Any, list[Measured]]
 
 
 def run_child(script: str, options: Mapping[str, Any], rows: int) -> Measured:
-    """Run `python SCRIPT --child OPTIONS` and measure it.
+    """Run `python SCRIPT --child OPTIONS` and measure it, on as many cores as the option `parallelism` says, else one.
 
     Returns:
         Its cost and what it printed.
@@ -46,9 +52,10 @@ def run_child(script: str, options: Mapping[str, Any], rows: int) -> Measured:
         RuntimeError: It failed.
     """
     start = time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, script, "--child", json.dumps(options)], stdout=subprocess.PIPE, text=True
-    )
+    with cores(int(options.get("parallelism", 1))):
+        process = subprocess.Popen(
+            [sys.executable, script, "--child", json.dumps(options)], stdout=subprocess.PIPE, text=True
+        )
     assert process.stdout is not None
     output = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
@@ -57,6 +64,20 @@ def run_child(script: str, options: Mapping[str, Any], rows: int) -> Measured:
         raise RuntimeError(f"{script} {dict(options)} failed with status {process.returncode}")
     cpu_s = usage.ru_utime + usage.ru_stime
     return Measured(cpu_s, time.perf_counter() - start, usage.ru_maxrss / 1000, rows, output)
+
+
+@contextmanager
+def cores(count: int) -> Iterator[None]:
+    """What is started meanwhile runs on the last `count` cores of this process, with all its threads."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    mine = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(mine)[-count:])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, mine)
 
 
 def run_rounds(script: str, cases: Mapping[Any, Mapping[str, Any]], rows: Mapping[Any, int], rounds: int) -> Rounds:

@@ -25,7 +25,7 @@ class PartitionBuffer:
         metadata: Which metadata to keep beside offsets.
         values: The values; None is a tombstone.
         size_bytes: Length of all values.
-        has_empty: Whether a value is empty or a tombstone.
+        has_tombstone: Whether a value is None.
     """
 
     topic: str
@@ -33,7 +33,7 @@ class PartitionBuffer:
     metadata: Mapping[MetadataName, str]
     values: list[bytes | None] = field(default_factory=list)
     size_bytes: int = 0
-    has_empty: bool = False
+    has_tombstone: bool = False
     _offsets: list[npt.NDArray[np.int64]] = field(default_factory=list)
     _kept: dict[MetadataName, list[Any]] = field(default_factory=dict)
 
@@ -42,11 +42,13 @@ class PartitionBuffer:
 
     def add(self, messages: Sequence[Message]) -> None:
         """Take records, in the order of their offsets."""
-        self.values.extend(map(Message.value, messages))
-        sizes = list(map(len, messages))
-        self.size_bytes += sum(sizes)
-        # A tombstone has no length; so has an empty message, but looking for the length 0 is cheaper than for None.
-        self.has_empty = self.has_empty or 0 in sizes
+        values = list(map(Message.value, messages))
+        self.values += values
+        try:
+            self.size_bytes += sum(map(len, values))  # type: ignore[arg-type]
+        except TypeError:  # a tombstone has no length
+            self.has_tombstone = True
+            self.size_bytes += sum(map(len, filter(None, values)))
         self._offsets.append(_offsets(messages))
         for what in ("key", "headers", "timestamp"):
             if what in self.metadata:

@@ -185,12 +185,22 @@ class KafkaReader(SourceReader):
                 else:
                     self._sort_in(consumer, list(run))
             return
+        if len(self._options.topics) > 1:
+            for _, topic in groupby(messages, Message.topic):
+                self._sort_topic(list(topic))
+        else:
+            self._sort_topic(messages)
+
+    def _sort_topic(self, messages: list[Message]) -> None:
         numbers = list(map(Message.partition, messages))
-        if len(self._options.topics) == 1 and numbers.count(numbers[0]) == len(numbers):
+        if numbers.count(numbers[0]) == len(numbers):
             self._take(messages)
             return
-        for _, run in groupby(messages, lambda message: (message.topic(), message.partition())):
-            self._take(list(run))
+        first = 0
+        for _, run in groupby(numbers):
+            last = first + sum(1 for _ in run)
+            self._take(messages[first:last])
+            first = last
 
     def _take(self, messages: list[Message]) -> None:
         one = self._assigned.get((str(messages[0].topic()), messages[0].partition() or 0))

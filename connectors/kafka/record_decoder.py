@@ -60,7 +60,7 @@ class RecordDecoder:
     def _decode_values(self, buffer: PartitionBuffer) -> Decoded:
         """Decode without tombstones, unless they are wanted as rows of nulls."""
         values = buffer.values
-        if self.options.tombstones == "null" or not buffer.has_empty:
+        if self.options.tombstones == "null" or not buffer.has_tombstone:
             return self.decoder.decode(values)
         kept = np.flatnonzero([value is not None for value in values])
         self._count("tombstones", len(values) - len(kept))
