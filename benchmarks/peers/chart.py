@@ -10,7 +10,14 @@ import matplotlib as mpl
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
-COLOURS = {"lakeward": "#0b7285", "flink": "#e8590c", "pyflink": "#f59f00", "bytewax": "#868e96", "quix": "#adb5bd"}
+COLOURS = {
+    "lakeward": "#0b7285",
+    "flink": "#e8590c",
+    "pyflink": "#f59f00",
+    "threads": "#ffd43b",
+    "bytewax": "#868e96",
+    "quix": "#adb5bd",
+}
 
 
 def main(data: dict[str, object], path: str) -> None:

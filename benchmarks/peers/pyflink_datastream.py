@@ -1,6 +1,7 @@
 """Bids counted per auction in a Python function with state, by PyFlink's DataStream API: JSON lines in, nothing out.
 
-Run by `run.py` with the interpreter of an environment that has apache-flink. Thread mode is PyFlink's faster one.
+Run by `run.py` with the interpreter of an environment that has apache-flink, and with the execution mode: "process",
+PyFlink's own choice, or "thread".
 """
 
 from __future__ import annotations
@@ -35,13 +36,13 @@ def parse(line: str) -> tuple[int, int]:
     return bid["auction"], bid["price"]
 
 
-def main(_query: str, path: str, directory: str) -> None:
+def main(mode: str, path: str, directory: str) -> None:
     """Run to the end of the file."""
     os.environ["PYTHONPATH"] = os.path.dirname(os.path.dirname(pyflink.__file__))  # where the JVM looks for its bridge
     config = Configuration()
     for key, value in {
         "parallelism.default": "1",
-        "python.execution-mode": "thread",
+        "python.execution-mode": mode,
         "python.executable": sys.executable,
         "python.client.executable": sys.executable,
         "state.backend.type": "rocksdb",

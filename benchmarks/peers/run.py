@@ -5,8 +5,10 @@
 
 JSON lines in (256 bytes a bid), nothing out, one core, checkpoints every 10 s where the engine has them. CPU seconds
 are those of all processes of an engine (user and system; a broker's are not counted). Each engine runs each query at
-two sizes; the difference is free of start-up. Engines that are slow at a query get a tenth of the rows. Prints a table
-with ratios and, with --chart FILE, draws it.
+two sizes, a quarter and all of the rows; the difference is free of start-up. Engines that are slow at a query get a
+tenth of the rows, Lakeward four times as many, so that no run takes too long and no difference is lost in noise.
+PyFlink runs its Python functions in processes of their own unless told otherwise ("pyflink"), or in threads beside the
+JVM's ("threads"). Prints a table with ratios and, with --chart FILE, draws it.
 """
 
 from __future__ import annotations
@@ -20,8 +22,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -71,48 +74,50 @@ class Engine:
     Args:
         name: For the table.
         queries: What it runs.
-        slow: Of these it gets a tenth of the rows.
         command: How it is started.
+        slow: Of these it gets a tenth of the rows.
+        scale: How many times the rows it gets.
+        broker: Whether it reads from Kafka.
     """
 
     name: str
     queries: tuple[str, ...]
-    slow: tuple[str, ...]
     command: Callable[[Job], list[str]]
+    slow: tuple[str, ...] = ()
+    scale: int = 1
+    broker: bool = False
+
+    def sizes(self, query: str, rows: int) -> tuple[int, int]:
+        """How many rows it reads, at first and then."""
+        most = rows * self.scale // (SLOW if query in self.slow else 1)
+        return most // 4, most
 
 
 def engines(flink: str, python: str) -> list[Engine]:
     """All of them, given the interpreters of the peers' environments."""
     relational = QUERIES[:-1]
     own = [sys.executable, str(HERE / "lakeward_flow.py")]
+    sql = [flink, str(HERE / "flink_sql.py")]
+    datastream = [flink, str(HERE / "pyflink_datastream.py")]
+    bytewax = [python, str(HERE / "bytewax_flow.py")]
+    quix = [python, str(HERE / "quix_flow.py")]
+    quick = tuple(query for query in relational if query not in ("q11", "q18"))
     return [
-        Engine("lakeward", QUERIES, (), lambda job: [*own, job.query, job.path, job.directory]),
+        Engine("lakeward", QUERIES, lambda job: [*own, job.query, job.path, job.directory], scale=4),
+        Engine("flink", relational, lambda job: [*sql, job.query, job.path, job.directory]),
         Engine(
-            "flink",
-            relational,
-            (),
-            lambda job: [flink, str(HERE / "flink_sql.py"), job.query, job.path, job.directory],
+            "pyflink", ("process",), lambda job: [*datastream, "process", job.path, job.directory], slow=("process",)
         ),
         Engine(
-            "pyflink",
-            ("process",),
-            ("process",),
-            lambda job: [flink, str(HERE / "pyflink_datastream.py"), job.query, job.path, job.directory],
+            "threads", ("process",), lambda job: [*datastream, "thread", job.path, job.directory], slow=("process",)
         ),
-        Engine(
-            "bytewax",
-            relational,
-            ("tumbling", "sliding", "q11"),
-            lambda job: [python, str(HERE / "bytewax_flow.py"), job.query, job.path],
-        ),
+        Engine("bytewax", relational, lambda job: [*bytewax, job.query, job.path], slow=("tumbling", "sliding", "q11")),
         Engine(
             "quix",
-            ("q0", "q2", "q22", "tumbling", "sliding", "q17"),
-            ("q0", "q2", "q22", "tumbling", "sliding", "q17"),
-            lambda job: [
-                *(python, str(HERE / "quix_flow.py"), job.query, job.bootstrap, job.topic),
-                *(str(job.rows), job.directory),
-            ],
+            quick,
+            lambda job: [*quix, job.query, job.bootstrap, job.topic, str(job.rows), job.directory],
+            slow=quick,
+            broker=True,
         ),
     ]
 
@@ -129,21 +134,18 @@ def cpu_seconds(command: Sequence[str]) -> float:
     return float(json.loads(run.stdout.splitlines()[-1])["cpu_s"])
 
 
-def rate(engine: Engine, query: str, jobs: dict[int, Job], rounds: int) -> float | None:
+def rate(engine: Engine, query: str, jobs: Sequence[Job], rounds: int) -> float | None:
     """Rows per CPU second between two sizes, the median of some rounds.
 
     None if the sizes cost nearly the same: then the difference is noise, and more rows are needed.
     """
-    small, large = sorted(jobs)[:2] if query in engine.slow else sorted(jobs)[1:]
     rates = []
     for _ in range(rounds):
         costs = []
-        for rows in (small, large):
+        for job in jobs:
             with tempfile.TemporaryDirectory() as directory:
-                job = jobs[rows]
-                placed = Job(query, job.path, job.topic, job.bootstrap, rows, directory)
-                costs.append(cpu_seconds(engine.command(placed)))
-        rates.append((large - small) / (costs[1] - costs[0]) if costs[1] > costs[0] * NOISE else 0.0)
+                costs.append(cpu_seconds(engine.command(replace(job, query=query, directory=directory))))
+        rates.append((jobs[1].rows - jobs[0].rows) / (costs[1] - costs[0]) if costs[1] > costs[0] * NOISE else 0.0)
     middle = statistics.median(rates)
     return middle or None
 
@@ -164,20 +166,21 @@ def write_bids(directory: Path, rows: int) -> Path:
 
 
 @contextmanager
-def jobs_of(sizes: Sequence[int], with_broker: bool) -> Iterator[dict[int, Job]]:
-    """The input at each size, in files and, if an engine needs it, in topics of a broker."""
-    with tempfile.TemporaryDirectory() as folder:
-        paths = {rows: write_bids(Path(folder), rows) for rows in sizes}
-        if not with_broker:
-            yield {rows: Job("", str(path), "", "", rows, "") for rows, path in paths.items()}
-            return
-        from lakeward.testing.brokers import start_broker
+def jobs_of(sizes: set[int], topics: set[int]) -> Iterator[dict[int, Job]]:
+    """The input at each size in files, at some sizes also in topics of a broker."""
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        jobs = {rows: Job("", str(write_bids(Path(folder), rows)), "", "", rows, "") for rows in sizes}
+        if topics:
+            from lakeward.testing.brokers import start_broker
 
-        with start_broker(Path(folder)) as broker:
-            for rows, path in paths.items():
-                broker.create_topic(f"bids-{rows}", 1)
-                broker.produce(f"bids-{rows}", path.read_bytes().splitlines(), partition=0, keys=_auctions(path))
-            yield {rows: Job("", str(path), f"bids-{rows}", broker.bootstrap, rows, "") for rows, path in paths.items()}
+            broker = stack.enter_context(start_broker(Path(folder)))
+            for rows in topics:
+                topic = f"bids-{rows}"
+                broker.create_topic(topic, 1)
+                path = Path(jobs[rows].path)
+                broker.produce(topic, path.read_bytes().splitlines(), partition=0, keys=_auctions(path))
+                jobs[rows] = replace(jobs[rows], topic=topic, bootstrap=broker.bootstrap)
+        yield jobs
 
 
 def _auctions(path: Path) -> list[bytes]:
@@ -217,7 +220,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--queries", default=",".join(QUERIES))
-    parser.add_argument("--engines", default="lakeward,flink,pyflink,bytewax,quix")
+    parser.add_argument("--engines", default="lakeward,flink,pyflink,threads,bytewax,quix")
     parser.add_argument("--flink-python", default=str(ROOT / ".venv-flink/bin/python"))
     parser.add_argument("--peers-python", default=str(ROOT / ".venv-peers/bin/python"))
     parser.add_argument("--chart", help="where to put the picture")
@@ -225,18 +228,17 @@ def main() -> None:
     names = arguments.engines.split(",")
     chosen = [one for one in engines(arguments.flink_python, arguments.peers_python) if one.name in names]
     results: dict[tuple[str, str], float] = {}
-    sizes = [arguments.rows // SLOW // 4, arguments.rows // 4, arguments.rows]
-    with jobs_of(sizes, "quix" in names) as jobs:
-        for query in arguments.queries.split(","):
-            for engine in chosen:
-                if query in engine.queries:
-                    found = rate(engine, query, jobs, arguments.rounds)
-                    if found is not None:
-                        results[query, engine.name] = found
-                    print(
-                        f"{query} {engine.name} {found:,.0f}" if found else f"{query} {engine.name} noise",
-                        file=sys.stderr,
-                    )
+    queries = arguments.queries.split(",")
+    runs = [(query, engine) for query in queries for engine in chosen if query in engine.queries]
+    sizes = {(query, engine.name): engine.sizes(query, arguments.rows) for query, engine in runs}
+    topics = {rows for query, engine in runs if engine.broker for rows in sizes[query, engine.name]}
+    with jobs_of(set(chain.from_iterable(sizes.values())), topics) as jobs:
+        for query, engine in runs:
+            name = query, engine.name
+            found = rate(engine, query, [jobs[rows] for rows in sizes[name]], arguments.rounds)
+            if found is not None:
+                results[name] = found
+            print(*name, f"{found:,.0f}" if found else "noise", file=sys.stderr)
     report(results, names)
     if arguments.chart:
         chart(results, names, arguments.peers_python, os.path.abspath(arguments.chart))
