@@ -11,10 +11,10 @@ import pyarrow as pa
 
 from lakeward.connectors.arrow_types import cast_column, inside_schema
 from lakeward.connectors.cursors import CursorReader, SplitCursor, Step
-from lakeward.engine.api.row_types import arrow_type, is_row_class, row_fields
+from lakeward.engine.api.row_types import SchemaLike, arrow_type, given_schema, is_row_class, row_fields
 from lakeward.engine.api.source import ReaderContext, Source, SourceReader, Split
 from lakeward.engine.core.errors import SchemaError, SourceError
-from lakeward.engine.core.expect import expect_schema, refusal
+from lakeward.engine.core.expect import refusal
 from lakeward.engine.core.ids import SplitId
 from lakeward.engine.core.json_types import JsonObject
 from lakeward.engine.core.plain import plain_value
@@ -35,18 +35,19 @@ class CollectionSource(Source):
     Args:
         rows: An Arrow table, record batches, or rows: dicts (a missing key is null), dataclasses, named tuples, or
             tuples together with `schema`. They are copied to Arrow at once: later changes to the rows are not seen.
-        schema: The columns' types. None: those of the annotations of dataclasses and named tuples, so that an optional
-            field may be None in every row; of other rows inferred. Timestamps become microseconds; where the annotation
-            is `datetime`, naive ones are taken to be UTC.
+        schema: The columns' types: an Arrow schema, a dict of names to types, a dataclass or a TypedDict. None: those
+            of the annotations of dataclasses and named tuples, so that an optional field may be None in every row; of
+            other rows inferred. Timestamps become microseconds; where the annotation is `datetime`, naive ones are
+            taken to be UTC.
 
     Guarantees: replayable, so exactly once with any exactly-once sink.
 
     Raises:
         SchemaError: Rows of different kinds, a column with values of different types, or no way to know a type.
-        ConfigError: The rows are none at all, or the schema is no Arrow schema.
+        ConfigError: The rows are none at all, or the schema describes none.
     """
 
-    def __init__(self, rows: Rows, schema: pa.Schema | None = None) -> None:
+    def __init__(self, rows: Rows, schema: SchemaLike | None = None) -> None:
         self._table = to_table(rows, schema).combine_chunks()
 
     @property
@@ -103,7 +104,7 @@ class _RowsCursor(SplitCursor):
         return Step(pa.record_batch(columns, schema=part.schema), {"v": 1, "next": self._next})
 
 
-def to_table(rows: Rows, schema: pa.Schema | None = None) -> pa.Table:
+def to_table(rows: Rows, schema: SchemaLike | None = None) -> pa.Table:
     """Rows of any supported kind as an Arrow table with inside types.
 
     >>> to_table([{"n": 1}, {"n": 2, "note": "x"}]).to_pylist()
@@ -113,16 +114,15 @@ def to_table(rows: Rows, schema: pa.Schema | None = None) -> pa.Table:
         SchemaError: As for `CollectionSource`.
         ConfigError: As well.
     """
-    if schema is not None:
-        expect_schema(schema, "the schema of a collection")
+    given = given_schema(schema, "the schema of a collection") if schema is not None else None
     table = _arrow_table(rows)
     if table is None:
         listed: list[Any] = list(rows)
         if listed and all(isinstance(row, pa.RecordBatch) for row in listed):
             table = pa.Table.from_batches(listed)
         else:
-            table = _table_of_rows(listed, schema)
-    return _with_schema(table, inside_schema(schema or table.schema))
+            table = _table_of_rows(listed, given)
+    return _with_schema(table, inside_schema(given or table.schema))
 
 
 def _arrow_table(rows: Rows) -> pa.Table | None:

@@ -26,9 +26,10 @@ from lakeward.connectors.files.paths import (
     place_text,
 )
 from lakeward.engine.api.expression import Comparison
+from lakeward.engine.api.row_types import SchemaLike, given_schema
 from lakeward.engine.api.source import ReaderContext, Source, SourceReader, Split
 from lakeward.engine.core.errors import SchemaError, SourceError
-from lakeward.engine.core.expect import expect, expect_choice, expect_schema
+from lakeward.engine.core.expect import expect, expect_choice
 from lakeward.engine.core.ids import SplitId
 from lakeward.engine.core.json_types import JsonObject
 
@@ -52,8 +53,9 @@ class FilesSource(Source):
         place: A local path, a URI (file://, s3://, gs://), a directory, or a glob ("logs/**/*.jsonl.gz"). Names that
             begin with "_" or "." are not read.
         format: "parquet", "jsonl", "csv", or `Csv(...)` with details; None: as the name's ending says, else Parquet.
-        schema: Columns and types. None: the first file's; for text, inferred from its first mebibyte. With a schema,
-            columns that a Parquet file lacks are null.
+        schema: Columns and types: an Arrow schema, a dict of names to types, a dataclass or a TypedDict. None: the
+            first file's; for text, inferred from its first mebibyte. With a schema, columns that a Parquet file lacks
+            are null.
         columns: Read only these.
         on_error: What to do with a text record that cannot be decoded: "fail" with file, line and reason, or "skip" it
             and count it as `bad_records`.
@@ -74,20 +76,19 @@ class FilesSource(Source):
         place: str | os.PathLike[str],
         *,
         format: Format | None = None,
-        schema: pa.Schema | None = None,
+        schema: SchemaLike | None = None,
         columns: Sequence[str] | None = None,
         on_error: OnError = "fail",
     ) -> None:
         expect_choice(on_error, get_args(OnError), "FilesSource: on_error")
-        if schema is not None:
-            expect_schema(schema, "FilesSource: schema")
+        given = given_schema(schema, "FilesSource: schema") if schema is not None else None
         if columns is not None:
             _check_columns(columns)
         self._place = place_text(place, "FilesSource: place", "logs/*.jsonl")
         choice = format if format is not None else _format_of(self._place)
         self._name = format_name(choice, "FilesSource: format")
-        self._format = _format(choice, self._place, schema)
-        self._given = schema
+        self._format = _format(choice, self._place, given)
+        self._given = given
         self._columns = list(columns) if columns is not None else None
         self._on_error: OnError = on_error
         self._predicate: tuple[Comparison, ...] = ()

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
-from typing import Any, TypeAlias, get_args
+from typing import Any, get_args
 
 import msgspec
 import numpy as np
@@ -19,10 +19,8 @@ from lakeward.connectors.formats.json_encoder import JsonEncoder
 from lakeward.connectors.formats.json_lines import Lines
 from lakeward.connectors.formats.json_speculation import FEWEST, Guessed, Part, Speculation, merged
 from lakeward.engine.api.codec import BadRecord, Decoded, Decoder, Encoder, Format
+from lakeward.engine.api.row_types import SchemaLike, given_schema
 from lakeward.engine.core.errors import ConfigError, InternalError, SchemaError
-
-SchemaLike: TypeAlias = pa.Schema | type[Any] | Mapping[str, Any]
-"""An Arrow schema, a dataclass or TypedDict, or names with Arrow or Python types."""
 
 _CHUNK = 4096  # messages decoded before their columns are built: they are still in the processor's cache then
 _GUESSED_CHUNK = 8192  # where they are cut, not parsed: there a chunk costs more calls
@@ -61,7 +59,7 @@ class Json(Format):
     _timestamps: TimestampForm | Mapping[str, TimestampForm]
 
     def __init__(self, schema: SchemaLike, *, timestamps: TimestampForm | Mapping[str, TimestampForm] = "text") -> None:
-        object.__setattr__(self, "_schema", as_schema(schema))
+        object.__setattr__(self, "_schema", given_schema(schema, "Json: schema"))
         object.__setattr__(self, "_timestamps", timestamps)
         _check_timestamps(self._schema, timestamps)
         self.decoder()  # says now, not when the job runs, if a type won't do
@@ -254,32 +252,6 @@ def _joined(parts: Sequence[Decoded]) -> Decoded:
         return Decoded(batch)
     rows = [np.arange(part.batch.num_rows) if part.rows is None else part.rows for part in parts]
     return Decoded(batch, np.concatenate(rows), bad)
-
-
-def as_schema(schema: SchemaLike) -> pa.Schema:
-    """An Arrow schema of whatever describes one.
-
-    >>> as_schema({"name": pa.string()}).names
-    ['name']
-
-    Raises:
-        SchemaError: It describes none, or names a field twice.
-    """
-    if isinstance(schema, Mapping):
-        if not all(isinstance(kind, pa.DataType) for kind in schema.values()):
-            from typing import TypedDict
-
-            return as_schema(TypedDict("Record", dict(schema)))  # type: ignore[operator]
-        schema = pa.schema(list(schema.items()))
-    elif isinstance(schema, type):
-        from lakeward.engine.api.row_types import schema_of
-
-        schema = schema_of(schema)
-    if not isinstance(schema, pa.Schema):
-        raise SchemaError(f"not a schema: {schema!r}", hint="give an Arrow schema, a dataclass or a TypedDict")
-    if len(set(schema.names)) != len(schema.names):
-        raise SchemaError(f"a field occurs twice in the schema: {schema.names}")
-    return schema
 
 
 def _pruned(schema: pa.Schema, columns: Sequence[str] | None) -> pa.Schema:

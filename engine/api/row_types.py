@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import pyarrow as pa
 
 from lakeward.engine.core.errors import GraphError, SchemaError
+from lakeward.engine.core.expect import refusal
 
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 """The type of an instant: microseconds, UTC."""
@@ -171,6 +172,33 @@ def schema_of(row_type: Any) -> pa.Schema:
     if not fields:
         raise SchemaError(f"{name} has no columns")
     return pa.schema([pa.field(key, arrow_type(kind, f"{name}: column {key!r}")) for key, kind in fields.items()])
+
+
+SchemaLike: typing.TypeAlias = pa.Schema | type[Any] | Mapping[str, Any]
+"""An Arrow schema, a dataclass, TypedDict or NamedTuple, or names with Arrow types, Python types or names of types."""
+
+
+def given_schema(value: SchemaLike, what: str) -> pa.Schema:
+    """The schema that a user gave as an argument.
+
+    >>> given_schema({"name": str, "size": pa.int32()}, "FilesSource: schema").names
+    ['name', 'size']
+
+    Args:
+        value: What was given.
+        what: The argument, for the error.
+
+    Raises:
+        ConfigError: It describes no schema; names the user's line.
+        SchemaError: It names a field twice, or a field's type has no Arrow type.
+    """
+    if not isinstance(value, pa.Schema | Mapping) and not is_row_class(value):
+        hint = 'give a pyarrow schema, a dict of names to types ({"amount": int}), a dataclass or a TypedDict'
+        raise refusal(value, what, hint)
+    schema = schema_of(value)
+    if len(set(schema.names)) != len(schema.names):
+        raise SchemaError(f"{what} names a field twice: {schema.names}")
+    return schema
 
 
 def _named_type(name: str, where: str) -> pa.DataType:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-import pyarrow as pa
-
 from lakeward.engine.core.errors import ConfigError
 
 _SHOWN_CHARS_MAX = 60
@@ -83,17 +81,6 @@ def expect_choice(value: object, choices: Sequence[str], what: str) -> None:
     if not isinstance(value, str) or value not in choices:
         listed = [repr(choice) for choice in choices]
         raise refusal(value, what, f"choose {' or '.join(filter(None, [', '.join(listed[:-1]), listed[-1]]))}")
-
-
-def expect_schema(value: object, what: str) -> None:
-    """Refuse anything but an Arrow schema.
-
-    >>> expect_schema(pa.schema({"a": pa.int64()}), "FilesSource: schema")
-
-    Raises:
-        ConfigError: It is something else; names the user's line.
-    """
-    expect(value, pa.Schema, what, 'give a pyarrow schema: pa.schema({"amount": pa.int64(), "shop": pa.string()})')
 
 
 def refusal(value: object, what: str, hint: str, *, secret: bool = False) -> ConfigError:

@@ -14,6 +14,7 @@ from lakeward.connectors.memory import MemorySink
 from lakeward.dsl.graph_builder import GraphBuilder
 from lakeward.dsl.launch import current_launch
 from lakeward.dsl.stream import DataStream, EventTime, StreamContext
+from lakeward.engine.api.row_types import SchemaLike
 from lakeward.engine.api.source import Source
 from lakeward.engine.api.time import WatermarkStrategy
 from lakeward.engine.checkpoint.store import CheckpointStore, MemoryStore
@@ -125,7 +126,7 @@ class StreamExecutionEnvironment:
         self,
         rows: Sequence[Any] | pa.Table | pa.RecordBatch,
         *,
-        schema: pa.Schema | None = None,
+        schema: SchemaLike | None = None,
         watermark: WatermarkStrategy | None = None,
         uid: str | None = None,
     ) -> DataStream:

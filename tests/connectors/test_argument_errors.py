@@ -66,7 +66,7 @@ def nexmark(events: Any = 10, **options: Any) -> lw.NexmarkSource:
         (lambda: files(b"/data"), "FilesSource: place"),
         (lambda: files(format=5), "FilesSource: format"),
         (lambda: files(format="orc"), "FilesSource: format"),
-        (lambda: files(schema={"a": int}), "FilesSource: schema"),
+        (lambda: files(schema=["a"]), "FilesSource: schema"),
         (lambda: files(columns="shop"), "FilesSource: columns"),
         (lambda: files(columns=[1]), "FilesSource: a column"),
         (lambda: files(on_error=None), "FilesSource: on_error"),
@@ -108,7 +108,7 @@ def nexmark(events: Any = 10, **options: Any) -> lw.NexmarkSource:
         (lambda: collection(5), "the rows of a collection"),
         (lambda: collection("rows"), "the rows of a collection"),
         (lambda: collection({"a": [1, 2]}), "the rows of a collection"),
-        (lambda: collection([{"a": 1}], schema={"a": int}), "the schema of a collection"),
+        (lambda: collection([{"a": 1}], schema=["a"]), "the schema of a collection"),
         (lambda: collection([{"a": 1}], schema="a"), "the schema of a collection"),
         (lambda: lw.MemorySink(on_rewind="ignore"), "MemorySink: on_rewind"),  # type: ignore[arg-type]
         (lambda: lw.MemorySink(on_existing=None), "MemorySink: on_existing"),  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from lakeward.connectors.collection import CollectionSource, to_table
-from lakeward.engine.api.row_types import schema_of
+from lakeward.engine.api.row_types import SchemaLike, schema_of
 from lakeward.engine.core.errors import SchemaError, SourceError
 from lakeward.testing.source_suite import check_source, read_splits
 
@@ -163,3 +163,13 @@ def test_a_position_behind_the_last_row_is_refused() -> None:
     split = source.list_splits(None)[0]
     with pytest.raises(SourceError, match="row 5 of a collection that has only 1"):
         read_splits(source, [(split, {"v": 1, "next": 5})])
+
+
+@pytest.mark.parametrize("schema", [{"n": int}, {"n": "int64"}, {"n": pa.int64()}, pa.schema([("n", pa.int64())])])
+def test_a_schema_may_be_given_in_the_words_of_python(schema: SchemaLike) -> None:
+    assert CollectionSource([{"n": 1}], schema=schema).schema == pa.schema([("n", pa.int64())])
+
+
+def test_a_schema_that_names_a_field_twice_is_refused() -> None:
+    with pytest.raises(SchemaError, match="names a field twice"):
+        CollectionSource([(1, 2)], schema=pa.schema([("n", pa.int64()), ("n", pa.int64())]))

@@ -274,7 +274,7 @@ def test_a_schema_may_be_a_dataclass_or_a_dict_of_types() -> None:
         (lambda: Json(pa.schema({"a": pa.duration("s")})), SchemaError),
         (lambda: Json(pa.schema({"a": pa.map_(pa.int32(), pa.int32())})), SchemaError),
         (lambda: Json(pa.schema([("a", pa.int32()), ("a", pa.int32())])), SchemaError),
-        (lambda: Json(17), SchemaError),
+        (lambda: Json(17), ConfigError),
         (lambda: Json(BID, timestamps="minutes"), ConfigError),
         (lambda: Json(BID, timestamps={"when": "ms"}), ConfigError),
     ],

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+import lakeward as lw
 from lakeward.dsl.expressions import (
     Expr,
     as_column,
@@ -285,3 +286,10 @@ def test_a_plain_column_is_passed_without_a_copy() -> None:
     batch = pa.record_batch({"a": [1, 2, 3]})
     result = col("a").bind(batch.schema).evaluate(batch)
     assert result.buffers()[1].address == batch.column(0).buffers()[1].address
+
+
+def test_a_cast_of_dictionary_encoded_text_gives_plain_text() -> None:
+    table = pa.table({"x": pa.array(["a", None, "a"]).dictionary_encode()})
+    result = lw.StreamExecutionEnvironment().from_collection(table).select(x=col("x").cast("string"))
+    assert result.schema.field("x").type == pa.string()
+    assert result.execute_and_collect()["x"].to_pylist() == ["a", None, "a"]

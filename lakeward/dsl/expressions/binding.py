@@ -40,7 +40,8 @@ class Bound(BoundExpression):
         self._description = str(node)
         self._vectorised = not row_by_row(node)
         source = compiled.node
-        self._reference = source.name if isinstance(source, Column) else None
+        unchanged = isinstance(source, Column) and schema.field(source.name).type.equals(compiled.type)
+        self._reference = source.name if isinstance(source, Column) and unchanged else None
         self._run: Run = compiled.run if compiled.constant is None else _repeated(compiled)
 
     @property
