@@ -214,7 +214,8 @@ class JoinVerbs:
         keeps. Of each key the versions that may still be asked for are kept: the newest one passed, and later ones.
 
         Args:
-            right: The versions, append-only.
+            right: The versions: append-only, or an updating stream with one row a key, whose updates are new versions
+                and whose deletions end the last one.
             on: Key columns, as for `join`, with `left_on` and `right_on`.
             left_on: Key columns of this stream.
             right_on: As many of the other one.

@@ -10,7 +10,7 @@ from typing import Literal
 import pyarrow as pa
 
 from lakeward.dsl.expressions import Expr, as_column, col
-from lakeward.dsl.expressions.types import common_type
+from lakeward.dsl.expressions.types import common_type, is_float, is_integer
 from lakeward.dsl.stream import DataStream, EventTime, OutputTag
 from lakeward.dsl.windows import WindowSpec
 from lakeward.engine.api.expression import BoundExpression
@@ -162,10 +162,8 @@ class _Join:
                         hint=f'cast one of them: left_on=col("{ours}").cast("string").alias("{ours}_text"), ...',
                     )
                 )
-            if kinds[0] != common:
-                self.left = self.left.with_columns(col(ours).cast(common).alias(ours))
-            if kinds[1] != common:
-                self.right = self.right.with_columns(col(theirs).cast(common).alias(theirs))
+            self.left = _cast_key(self.left, ours, common)
+            self.right = _cast_key(self.right, theirs, common)
 
     def _layout(self) -> JoinLayout:
         pairs = list(zip(self.left_keys, self.right_keys, strict=True))
@@ -295,6 +293,17 @@ def _listed(join: _Join, keys: Keys | None) -> list[str | Expr]:
     if not listed or not all(isinstance(key, str | Expr) for key in listed):
         raise join.error(GraphError(f"the {join.kind}'s keys are no columns: {keys!r}", hint='for example on="id"'))
     return listed
+
+
+def _cast_key(stream: DataStream, name: str, kind: pa.DataType) -> DataStream:
+    """The stream with a key column of this type; its upsert key stays unless the cast may merge values."""
+    found = stream.schema.field(name).type
+    if found == kind:
+        return stream
+    cast = stream.with_columns(col(name).cast(kind).alias(name))
+    if common_type(found, kind) == kind and not (is_integer(found) and is_float(kind)):
+        cast.upsert_key = stream.upsert_key
+    return cast
 
 
 def _identity(stream: DataStream, keys: Sequence[str]) -> tuple[str, ...] | None:
@@ -486,8 +495,9 @@ def temporal_join(
     late_left: OutputTag | None = None,
 ) -> DataStream:
     """The temporal join; see `DataStream.temporal_join`."""
-    _refuse_updates("temporal join", left, right)
+    _refuse_updates("temporal join", left)
     made = _Join("temporal join", left, right, keys, style)
+    _check_versions(made)
     if style.how not in ("inner", "left"):
         raise made.error(GraphError(f"a temporal join cannot be '{style.how}'", hint="choose 'inner' or 'left'"))
     if version is not None:
@@ -499,6 +509,9 @@ def temporal_join(
             times.check(made.right.schema)
         except LakewardError as error:
             raise made.error(error) from None
+    elif made.right.event_time is None:
+        problem = "the temporal join does not know from when on a right row is valid: its stream has no event time"
+        raise made.error(GraphError(problem, hint='name the timestamp column: version="valid_from"'))
     else:
         times = made.time(RIGHT)
     plain_left, plain_right = made.inputs()
@@ -507,6 +520,20 @@ def temporal_join(
     factory = TemporalJoin(inputs, made.layout, how, made.where, _tag_name(late_left))
     node = made.add("temporal-join", factory, factory.schema)
     return JoinResult(made.left, node, made.left.event_time, _late_inputs(made, (late_left, None)))
+
+
+def _check_versions(made: _Join) -> None:
+    """Versions that are updated must be those of the join's key: of each there is one at a time.
+
+    Raises:
+        GraphError: They are told apart by more, or by nothing.
+    """
+    known = made.right.upsert_key
+    if made.right.is_updating and not (known and set(known) <= set(made.right_keys)):
+        rows = f"its rows are told apart by {', '.join(known)}" if known else "nothing tells its rows apart"
+        hint = 'keep one row a key first: .key_by(key).deduplicate(keep="last", order_by=time), or use .join(...)'
+        problem = f"the versions of a temporal join are one row a key ({', '.join(made.right_keys)}), but {rows}"
+        raise made.error(GraphError(problem, hint=hint))
 
 
 @dataclass(frozen=True, slots=True)
@@ -619,5 +646,4 @@ class _SourceJoin(_Join):
             if common_type(*kinds) is None:
                 problem = f"the keys '{ours}: {kinds[0]}' and '{theirs}: {kinds[1]}' have no common type"
                 raise self.error(SchemaError(problem, hint="cast the left one to the source's type"))
-            if kinds[0] != kinds[1]:
-                self.left = self.left.with_columns(col(ours).cast(kinds[1]).alias(ours))
+            self.left = _cast_key(self.left, ours, kinds[1])

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
-from lakeward.engine.api.changelog import INSERT
+from lakeward.engine.api.changelog import DELETE, INSERT, ROW_KIND, UPDATE_BEFORE, is_updating, kinds_of
 from lakeward.engine.api.context import OperatorContext, Output
 from lakeward.engine.api.expression import BoundExpression
 from lakeward.engine.api.operator import Operator, OperatorFactory
@@ -37,8 +37,12 @@ class TemporalJoin(OperatorFactory):
     counts. A left row whose event time the watermark has already reached is late: counted in `late_rows`, and sent to
     the side output. A late version counts from when it came.
 
+    The right may be an updating stream whose rows are told apart by the join's key, as in Flink: what it adds is a
+    version from its time on, a deletion ends the last one at the time of the deleted row, and what an update takes back
+    stays the version of its time.
+
     Args:
-        inputs: Left and right, append-only; the right's time is that of its versions.
+        inputs: Left, append-only, and right; the right's time is that of its versions.
         layout: The joined rows.
         how: "inner", or "left": left rows without a version come too.
         where: A further condition over the joined rows: the version that was valid either fulfils it or not.
@@ -129,6 +133,7 @@ class _TemporalJoin(Operator):
         self._condition = Condition(config.layout, config.where)
         self._sender = Sender(config.layout)
         self._times = (_time(config.inputs[LEFT]), _time(config.inputs[RIGHT]))
+        self._updating = is_updating(config.inputs[RIGHT].schema)
 
     def open(self, context: OperatorContext) -> None:
         specs = [RowsSpec(name, one.schema, one.keys) for name, one in zip(SIDES, self._config.inputs, strict=True)]
@@ -171,6 +176,8 @@ class _TemporalJoin(Operator):
     def _on_right(self, batch: pa.RecordBatch) -> None:
         nulls = null_keys(batch, self._config.inputs[RIGHT].keys)
         batch = batch if nulls is None else pick(batch, ~nulls)
+        if self._updating:
+            batch = pick(batch, kinds_of(batch) != UPDATE_BEFORE)
         if not batch.num_rows:
             return
         times_us = self._times[RIGHT].times_us(batch)
@@ -211,11 +218,19 @@ class _TemporalJoin(Operator):
         versions_us = self._version_times_us(matches.ids)
         past = versions_us <= times_us[matches.rows]
         rows, ids, versions_us = matches.rows[past], matches.ids[past], versions_us[past]
-        if not len(rows) or not (np.diff(rows) == 0).any():
-            return Matches(rows, ids)
-        order = np.lexsort((versions_us, rows))  # stable: of equal times the last that came stays last
-        last = np.append(np.diff(rows) != 0, True)  # rows were rising before, so they are as they were
-        return Matches(rows[last], ids[order][last])
+        if len(rows) and (np.diff(rows) == 0).any():
+            order = np.lexsort((versions_us, rows))  # stable: of equal times the last that came stays last
+            last = np.append(np.diff(rows) != 0, True)  # rows were rising before, so they are as they were
+            rows, ids = rows[last], ids[order][last]
+        there = ~self._ends(ids)
+        return Matches(rows[there], ids[there])
+
+    def _ends(self, ids: Rows) -> Mask:
+        """Which versions are none, but the end of the one before."""
+        if not self._updating or not len(ids):
+            return np.zeros(len(ids), np.bool_)
+        ends: Mask = kinds_of(self._tables[RIGHT].take(ids, (ROW_KIND,))) == DELETE
+        return ends
 
     def _version_times_us(self, ids: Rows) -> Rows:
         time = self._times[RIGHT]
@@ -230,10 +245,11 @@ class _TemporalJoin(Operator):
         versions_us = self._version_times_us(matches.ids)
         reached = versions_us <= watermark_us
         rows, ids, versions_us = matches.rows[reached], matches.ids[reached], versions_us[reached]
-        order = np.lexsort((versions_us, rows))
+        ids = ids[np.lexsort((versions_us, rows))]
         replaced = np.append(np.diff(rows) == 0, False)
+        replaced |= self._ends(ids)  # without the versions before it an end is nothing
         if replaced.any():
-            table.remove(ids[order][replaced])
+            table.remove(ids[replaced])
 
     def snapshot(self, checkpoint: CheckpointId) -> JsonObject:
         return self._progress.snapshot()

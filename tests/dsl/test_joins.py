@@ -47,6 +47,10 @@ def user_rows(first: int, count: int) -> list[dict[str, Any]]:
     ]
 
 
+def latest(rows: DataStream) -> DataStream:
+    return rows.key_by("user").deduplicate(keep="last", order_by="at")
+
+
 def environment(**options: Any) -> tuple[DataStream, DataStream]:
     env = lw.StreamExecutionEnvironment(**options)
     orders = env.from_collection(order_rows(0, 30), schema=ORDERS, watermark=MARK, uid="orders")
@@ -140,6 +144,15 @@ REFUSALS: list[tuple[Callable[[DataStream, DataStream], Any], type[LakewardError
     (lambda o, u: o.window_join(u, on="user", window="1s"), ConfigError, "window_join: window"),
     (lambda o, u: o.temporal_join(u, on="user", how="full"), GraphError, "cannot be 'full'"),
     (lambda o, u: o.temporal_join(u, on="user", version="name"), SchemaError, "'name' is string, not a timestamp"),
+    (
+        lambda o, u: o.temporal_join(
+            u.key_by("user", "name").deduplicate(keep="last", order_by="at"), on="user", version="at"
+        ),
+        GraphError,
+        "one row a key (user), but its rows are told apart by user, name",
+    ),
+    (lambda o, u: o.temporal_join(latest(u), on="user"), GraphError, "from when on a right row is valid"),
+    (lambda o, u: latest(o).temporal_join(u, on="user"), SchemaError, "cannot take the updating stream"),
     (lambda o, u: o.lookup_join(u, on="user", how="right"), ConfigError, "lookup_join: how"),
     (lambda o, u: o.lookup_join(o.join(u, on="user", how="left"), on="user"), SchemaError, "table of a lookup join"),
     (lambda o, u: o.lookup_join("users", on="user"), ConfigError, "lookup_join: table"),
@@ -268,6 +281,10 @@ JOBS = {
     ),
     "temporal": Job(
         lambda o, u: o.temporal_join(u, on="user", how="left"),
+        f'{PAIR} asof left join u on {ON} and o."at" >= u."at"',
+    ),
+    "temporal with versions that are updated": Job(
+        lambda o, u: o.temporal_join(latest(u), on="user", version="at", how="left"),
         f'{PAIR} asof left join u on {ON} and o."at" >= u."at"',
     ),
     "lookup": Job(lambda o, u: o.lookup_join(u, on="user", how="left"), f"{PAIR} left join u on {ON}"),

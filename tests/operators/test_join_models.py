@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lakeward import col
-from lakeward.engine.api.changelog import ROW_KIND, updating
+from lakeward.engine.api.changelog import DELETE, INSERT, ROW_KIND, UPDATE_BEFORE, updating
 from lakeward.engine.api.operator import OperatorFactory
 from lakeward.engine.core.hashing import hash_columns
 from lakeward.engine.core.keygroups import MAX_PARALLELISM_DEFAULT, key_groups
@@ -277,9 +277,9 @@ def row_at(draw: st.DrawFn, side: str, time: int) -> Row:
     return {"k": draw(KEYS), **value, "at": time * SECOND}
 
 
-def run(factory: OperatorFactory, timeline: Timeline) -> list[Row]:
+def run(factory: OperatorFactory, timeline: Timeline, right: pa.Schema = RIGHT) -> list[Row]:
     """What a join sends for a timeline, the end of its inputs included."""
-    tasks = Subtasks(factory, [LEFT, RIGHT])
+    tasks = Subtasks(factory, [LEFT, right])
     found = []
     try:
         for what, item in timeline.items:
@@ -367,6 +367,30 @@ def test_a_temporal_join_gives_each_row_the_newest_version_before_it(how: Any, t
     for ours in timeline.left:
         past = [row for row in timeline.right if row["k"] == ours["k"] is not None and row["at"] <= ours["at"]]
         version = max(enumerate(past), key=lambda one: (one[1]["at"], one[0]), default=(0, None))[1]
+        if version is not None or how == "left":
+            expected[as_tuple(ours, version, COLUMNS)] += 1
+    assert counted(found) == expected
+
+
+KINDS_OF = {"x": INSERT, "y": DELETE, "z": UPDATE_BEFORE}
+
+
+@settings(max_examples=60, deadline=None)
+@given(how=st.sampled_from(["inner", "left"]), timeline=timelines())
+def test_a_temporal_join_takes_updates_as_versions_and_deletions_as_their_ends(how: Any, timeline: Timeline) -> None:
+    (left, right), layout = timed(how)
+    changing = replace(right, schema=updating(RIGHT))
+    items = [
+        (what, [row | {ROW_KIND: KINDS_OF[row["w"]]} for row in item] if what == "right" else item)
+        for what, item in timeline.items
+    ]
+    found = run(TemporalJoin((left, changing), layout, how), replace(timeline, items=items), updating(RIGHT))
+    expected: Answer = Counter()
+    for ours in timeline.left:
+        past = [row for row in timeline.right if row["k"] == ours["k"] is not None and row["at"] <= ours["at"]]
+        past = [row for row in past if row["w"] != "z"]
+        version = max(enumerate(past), key=lambda one: (one[1]["at"], one[0]), default=(0, None))[1]
+        version = None if version is None or version["w"] == "y" else version
         if version is not None or how == "left":
             expected[as_tuple(ours, version, COLUMNS)] += 1
     assert counted(found) == expected
