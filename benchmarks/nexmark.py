@@ -181,23 +181,27 @@ def shuffle_input(options: Run, folder: Path) -> int:
 def shuffle_parquet(source: Path, target: Path, group: int) -> np.ndarray:
     """Copy a file, shuffled; returns the times of its rows."""
     table = pq.read_table(source)
-    table = table.take(pa.array(shuffle(table.num_rows, group)))
-    pq.write_table(table, target)
-    return table["dateTime"].to_numpy().astype("datetime64[ms]")
+    times = table["dateTime"].to_numpy().astype("datetime64[ms]")
+    order = shuffle(times, group)
+    pq.write_table(table.take(pa.array(order)), target)
+    return times[order]
 
 
 def shuffle_lines(source: Path, target: Path, group: int) -> np.ndarray:
     """Copy a file of JSON lines, shuffled; returns the times of its rows."""
     lines = np.array(source.read_bytes().splitlines(keepends=True), dtype=object)
-    lines = lines[shuffle(len(lines), group)]
-    target.write_bytes(b"".join(lines))
-    return np.array([line.split(b'"dateTime":"', 1)[1][:23].decode() for line in lines], "datetime64[ms]")
+    times = np.array([line.split(b'"dateTime":"', 1)[1][:23].decode() for line in lines], "datetime64[ms]")
+    order = shuffle(times, group)
+    target.write_bytes(b"".join(lines[order]))
+    return times[order]
 
 
-def shuffle(rows: int, group: int) -> np.ndarray:
-    """The row that comes at each place; rows stay in their group of `group` neighbours."""
-    place = np.arange(rows)
-    within = (place % group) * SHUFFLE_FACTOR % group
+def shuffle(times: np.ndarray, group: int) -> np.ndarray:
+    """The row that comes at each place; rows stay in their group of `group` neighbours, those of one time in order."""
+    place = np.arange(len(times))
+    moments = np.rec.fromarrays([place // group, times])
+    _, firsts, moment = np.unique(moments, return_index=True, return_inverse=True)
+    within = (firsts[moment] % group) * SHUFFLE_FACTOR % group
     return np.lexsort((place, within, place // group))
 
 

@@ -247,7 +247,16 @@ def test_shuffled_input_is_given_the_watermark_delay_that_it_needs(datasets: dic
 
 
 def test_shuffling_keeps_rows_within_their_group_and_loses_none() -> None:
-    order = nexmark.shuffle(2_500, 920)
+    order = nexmark.shuffle(np.arange(2_500), 920)
     assert sorted(order) == list(range(2_500))
     assert set(order[:920]) == set(range(920))
     assert list(order[:4]) != [0, 1, 2, 3]
+
+
+def test_shuffling_keeps_rows_of_one_time_in_order() -> None:
+    times = np.arange(2_500) // 10
+    order = nexmark.shuffle(times, 920)
+    assert list(order[:20]) != list(range(20))
+    for time in range(250):
+        places = order[times[order] == time]
+        assert list(places) == sorted(places)
