@@ -189,7 +189,8 @@ def top_n(keyed: KeyedStream, ranking: Ranking, update_before: bool, step: Step)
         order=ordered.order,
         method=ranking.method,
         rank_column=ranking.rank_column,
-        upsert_key=stream.upsert_key,
+        # A row may move from one ranking to another, that is to another subtask: with the keys, each has its own there.
+        upsert_key=None if stream.upsert_key is None else tuple(dict.fromkeys([*keyed.keys, *stream.upsert_key])),
         update_before=update_before,
     )
     try:

@@ -97,8 +97,8 @@ class KeyedRankingVerbs:
 
         Returns:
             An updating stream. Its upsert key is the keys and the rank (with `rank_column` and "row_number"), the keys
-            (with n=1), or that of the input. It keeps the rows of the ranking; over an updating stream all rows, since
-            any may move up when another is taken back.
+            (with n=1), or the keys and the input's upsert key. It keeps the rows of the ranking; over an updating
+            stream all rows, since any may move up when another is taken back.
 
         Raises:
             SchemaError: A column is missing or has no order, or `rank_column` is taken.

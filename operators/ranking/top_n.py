@@ -40,7 +40,8 @@ class TopNConfig:
         order: What rows are ranked by; of equal ones the one that came first is first.
         method: How equal rows are numbered.
         rank_column: A column to send with the rank; None: ranks are not sent.
-        upsert_key: The columns that tell rows of an updating input apart; None: only all of them do.
+        upsert_key: The columns that tell rows of an updating input apart, and the keys: where rows may move from one
+            key to another, both have to be in the result's. None: only all columns tell rows apart.
         update_before: Whether to send -U rows.
     """
 

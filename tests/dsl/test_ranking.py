@@ -92,6 +92,15 @@ def test_a_ranking_of_a_ranking_is_aggregated_as_it_changes() -> None:
     assert rows(last.key_by("half").aggregate(mean=lw.mean("price")).collect_final(), "half", "mean") == [(0, 8.0)]
 
 
+def test_a_row_that_moves_to_another_ranking_is_told_apart_by_both_keys() -> None:
+    """Two subtasks send the changes of such a row, and nothing orders them: by its own key alone it could be lost."""
+    counts = bids().key_by("bidder").aggregate(n=lw.count())
+    halves = counts.with_columns(half=col("n") % 2).key_by("half")
+    full, short = halves.top_n(2, by="bidder"), halves.top_n(2, by="bidder", update_before=False)
+    assert full.upsert_key == ("half", "bidder")
+    assert rows(short.collect_final(), "half", "bidder") == rows(full.collect_final(), "half", "bidder")
+
+
 def test_the_best_of_each_window_is_sent_when_it_is_over() -> None:
     counts = bids().key_by("bidder").window(lw.Tumbling("4s")).aggregate(n=lw.count(), most=lw.max("price"))
     best = counts.window_top_n(1, by=lw.desc("n"), method="rank", rank_column="rank", uid="best")
