@@ -22,9 +22,8 @@ from lakeward.engine.core.clock import Clock, SystemClock
 from lakeward.engine.core.errors import ConfigError, InternalError, JobFailedError, LakewardError, Retry
 from lakeward.engine.core.ids import CheckpointId, JobId, OperatorId
 from lakeward.engine.graph.logical import LogicalGraph, SourceSpec
-from lakeward.engine.graph.optimise import optimise
-from lakeward.engine.graph.plan import Plan, plan
-from lakeward.engine.graph.validate import validate
+from lakeward.engine.graph.plan import Plan
+from lakeward.engine.graph.prepare import prepare
 from lakeward.engine.runtime.build import BuildContext, build_tasks
 from lakeward.engine.runtime.chain import errors_named
 from lakeward.engine.runtime.committers import JobCommitters
@@ -135,10 +134,8 @@ def execute(job: JobDefinition, ports: Ports | None = None) -> JobResult:
     """
     ports = ports or Ports()
     keep_freed_memory()
-    validate(job.graph, job.config.max_parallelism)
-    if job.config.optimise:
-        job = replace(job, graph=optimise(job.graph, job.config.parallelism))
-    physical = plan(job.graph, job.config.parallelism, job.config.max_parallelism)
+    graph, physical = prepare(job.graph, job.config)
+    job = replace(job, graph=graph)
     for node in job.graph:
         if isinstance(node.work, Sink):
             with errors_named(node):

@@ -25,10 +25,9 @@ from lakeward.engine.core.errors import ConfigError
 from lakeward.engine.core.expect import expect
 from lakeward.engine.execute import JobDefinition, JobResult, Ports, execute, stop_on_signals
 from lakeward.engine.graph.logical import SourceSpec
-from lakeward.engine.graph.optimise import optimise
-from lakeward.engine.graph.plan import plan
+from lakeward.engine.graph.prepare import prepare
 from lakeward.engine.graph.render import render
-from lakeward.engine.graph.validate import check_event_time, validate
+from lakeward.engine.graph.validate import check_event_time
 
 
 class StreamExecutionEnvironment:
@@ -160,11 +159,8 @@ class StreamExecutionEnvironment:
               nowhere: blackhole
                 [amount: int64]
         """
-        graph = self._builder.graph()
-        validate(graph, self.config.max_parallelism)
-        if self.config.optimise:
-            graph = optimise(graph, self.config.parallelism)
-        return render(plan(graph, self.config.parallelism, self.config.max_parallelism))
+        _, physical = prepare(self._builder.graph(), self.config)
+        return render(physical)
 
     def execute(self, name: str = "job") -> JobResult | None:
         """Run the job until its input ends or it is stopped.
