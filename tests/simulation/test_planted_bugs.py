@@ -29,6 +29,8 @@ from lakeward.engine.core.json_types import JsonObject
 from lakeward.engine.core.keygroups import key_groups
 from lakeward.engine.core.messages import Barrier, Batch, Message, Watermark
 from lakeward.engine.execute import Attempt
+from lakeward.engine.graph import plan as planning
+from lakeward.engine.graph.logical import Exchange
 from lakeward.engine.runtime.carried import CarriedCommittables
 from lakeward.engine.runtime.channel import Channel
 from lakeward.engine.runtime.committers import JobCommitters
@@ -38,8 +40,11 @@ from lakeward.engine.runtime.restore import RestoredState
 from lakeward.engine.runtime.source_task import SourceTask
 from lakeward.engine.state import memory
 from lakeward.engine.state.backend import StateBackend
+from lakeward.operators.group_aggregate import Changelog, Results
+from lakeward.operators.top_n import TopN
 from lakeward.operators.windows.progress import Progress
 from lakeward.testing.simulation import Fault, SimulationViolation, Swarm, simulate
+from lakeward.testing.simulation.knobs import UPDATING
 from lakeward.testing.simulation.sink import COMMIT_TRIES_MAX, SimTableCommitter
 from lakeward.testing.simulation.table import CommitConflict
 
@@ -199,7 +204,34 @@ def plant_any_ack(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.setitem(coordinator._TRANSITIONS, (phase, kind), accept_any_ack)  # type: ignore[arg-type]
 
 
+# -- updating streams
+
+
+def emit_as_if_nothing_had_been_sent(self: Changelog, keys: Any, before: Results, after: Results, out: Any) -> None:
+    """The first changes after a start take no old rows back; after a restore there were some."""
+    if not hasattr(self, "started"):
+        self.started = True  # type: ignore[attr-defined]
+        before = Results(before.columns, np.zeros_like(before.present))
+    real_emit(self, keys, before, after, out)
+
+
+real_emit = Changelog.emit
+
+
+def rebalance_where_counts_differ(edge: Any, upstream: Any, senders: int, receivers: int) -> Exchange:
+    """Changes of one key are spread over all subtasks, as rows of a stream that only appends may be."""
+    return Exchange.REBALANCE if edge.exchange is Exchange.FORWARD and senders != receivers else edge.exchange
+
+
 # -- bugs that were there
+
+
+def key_of_the_input_alone(self: TopN) -> tuple[str, ...] | None:
+    key: tuple[str, ...] | None = real_upsert_key(self)
+    return key if key is None or self.config.by_place else tuple(one for one in key if one not in self.config.keys)
+
+
+real_upsert_key: Any = TopN.upsert_key.fget  # type: ignore[attr-defined]
 
 
 def step_that_says_idle_before_the_end(self: SourceTask) -> bool:
@@ -309,6 +341,21 @@ PLANTS = [
         "rows of a given-up checkpoint are not committed with the next",
         set_method(CarriedCommittables, "added_to", lambda self, checkpoint, snapshots: tuple(snapshots)),
         Swarm(rates={Fault.ACK_LATE: 0.5}, programs=("filter",), rows=(20, 60), timeout_ms=150, interval_ms=20),
+    ),
+    Plant(
+        "what was sent before a restore is not taken back",
+        set_method(Changelog, "emit", emit_as_if_nothing_had_been_sent),
+        Swarm(rates=STOPS, programs=UPDATING, rows=(10, 60)),
+    ),
+    Plant(
+        "changes of one key go to several sinks",
+        set_method(planning, "_exchange", rebalance_where_counts_differ),
+        Swarm(rates={}, programs=("totals", "top_n", "latest"), rows=(10, 60), interval_ms=20),
+    ),
+    Plant(
+        "rows of rankings are told apart without the ranking's key",
+        set_method(TopN, "upsert_key", property(key_of_the_input_alone)),
+        Swarm(rates={}, programs=("top_totals",), rows=(10, 60)),
     ),
     Plant(
         "a source is called idle just before it ends",

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
+from lakeward.engine.api.changelog import is_updating
+from lakeward.engine.graph.logical import Node, SourceSpec
 from lakeward.testing.simulation import Fault, SimulationReport, Swarm, simulate
-from lakeward.testing.simulation.knobs import PROGRAMS
+from lakeward.testing.simulation import knobs as simulation_knobs
+from lakeward.testing.simulation.knobs import APPENDING, PROGRAMS, UPDATING, draw_knobs
 from lakeward.testing.simulation.programs import PROGRAMS_BY_NAME
+from lakeward.testing.simulation.sink import SimTableSink
+from lakeward.testing.simulation.world import World
 
 SEEDS = 300
 CHUNK = 25
 SOAK_VARIABLE = "LAKEWARD_SIMULATION_SEEDS"
+
+FIRST = Swarm(programs=APPENDING)
+"""What there was to draw from when these seeds were found."""
 
 FOUND_SOMETHING_ONCE = (47, 55, 68, 117, 118, 543, 1965, 2566, 13567)
 """Seeds that have shown a bug, in the engine or in the simulator."""
@@ -37,7 +47,7 @@ def test_no_row_is_lost_or_doubled_whatever_happens(first: int) -> None:
 
 @pytest.mark.parametrize("seed", FOUND_SOMETHING_ONCE)
 def test_a_seed_that_once_found_something_holds(seed: int) -> None:
-    simulate(seed)
+    simulate(seed, FIRST)
 
 
 @pytest.mark.parametrize("seed", [279, 380])
@@ -60,6 +70,32 @@ def test_a_seed_goes_the_same_way_in_another_process() -> None:
 
 def test_every_program_can_be_drawn() -> None:
     assert set(PROGRAMS) == set(PROGRAMS_BY_NAME)
+
+
+def nodes(program: str, directory: Path) -> list[Node]:
+    """What a start of the program runs."""
+    swarm = Swarm(programs=(program,), rates={})
+    world = World(1, draw_knobs(random.Random(1), swarm), swarm, str(directory))
+    world._start()
+    assert world._current is not None
+    world._current.attempt.close()
+    return [node for vertex in world._current.attempt._plan.vertices for node in vertex.nodes]
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_programs_that_are_said_to_update_do(program: str, tmp_path: Path) -> None:
+    sinks = [node for node in nodes(program, tmp_path) if isinstance(node.work, SimTableSink)]
+    assert {is_updating(node.schema) for node in sinks} == {program in UPDATING}
+
+
+@pytest.mark.parametrize("optimised", [0.0, 1.0])
+def test_simulated_jobs_are_planned_as_real_ones_are(
+    optimised: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(simulation_knobs, "OPTIMISED", optimised)
+    (source,) = (node.work for node in nodes("recent", tmp_path) if isinstance(node.work, SourceSpec))
+    found = (source.source.schema.names, [str(one).split(" ")[:2] for one in source.source.skips_by])
+    assert found == ((["k", "v", "ts"], [["ts", ">="]]) if optimised else (["k", "name", "v", "ts"], []))
 
 
 @pytest.mark.parametrize("arguments", [[], ["x"], ["1", "2", "3"], ["-1"]])

@@ -16,7 +16,7 @@ from lakeward.engine.runtime.job import JobRunner
 from lakeward.engine.runtime.task import Task
 from lakeward.testing.simulation.faults import ViolationFound
 from lakeward.testing.simulation.oracle import Cut, Run, Truth
-from lakeward.testing.simulation.programs import Inputs
+from lakeward.testing.simulation.program import Inputs
 from lakeward.testing.simulation.store import FaultyStore
 from lakeward.testing.simulation.table import Row, SimTable, TableSnapshot
 
@@ -74,6 +74,8 @@ class ContentCheck:
     @staticmethod
     def _compare(table: SimTable, truth: Counter[Row], when: str) -> None:
         if table.content == truth:
+            if table.key is not None and Counter(table.by_key.values()) != truth:
+                raise ViolationFound(f"{table.name} at {when}: changes of one key are not in their order")
             return
         lost, extra = truth - table.content, table.content - truth
         problem = f"{lost.total()} rows lost {_some(lost)}, {extra.total()} rows too many {_some(extra)}"

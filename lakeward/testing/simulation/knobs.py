@@ -14,11 +14,20 @@ from enum import Enum
 
 from lakeward.engine.config import EngineConfig
 
-PROGRAMS = ("filter", "tumbling", "sliding", "union", "tree", "python", "reduce", "cascade", "window_all")
-"""The programs to draw from; see `programs`."""
+APPENDING = ("filter", "tumbling", "sliding", "union", "tree", "python", "reduce", "cascade", "window_all")
+"""Programs whose streams only append; see `programs`."""
+
+UPDATING = ("totals", "regrouped", "full_join", "left_join", "anti_join", "top_n", "top_totals", "latest")
+"""Programs whose streams take rows back; see `updating`."""
+
+PROGRAMS = (*APPENDING, "recent", *UPDATING)
+"""The programs to draw from."""
 
 CALM_TIMEOUT_MS = 10_000_000
 """A checkpoint timeout that nothing runs into."""
+
+OPTIMISED = 0.8
+"""The share of starts whose plan is optimised."""
 
 
 class Fault(Enum):
@@ -152,11 +161,12 @@ def draw_knobs(rng: random.Random, swarm: Swarm) -> Knobs:
     )
 
 
-def draw_attempt(rng: random.Random, knobs: Knobs, swarm: Swarm, *, calm: bool) -> AttemptKnobs:
+def draw_attempt(rng: random.Random, plans: random.Random, knobs: Knobs, swarm: Swarm, *, calm: bool) -> AttemptKnobs:
     """Draw the knobs of one start.
 
     Args:
         rng: Where from.
+        plans: Where from whether the plan is optimised: a checkpoint of one plan has to restore the other.
         knobs: The seed's.
         swarm: Limits.
         calm: Whether all faults are healed: then no checkpoint times out.
@@ -175,6 +185,7 @@ def draw_attempt(rng: random.Random, knobs: Knobs, swarm: Swarm, *, calm: bool) 
         batch_rows=rng.choice((1, 5, 10, 30)) if not calm else 30,
         channel_batches_max=swarm.channel_batches or rng.randint(1, 4),
         state_memory_bytes=knobs.state_memory_bytes,
+        optimise=plans.random() < OPTIMISED,
     )
     return AttemptKnobs(counts[0], counts[1], counts[2], config)
 

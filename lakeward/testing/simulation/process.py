@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from enum import Enum
 
 from lakeward.engine.checkpoint.store import CheckpointStore
@@ -10,8 +11,7 @@ from lakeward.engine.core.clock import ManualClock
 from lakeward.engine.core.ids import Generation
 from lakeward.engine.execute import Attempt, JobDefinition, Ports
 from lakeward.engine.graph.logical import LogicalGraph
-from lakeward.engine.graph.plan import plan
-from lakeward.engine.graph.validate import validate
+from lakeward.engine.graph.prepare import prepare
 from lakeward.engine.runtime.drivers import SimulatedDriver
 from lakeward.engine.runtime.job import JobRunner
 from lakeward.engine.runtime.metrics import Metrics
@@ -61,8 +61,8 @@ class Process:
             store_factory=ports.store_factory,
             directory=ports.directory,
         )
-        physical = plan(job.graph, job.config.parallelism, job.config.max_parallelism)
-        self.attempt = Attempt(job, physical, own_ports, Metrics())
+        graph, physical = prepare(job.graph, job.config)
+        self.attempt = Attempt(replace(job, graph=graph), physical, own_ports, Metrics())
 
     @property
     def generation(self) -> Generation:
@@ -98,6 +98,5 @@ class Process:
 
 
 def define_job(graph: LogicalGraph, knobs: AttemptKnobs, store: CheckpointStore) -> JobDefinition:
-    """A validated job."""
-    validate(graph, knobs.config.max_parallelism)
+    """A job as its user wrote it."""
     return JobDefinition(graph, JOB_NAME, knobs.config, store)

@@ -3,82 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from lakeward.dsl.aggregates import count
 from lakeward.dsl.aggregates import max as max_of
 from lakeward.dsl.aggregates import sum as sum_of
 from lakeward.dsl.environment import StreamExecutionEnvironment
-from lakeward.dsl.expressions import col
-from lakeward.dsl.stream import DataStream
+from lakeward.dsl.expressions import col, lit
 from lakeward.dsl.windows import Sliding, Tumbling
-from lakeward.engine.api.time import WatermarkStrategy
-from lakeward.engine.graph.logical import LogicalGraph
-from lakeward.testing.simulation.knobs import AttemptKnobs, Knobs
 from lakeward.testing.simulation.oracle import Cut, Truth, Windows
-from lakeward.testing.simulation.sink import SimTableSink
-from lakeward.testing.simulation.source import InputRow, SimSource, SplitData
-from lakeward.testing.simulation.table import Row, SimTable
+from lakeward.testing.simulation.program import Bench, Inputs, Program
+from lakeward.testing.simulation.source import START_US, InputRow
+from lakeward.testing.simulation.table import Row
+from lakeward.testing.simulation.updating import UPDATING
 
 SECOND_US = 1_000_000
 MODULUS = 1_000_003
-
-
-@dataclass(frozen=True, slots=True)
-class Bench:
-    """What a program is built from, for one start of the job.
-
-    Args:
-        sources: By uid.
-        tables: By the uid of their sink.
-        knobs: The seed's.
-        attempt: This start's.
-    """
-
-    sources: Mapping[str, SimSource]
-    tables: Mapping[str, SimTable]
-    knobs: Knobs
-    attempt: AttemptKnobs
-
-    def read(self, env: StreamExecutionEnvironment, uid: str) -> DataStream:
-        """The stream of a source."""
-        watermark = WatermarkStrategy("ts", self.knobs.disorder_us)
-        return env.from_source(self.sources[uid], watermark=watermark, uid=uid)
-
-    def write(self, stream: DataStream, uid: str) -> None:
-        """End a stream in its table."""
-        stream.sink_to(SimTableSink(self.tables[uid]), uid=uid, parallelism=self.attempt.sink_parallelism)
-
-
-Inputs = Mapping[str, Sequence[SplitData]]
-"""The splits of each source, by its uid."""
-
-
-@dataclass(frozen=True, slots=True)
-class Program:
-    """A job and its oracle.
-
-    Args:
-        sources: Uids of its sources.
-        build: Writes it in the DSL.
-        truths: What each sink has to hold, by its uid.
-    """
-
-    sources: tuple[str, ...]
-    build: Callable[[StreamExecutionEnvironment, Bench], None]
-    truths: Callable[[Inputs], dict[str, Truth]]
-
-    def graph(self, bench: Bench) -> LogicalGraph:
-        """The logical graph for one start of the job."""
-        env = StreamExecutionEnvironment(config=bench.attempt.config)
-        self.build(env, bench)
-        return env._builder.graph()
-
-
-def _keyed(bench: Bench) -> int:
-    return bench.attempt.keyed_parallelism
 
 
 # -- filter: stateless, one chain from source to sink if the parallelism allows
@@ -102,12 +44,16 @@ _SLIDING = Windows("window", 10 * SECOND_US, 4 * SECOND_US)
 
 def _build_tumbling(env: StreamExecutionEnvironment, bench: Bench) -> None:
     windows = bench.read(env, "a").key_by("k").window(Tumbling("10s"))
-    bench.write(windows.aggregate(uid="window", parallelism=_keyed(bench), n=count(), total=sum_of("v")), "out")
+    bench.write(
+        windows.aggregate(uid="window", parallelism=bench.keyed_parallelism, n=count(), total=sum_of("v")), "out"
+    )
 
 
 def _build_sliding(env: StreamExecutionEnvironment, bench: Bench) -> None:
     windows = bench.read(env, "a").key_by("name").window(Sliding("10s", slide="4s"))
-    bench.write(windows.aggregate(uid="window", parallelism=_keyed(bench), n=count(), total=sum_of("v")), "out")
+    bench.write(
+        windows.aggregate(uid="window", parallelism=bench.keyed_parallelism, n=count(), total=sum_of("v")), "out"
+    )
 
 
 def _by_key(rows: Iterable[InputRow]) -> Iterator[tuple[object, int, int]]:
@@ -132,7 +78,9 @@ def _truth_of_sliding(inputs: Inputs) -> dict[str, Truth]:
 def _build_union(env: StreamExecutionEnvironment, bench: Bench) -> None:
     both = bench.read(env, "a").union(bench.read(env, "b"), uid="both")
     windows = both.key_by("k").window(Tumbling("10s"))
-    bench.write(windows.aggregate(uid="window", parallelism=_keyed(bench), n=count(), total=sum_of("v")), "out")
+    bench.write(
+        windows.aggregate(uid="window", parallelism=bench.keyed_parallelism, n=count(), total=sum_of("v")), "out"
+    )
 
 
 def _truth_of_union(inputs: Inputs) -> dict[str, Truth]:
@@ -147,7 +95,9 @@ def _build_tree(env: StreamExecutionEnvironment, bench: Bench) -> None:
     rows = bench.read(env, "a").filter(col("v") > -20, uid="most")
     bench.write(rows.select("name", "v"), "rows")
     windows = rows.key_by("name").window(Tumbling("10s"))
-    bench.write(windows.aggregate(uid="window", parallelism=_keyed(bench), n=count(), total=sum_of("v")), "windows")
+    bench.write(
+        windows.aggregate(uid="window", parallelism=bench.keyed_parallelism, n=count(), total=sum_of("v")), "windows"
+    )
 
 
 def _truth_of_tree(inputs: Inputs) -> dict[str, Truth]:
@@ -188,7 +138,7 @@ def _fold(total: Any, row: Any) -> dict[str, Any]:
 
 def _build_reduce(env: StreamExecutionEnvironment, bench: Bench) -> None:
     totals = bench.read(env, "a").select("name", "v").key_by("name")
-    bench.write(totals.reduce(_fold, uid="reduce", parallelism=_keyed(bench)), "out")
+    bench.write(totals.reduce(_fold, uid="reduce", parallelism=bench.keyed_parallelism), "out")
 
 
 def _truth_of_reduce(inputs: Inputs) -> dict[str, Truth]:
@@ -213,7 +163,7 @@ _SECOND = Windows("second", 20 * SECOND_US, 20 * SECOND_US)
 
 def _build_cascade(env: StreamExecutionEnvironment, bench: Bench) -> None:
     first = bench.read(env, "a").key_by("name").window(Tumbling("5s"))
-    sums = first.aggregate(uid="first", parallelism=_keyed(bench), total=sum_of("v"))
+    sums = first.aggregate(uid="first", parallelism=bench.keyed_parallelism, total=sum_of("v"))
     second = sums.key_by("name").window(Tumbling("20s"))
     bench.write(second.aggregate(uid="second", n=count(), best=max_of("total")), "out")
 
@@ -245,6 +195,27 @@ def _truth_of_window_all(inputs: Inputs) -> dict[str, Truth]:
     return {"out": lambda cut: _TUMBLING.count_and_sum(cut, events(cut))}
 
 
+# -- recent: a filter that the source is told of, so that it leaves rows out
+
+
+_SINCE_US = START_US + 20 * SECOND_US
+_SINCE = datetime.fromtimestamp(_SINCE_US // SECOND_US, UTC)
+
+
+def _build_recent(env: StreamExecutionEnvironment, bench: Bench) -> None:
+    recent = bench.read(env, "a").filter(col("ts") >= lit(_SINCE), uid="recent")
+    windows = recent.key_by("k").window(Tumbling("10s"))
+    aggregated = windows.aggregate(uid="window", parallelism=bench.keyed_parallelism, n=count(), total=sum_of("v"))
+    bench.write(aggregated, "out")
+
+
+def _truth_of_recent(inputs: Inputs) -> dict[str, Truth]:
+    def recent(cut: Cut) -> list[InputRow]:
+        return [row for row in cut.rows(inputs["a"]) if row.ts >= _SINCE_US]
+
+    return {"out": lambda cut: _TUMBLING.count_and_sum(cut, _by_key(recent(cut)))}
+
+
 PROGRAMS_BY_NAME: Mapping[str, Program] = {
     "filter": Program(("a",), _build_filter, _truth_of_filter),
     "tumbling": Program(("a",), _build_tumbling, _truth_of_tumbling),
@@ -255,5 +226,7 @@ PROGRAMS_BY_NAME: Mapping[str, Program] = {
     "reduce": Program(("a",), _build_reduce, _truth_of_reduce),
     "cascade": Program(("a",), _build_cascade, _truth_of_cascade),
     "window_all": Program(("a",), _build_window_all, _truth_of_window_all),
+    "recent": Program(("a",), _build_recent, _truth_of_recent),
+    **UPDATING,
 }
 """Every program, by the name that knobs draw."""

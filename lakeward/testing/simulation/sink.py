@@ -6,22 +6,23 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
+from lakeward.engine.api.changelog import is_addition, kinds_of, without_kinds
 from lakeward.engine.api.sink import Committer, CommitterContext, Sink, SinkWriter, WriterContext
 from lakeward.engine.core.errors import SinkStateError, StaleWriterError
 from lakeward.engine.core.ids import CheckpointId
 from lakeward.engine.core.json_types import JsonObject
-from lakeward.testing.simulation.table import CommitConflict, Row, SimTable
+from lakeward.testing.simulation.table import Change, CommitConflict, SimTable
 
 COMMIT_TRIES_MAX = 100
 
 
-def rows_of(batch: pa.RecordBatch) -> list[Row]:
-    """A batch as plain tuples; timestamps as microseconds."""
+def changes_in(batch: pa.RecordBatch) -> list[Change]:
+    """A batch as plain tuples, timestamps as microseconds, and whether each row adds or takes back."""
     columns = [
         (column.cast(pa.int64()) if pa.types.is_timestamp(column.type) else column).to_pylist()
-        for column in batch.columns
+        for column in without_kinds(batch).columns
     ]
-    return list(zip(*columns, strict=True))
+    return list(zip(zip(*columns, strict=True), is_addition(kinds_of(batch)).tolist(), strict=True))
 
 
 class SimTableSink(Sink):
@@ -39,6 +40,11 @@ class SimTableSink(Sink):
         """For `explain()`."""
         return f"simulated table {self._table.name}"
 
+    @property
+    def takes_updates(self) -> bool:
+        """It does."""
+        return True
+
     def open_writer(self, context: WriterContext) -> SinkWriter:
         """Make the writer of one subtask."""
         return SimTableWriter(self._table, context)
@@ -54,20 +60,20 @@ class SimTableWriter(SinkWriter):
     def __init__(self, table: SimTable, context: WriterContext) -> None:
         self._table = table
         self._prefix = f"{context.uid}-{context.attempt}"
-        self._rows: list[Row] = []
+        self._changes: list[Change] = []
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Take rows."""
-        self._rows += rows_of(batch)
+        self._changes += changes_in(batch)
 
     def prepare_commit(self, checkpoint: CheckpointId) -> Sequence[JsonObject]:
         """Write the file."""
-        if not self._rows:
+        if not self._changes:
             return ()
-        rows, self._rows = self._rows, []
+        changes, self._changes = self._changes, []
         name = f"{self._prefix}-{checkpoint}"
-        self._table.write_file(name, rows)
-        return [{"v": 1, "file": name, "rows": len(rows)}]
+        self._table.write_file(name, changes)
+        return [{"v": 1, "file": name, "rows": len(changes)}]
 
 
 class SimTableCommitter(Committer):

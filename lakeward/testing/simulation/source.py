@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from lakeward.engine.api.expression import Comparison
 from lakeward.engine.api.source import ReaderContext, Source, SourceReader, Split, SplitBatch, SplitFinished
 from lakeward.engine.core.errors import SourceError
 from lakeward.engine.core.ids import SplitId
@@ -20,6 +22,14 @@ START_US = 1_767_225_600_000_000
 """Event times begin here."""
 
 NOTHING_THERE_RATE = 0.2
+
+_COMPARISONS: Mapping[str, Callable[[pa.Array, pa.Scalar], pa.Array]] = {
+    "==": pc.equal,
+    "<": pc.less,
+    "<=": pc.less_equal,
+    ">": pc.greater,
+    ">=": pc.greater_equal,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,17 +84,25 @@ class SimSource(Source):
         splits: The input.
         rng: Batch sizes, and which split is next.
         faults: What goes wrong.
+        pushed: The columns to read, and comparisons that rows which are left out do not meet.
     """
 
-    def __init__(self, splits: Sequence[SplitData], rng: random.Random, faults: Faults) -> None:
+    def __init__(
+        self,
+        splits: Sequence[SplitData],
+        rng: random.Random,
+        faults: Faults,
+        pushed: tuple[tuple[str, ...], tuple[Comparison, ...]] = (tuple(SCHEMA.names), ()),
+    ) -> None:
         self.splits = {one.id: one for one in splits}
         self._rng = rng
         self._faults = faults
+        self._pushed = pushed
 
     @property
     def schema(self) -> pa.Schema:
-        """Always `SCHEMA`."""
-        return SCHEMA
+        """`SCHEMA`, or the columns of it that are read."""
+        return pa.schema([SCHEMA.field(name) for name in self._pushed[0]])
 
     @property
     def bounded(self) -> bool:
@@ -96,6 +114,15 @@ class SimSource(Source):
         """For `explain()`."""
         return f"simulated, {len(self.splits)} splits"
 
+    def pushed(self, columns: tuple[str, ...], predicate: tuple[Comparison, ...]) -> SimSource:
+        """The same rows with fewer columns, or fewer of them."""
+        return SimSource(list(self.splits.values()), self._rng, self._faults, (columns, predicate))
+
+    @property
+    def skips_by(self) -> tuple[Comparison, ...]:
+        """All that it was told."""
+        return self._pushed[1]
+
     def list_splits(self, known: Mapping[SplitId, JsonObject] | None) -> Sequence[Split]:
         """All splits."""
         self._faults.fail(Fault.SOURCE_ERROR, "list splits", SourceError)
@@ -103,16 +130,21 @@ class SimSource(Source):
 
     def open_reader(self, context: ReaderContext) -> SourceReader:
         """Make the reader of one subtask."""
-        return SimReader(self.splits, context.batch_rows, self._rng, self._faults)
+        return SimReader(self, context.batch_rows, self._rng, self._faults)
+
+    def cut(self, rows: pa.RecordBatch) -> pa.RecordBatch:
+        """What is left of rows."""
+        columns, predicate = self._pushed
+        for one in predicate:
+            rows = rows.filter(_COMPARISONS[one.operator](rows.column(one.column), one.value))
+        return rows.select(list(columns))
 
 
 class SimReader(SourceReader):
     """Reads some of the splits. A position is the number of rows before it: `{"next": 7}`."""
 
-    def __init__(
-        self, splits: Mapping[SplitId, SplitData], batch_rows: int, rng: random.Random, faults: Faults
-    ) -> None:
-        self._splits = splits
+    def __init__(self, source: SimSource, batch_rows: int, rng: random.Random, faults: Faults) -> None:
+        self._source = source
         self._batch_rows = batch_rows
         self._rng = rng
         self._faults = faults
@@ -130,10 +162,10 @@ class SimReader(SourceReader):
         if not self._next or self._rng.random() < NOTHING_THERE_RATE:
             return None
         split = self._rng.choice(list(self._next))
-        start, rows = self._next[split], self._splits[split].batch
+        start, rows = self._next[split], self._source.splits[split].batch
         if start == rows.num_rows:
             del self._next[split]
             return SplitFinished(split)
         end = min(start + self._rng.randint(1, self._batch_rows), rows.num_rows)
         self._next[split] = end
-        return SplitBatch(split, rows.slice(start, end - start), {"next": end})
+        return SplitBatch(split, self._source.cut(rows.slice(start, end - start)), {"next": end})

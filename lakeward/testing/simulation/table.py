@@ -12,6 +12,9 @@ from lakeward.testing.simulation.knobs import Fault
 
 Row = tuple[object, ...]
 
+Change = tuple[Row, bool]
+"""A row, and whether it is added or taken back."""
+
 
 @dataclass(frozen=True, slots=True)
 class TableSnapshot:
@@ -33,7 +36,9 @@ class CommitConflict(SinkError):
 
 
 class SimTable:
-    """The table. Readers see the rows of the files in its snapshots, and nothing else.
+    """The table. Readers see what the changes in the files of its snapshots leave, and nothing else.
+
+    It is read in two ways: as a multiset of rows, and, if it has a key, by the last change of each key.
 
     Args:
         name: For the trace.
@@ -43,9 +48,11 @@ class SimTable:
     def __init__(self, name: str, faults: Faults) -> None:
         self.name = name
         self._faults = faults
-        self._files: dict[str, list[Row]] = {}
+        self._files: dict[str, list[Change]] = {}
         self._history: list[TableSnapshot] = [TableSnapshot(0)]
         self.content: Counter[Row] = Counter()
+        self.key: tuple[int, ...] | None = None
+        self.by_key: dict[Row, Row] = {}
         self.on_commit: Callable[[SimTable, TableSnapshot], None] = lambda table, snapshot: None
 
     @property
@@ -57,12 +64,12 @@ class SimTable:
         """The checkpoint of a sink's newest marked snapshot, for checks."""
         return _marker(self._history, sink_id)
 
-    def write_file(self, name: str, rows: Sequence[Row]) -> None:
+    def write_file(self, name: str, changes: Sequence[Change]) -> None:
         """Store a data file; nobody sees it yet."""
         self._faults.fail(Fault.TABLE_ERROR, f"{self.name}: write {name}", SinkError)
         if name in self._files:
             raise ViolationFound(f"data file {name} is written twice: names must be unique over all attempts")
-        self._files[name] = list(rows)
+        self._files[name] = list(changes)
         self._faults.around(f"after writing {name}")
 
     def load(self, sink_id: str) -> tuple[int, int | None]:
@@ -87,12 +94,25 @@ class SimTable:
             raise CommitConflict(f"{self.name} is at version {self.current.version}, not at {base}")
         snapshot = TableSnapshot(base + 1, dict(summary), tuple(added))
         self._history.append(snapshot)
-        for name in added:
-            self.content.update(self._files[name])
+        self._apply([change for name in added for change in self._files[name]])
         self._faults.note(where)
         self.on_commit(self, snapshot)
         self._faults.fail(Fault.TABLE_LOST, where, SinkError)
         self._faults.around(f"after {where}")
+
+    def _apply(self, changes: Sequence[Change]) -> None:
+        """Carry out the changes of a commit: each counts, in whatever order; by key, the last one does."""
+        for row, adds in changes:
+            self.content[row] += 1 if adds else -1
+            if self.key is not None:
+                key = tuple(row[place] for place in self.key)
+                self.by_key[key] = row
+                if not adds:
+                    del self.by_key[key]
+        missing = [row for row, times in self.content.items() if times < 0]
+        if missing:
+            raise ViolationFound(f"{self.name}: {missing[:3]} are taken back and are not there")
+        self.content = +self.content
 
     def rival_commit(self) -> None:
         """Somebody compacts the table, and expires all snapshots but the newest and each sink's last marked one."""

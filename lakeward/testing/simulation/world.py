@@ -16,7 +16,8 @@ from lakeward.testing.simulation.checks import ContentCheck, check_restorable, v
 from lakeward.testing.simulation.faults import Faults, SimulatedCrash, ViolationFound
 from lakeward.testing.simulation.knobs import CALM_TIMEOUT_MS, Fault, Knobs, Swarm, draw_attempt
 from lakeward.testing.simulation.process import Life, Process, define_job
-from lakeward.testing.simulation.programs import PROGRAMS_BY_NAME, Bench
+from lakeward.testing.simulation.program import Bench
+from lakeward.testing.simulation.programs import PROGRAMS_BY_NAME
 from lakeward.testing.simulation.source import SimSource, make_splits
 from lakeward.testing.simulation.store import FaultyStore
 from lakeward.testing.simulation.table import SimTable, TableSnapshot
@@ -46,6 +47,7 @@ class World:
         self._swarm = swarm
         self._rng = self.fork("world")
         self._attempts_rng = self.fork("attempts")
+        self._plans_rng = self.fork("plans")
         self.clock = ManualClock()
         self.trace = Trace(self.clock)
         self.faults = Faults(self.fork("faults"), knobs.rates)
@@ -175,7 +177,7 @@ class World:
     # -- processes
 
     def _start(self) -> None:
-        attempt = draw_attempt(self._attempts_rng, self.knobs, self._swarm, calm=self.calm)
+        attempt = draw_attempt(self._attempts_rng, self._plans_rng, self.knobs, self._swarm, calm=self.calm)
         sources = {
             uid: SimSource(splits, self.fork(f"{uid}/{self.processes}"), self.faults)
             for uid, splits in self.inputs.items()
@@ -187,7 +189,8 @@ class World:
         process = Process(self.processes, job, self._ports, rng, (self.clock, self.faults))
         self._current = process
         counts = (attempt.parallelism, attempt.keyed_parallelism, attempt.sink_parallelism)
-        self.note_of(process, f"starts with parallelism {counts}")
+        how = "as optimised" if attempt.config.optimise else "as written"
+        self.note_of(process, f"starts {how} with parallelism {counts}")
         self._guarded(process, lambda: self._start_process(process))
 
     def _start_process(self, process: Process) -> None:
@@ -206,7 +209,7 @@ class World:
         self.note("somebody starts the job without its checkpoints")
         quiet = Faults(random.Random(0), {})
         sources = {uid: SimSource(splits, random.Random(0), quiet) for uid, splits in self.inputs.items()}
-        knobs = draw_attempt(self._attempts_rng, self.knobs, self._swarm, calm=True)
+        knobs = draw_attempt(self._attempts_rng, self._plans_rng, self.knobs, self._swarm, calm=True)
         graph = self._program.graph(Bench(sources, self.tables, self.knobs, knobs))
         job = define_job(graph, knobs, FaultyStore(MemoryStore(), quiet))
         rogue = Process(0, job, self._ports, random.Random(0), (self.clock, quiet))
