@@ -8,9 +8,15 @@ from lakeward.engine.api.time import WatermarkStrategy
 from lakeward.engine.core.ids import SplitId
 from lakeward.engine.core.messages import WATERMARK_MAX_US, WATERMARK_MIN_US, Watermark
 
+END_OF_TIME = Watermark(WATERMARK_MAX_US)
+"""Sent before the end of input, so that every window fires."""
+
 
 class WatermarkMin:
-    """The minimum over all inputs that are not idle; never goes back (Flink's StatusWatermarkValve).
+    """The minimum over all inputs that are not idle and have not ended; never goes back (Flink's StatusWatermarkValve).
+
+    Event time comes to its end with the last input. Were one that has ended taken for far ahead, event time would be at
+    its end as soon as the others are idle, and all that they send afterwards would be late.
 
     >>> valve = WatermarkMin(2)
     >>> valve.update(0, Watermark(100))
@@ -42,8 +48,13 @@ class WatermarkMin:
 
 
 def combine(watermarks: list[Watermark], floor_us: int) -> Watermark:
-    """The minimum of those that are not idle, never below `floor_us`; idle only when all are."""
-    active = [mark.timestamp_us for mark in watermarks if not mark.idle]
+    """The minimum of those that are not idle, never below `floor_us`; idle when there is none.
+
+    The end of time says that an input has ended: it counts when all have.
+    """
+    if watermarks and all(mark == END_OF_TIME for mark in watermarks):
+        return END_OF_TIME
+    active = [mark.timestamp_us for mark in watermarks if not mark.idle and mark != END_OF_TIME]
     if not active:
         return Watermark(floor_us, idle=True)
     return Watermark(max(min(active), floor_us))
@@ -108,7 +119,3 @@ class SplitWatermarks:
         if clock.newest_us == WATERMARK_MIN_US:
             return Watermark(WATERMARK_MIN_US, idle or self._in_turn)
         return Watermark(clock.newest_us - self._strategy.out_of_orderness_us - 1, idle)
-
-
-END_OF_TIME = Watermark(WATERMARK_MAX_US)
-"""Sent before the end of input, so that every window fires."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any, TypeAlias
 
 import pyarrow as pa
 
 from lakeward.engine.api.source import ReaderContext, Source, SourceReader, Split, SplitBatch, SplitFinished
+from lakeward.engine.core.clock import Clock
 from lakeward.engine.core.errors import SourceError
 from lakeward.engine.core.ids import CheckpointId, SplitId
 from lakeward.engine.core.json_types import JsonObject
@@ -22,7 +24,18 @@ class Mark(Enum):
     FAIL = "fail once with an error that a restart can heal; passed over after that"
 
 
-Item: TypeAlias = pa.RecordBatch | Sequence[Mapping[str, Any]] | Mark
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """A split has nothing to say for a while, by the job's clock.
+
+    Args:
+        duration_ms: How long.
+    """
+
+    duration_ms: int
+
+
+Item: TypeAlias = pa.RecordBatch | Sequence[Mapping[str, Any]] | Mark | Silence
 
 
 class ScriptedSource(Source):
@@ -35,7 +48,7 @@ class ScriptedSource(Source):
 
     Args:
         schema: Of all rows.
-        scripts: For each split, batches (or lists of dict rows) and marks.
+        scripts: For each split, batches (or lists of dict rows), marks and silences.
         bounded: Whether the scripts' end is the end of the input.
     """
 
@@ -46,8 +59,8 @@ class ScriptedSource(Source):
         self.passed: set[tuple[SplitId, int]] = set()
         self._stopping = False
 
-    def _item(self, item: Item) -> pa.RecordBatch | Mark:
-        if isinstance(item, Mark | pa.RecordBatch):
+    def _item(self, item: Item) -> pa.RecordBatch | Mark | Silence:
+        if isinstance(item, Mark | Silence | pa.RecordBatch):
             return item
         return pa.RecordBatch.from_pylist(list(item), schema=self._schema)
 
@@ -81,12 +94,14 @@ class ScriptedSource(Source):
 
     def open_reader(self, context: ReaderContext) -> SourceReader:
         """A reader."""
-        return _ScriptReader(self)
+        return _ScriptReader(self, context.clock)
 
 
 class _ScriptReader(SourceReader):
-    def __init__(self, source: ScriptedSource) -> None:
+    def __init__(self, source: ScriptedSource, clock: Clock) -> None:
         self._source = source
+        self._clock = clock
+        self._silent_since_ms: dict[SplitId, int] = {}
         self._splits: dict[SplitId, tuple[int, int]] = {}
         self._turn = 0
 
@@ -112,7 +127,7 @@ class _ScriptReader(SourceReader):
             if held == step and self._at(number, step) is Mark.CHECKPOINT:
                 self._source.passed.add((split, step))
 
-    def _at(self, number: int, step: int) -> pa.RecordBatch | Mark | None:
+    def _at(self, number: int, step: int) -> pa.RecordBatch | Mark | Silence | None:
         script = self._source.scripts[number]
         return script[step] if step < len(script) else None
 
@@ -126,15 +141,29 @@ class _ScriptReader(SourceReader):
             return SplitFinished(split)
         if isinstance(item, Mark):
             return self._meet(split, item)
+        if isinstance(item, Silence):
+            return self._be_silent(split, item)
         self._splits[split] = (number, step + 1)
         return SplitBatch(split, item, {"next": step + 1})
 
-    def _meet(self, split: SplitId, mark: Mark) -> SplitBatch | None:
+    def _be_silent(self, split: SplitId, silence: Silence) -> SplitBatch | None:
+        now_ms = self._clock.monotonic_ms()
+        if now_ms < self._silent_since_ms.setdefault(split, now_ms) + silence.duration_ms:
+            return None
+        del self._silent_since_ms[split]
+        return self._pass(split)
+
+    def _pass(self, split: SplitId) -> SplitBatch:
+        """Go on behind what is no batch."""
         number, step = self._splits[split]
+        self._splits[split] = (number, step + 1)
+        nothing = pa.RecordBatch.from_pylist([], schema=self._source.schema)
+        return SplitBatch(split, nothing, {"next": step + 1})
+
+    def _meet(self, split: SplitId, mark: Mark) -> SplitBatch | None:
+        _, step = self._splits[split]
         if (split, step) in self._source.passed:
-            self._splits[split] = (number, step + 1)
-            nothing = pa.RecordBatch.from_pylist([], schema=self._source.schema)
-            return SplitBatch(split, nothing, {"next": step + 1})
+            return self._pass(split)
         if mark is Mark.CHECKPOINT:
             return None
         self._source.passed.add((split, step))

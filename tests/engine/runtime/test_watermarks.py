@@ -3,7 +3,7 @@ from __future__ import annotations
 from lakeward.engine.api.time import WatermarkStrategy
 from lakeward.engine.core.ids import SplitId
 from lakeward.engine.core.messages import WATERMARK_MIN_US, Watermark
-from lakeward.engine.runtime.watermarks import SplitWatermarks, WatermarkMin
+from lakeward.engine.runtime.watermarks import END_OF_TIME, SplitWatermarks, WatermarkMin
 
 A, B = SplitId("a"), SplitId("b")
 STRATEGY = WatermarkStrategy.bounded_out_of_orderness("at", "10us")
@@ -38,6 +38,18 @@ def test_when_all_inputs_are_idle_so_is_the_output() -> None:
     valve.update(0, Watermark(50, idle=True))
     assert valve.update(1, Watermark(60, idle=True)) == Watermark(WATERMARK_MIN_US, idle=True)
     assert valve.update(1, Watermark(70)) == Watermark(70)
+
+
+def test_an_input_that_has_ended_does_not_end_event_time_while_the_others_are_idle() -> None:
+    valve = WatermarkMin(3)
+    assert valve.update(0, END_OF_TIME) is None
+    valve.update(1, Watermark(50))
+    assert valve.update(2, Watermark(60)) == Watermark(50)
+    assert valve.update(1, Watermark(50, idle=True)) == Watermark(60)
+    assert valve.update(2, Watermark(60, idle=True)) == Watermark(60, idle=True)
+    assert valve.update(1, Watermark(70)) == Watermark(70)
+    assert valve.update(1, END_OF_TIME) == Watermark(70, idle=True)
+    assert valve.update(2, END_OF_TIME) == END_OF_TIME
 
 
 def test_a_slow_split_holds_the_watermark_back_and_each_split_trails_its_own_newest_time() -> None:
