@@ -18,7 +18,7 @@ BENCHMARKS := $(filter-out benchmarks/__init__.py benchmarks/measure.py benchmar
 
 .PHONY: help
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 # --- the environment: made once, and again when what it is made of changes --------------------------------------------
 
@@ -88,6 +88,10 @@ simulate: $(VENV)/.stamp-all ## Simulate jobs under random faults: SEEDS=5000 of
 .PHONY: kill
 kill: $(VENV)/.stamp-all ## Kill a real job with -9 ROUNDS=110 times (each nearly always dies) against a real broker and a real table
 	LAKEWARD_KILL_ROUNDS=$(ROUNDS) $(BIN)/pytest -m "soak and kill" -s tests/recovery $(ARGS)
+
+.PHONY: kill-queries
+kill-queries: $(VENV)/.stamp-all ## Kill every Nexmark query with -9 five times over each of three data sets
+	$(BIN)/pytest -m "soak and kill" -s tests/nexmark $(ARGS)
 
 .PHONY: soak
 soak: $(VENV)/.stamp-all ## Every test that takes long

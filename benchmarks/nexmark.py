@@ -5,7 +5,8 @@
 runs q5 of `examples/nexmark/` over person.parquet, auction.parquet and bid.parquet of a directory (written by
 `benchmarks/nexmark_data.py`), with checkpoints to a temporary directory, and writes the answer as q5.parquet: where the
 query's stream is an updating one, the rows that are left at the end. With --format jsonl it reads bid.jsonl when the
-query needs bids alone, else events.jsonl. Without --output the answer goes to a blackhole.
+query needs bids alone, else events.jsonl. Without --output the answer goes to a blackhole. With --work DIRECTORY the
+checkpoints lie there instead, and the same command goes on from the newest one if the run before has died.
 
     python benchmarks/nexmark.py [--queries q0,q1] [--events 2000000] [--format jsonl] [--rounds 3]
 
@@ -60,6 +61,8 @@ class Run:
         checkpoint_interval: Time between checkpoints.
         batch_rows: Rows a batch of the sources.
         out_of_order: Shuffle the input within groups of this many events; 1: read it as it is.
+        work: Directory of checkpoints and of what is written until the end, of this query alone, kept so that a run
+            that has died is gone on with; None: a temporary one.
     """
 
     query: str
@@ -70,6 +73,7 @@ class Run:
     checkpoint_interval: str = "10s"
     batch_rows: int = lw.EngineConfig().batch_rows
     out_of_order: int = 1
+    work: str | None = None
 
     @property
     def files(self) -> list[str]:
@@ -82,26 +86,36 @@ class Run:
 
 def run(options: Run) -> lw.JobResult | None:
     """Run a query to the end of its input, and write its answer if a directory for it was given."""
-    with tempfile.TemporaryDirectory(prefix="nexmark-") as scratch:
+    with folder_of(options.work) as work:
         env = lw.StreamExecutionEnvironment(
             parallelism=options.parallelism,
             checkpoint_interval=options.checkpoint_interval,
-            checkpoint_dir=f"{scratch}/checkpoints",
+            checkpoint_dir=f"{work}/checkpoints",
             config=lw.EngineConfig(batch_rows=options.batch_rows),
         )
         folder, delay_ms = options.input, DELAY_MS
         if options.out_of_order > 1:
-            folder = f"{scratch}/shuffled"
+            folder = f"{work}/shuffled"
             delay_ms = max(delay_ms, shuffle_input(options, Path(folder)))
         stream = query(options.query)(**streams(env, options, folder, delay_ms))
         if options.output is None:
             stream.sink_to(lw.BlackholeSink(), uid="answer")
             return env.execute(options.query)
         rows = stream.to_changelog().select(*stream.schema.names[:-1], "op") if stream.is_updating else stream
-        rows.sink_to(lw.FilesSink(f"{scratch}/answer"), uid="answer")
+        rows.sink_to(lw.FilesSink(f"{work}/answer"), uid="answer")
         result = env.execute(options.query)
-        write_answer(stream, Path(scratch, "answer"), Path(options.output, f"{options.query}.parquet"))
+        write_answer(stream, Path(work, "answer"), Path(options.output, f"{options.query}.parquet"))
         return result
+
+
+@contextmanager
+def folder_of(given: str | None) -> Iterator[str]:
+    """The directory that was given, which stays, or a temporary one."""
+    if given is not None:
+        yield given
+        return
+    with tempfile.TemporaryDirectory(prefix="nexmark-") as folder:
+        yield folder
 
 
 # -- the input
@@ -159,41 +173,51 @@ def from_events(
 
 
 def shuffle_input(options: Run, folder: Path) -> int:
-    """Copy the input, shuffled within groups of events as the writer of data sets does it.
+    """Copy the input, shuffled within groups of events as the writer of data sets does it; copies that are there stay.
 
     Returns:
         How late its rows come at most, in milliseconds.
     """
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     latest_ms = 0
     for name in options.files:
         source, target = Path(options.input, name), folder / name
         kind = next((stream for stream, file in FILES.items() if name.startswith(f"{file}.")), None)
         share = 1.0 if kind is None else EVENTS_OF[kind] / sum(EVENTS_OF.values())
         group = max(round(options.out_of_order * share), 1)
-        shuffled = shuffle_parquet if name.endswith(".parquet") else shuffle_lines
-        times = shuffled(source, target, group)
+        if not target.exists():  # a checkpoint knows it: a file that was written again would be taken for another
+            with written_whole(target) as unfinished:
+                shuffle_file(source, unfinished, group)
+        times = times_in(target)
         late = np.maximum.accumulate(times) - times
         latest_ms = max(latest_ms, int(late.max(initial=np.timedelta64(0, "ms")).astype(np.int64)))
     return latest_ms
 
 
-def shuffle_parquet(source: Path, target: Path, group: int) -> np.ndarray:
-    """Copy a file, shuffled; returns the times of its rows."""
-    table = pq.read_table(source)
-    times = table["dateTime"].to_numpy().astype("datetime64[ms]")
-    order = shuffle(times, group)
-    pq.write_table(table.take(pa.array(order)), target)
-    return times[order]
-
-
-def shuffle_lines(source: Path, target: Path, group: int) -> np.ndarray:
-    """Copy a file of JSON lines, shuffled; returns the times of its rows."""
+def shuffle_file(source: Path, target: Path, group: int) -> None:
+    """Copy a file, Parquet or JSON lines, shuffled."""
+    order = shuffle(times_in(source), group)
+    if source.suffix == ".parquet":
+        pq.write_table(pq.read_table(source).take(pa.array(order)), target)
+        return
     lines = np.array(source.read_bytes().splitlines(keepends=True), dtype=object)
-    times = np.array([line.split(b'"dateTime":"', 1)[1][:23].decode() for line in lines], "datetime64[ms]")
-    order = shuffle(times, group)
     target.write_bytes(b"".join(lines[order]))
-    return times[order]
+
+
+def times_in(file: Path) -> np.ndarray:
+    """The event times of a file's rows."""
+    if file.suffix == ".parquet":
+        return pq.read_table(file, columns=["dateTime"])["dateTime"].to_numpy().astype("datetime64[ms]")
+    lines = file.read_bytes().splitlines()
+    return np.array([line.split(b'"dateTime":"', 1)[1][:23].decode() for line in lines], "datetime64[ms]")
+
+
+@contextmanager
+def written_whole(target: Path) -> Iterator[Path]:
+    """A place to write a file at; only then it gets its name, so that nobody ever finds half of it."""
+    unfinished = target.with_name(f".{target.name}.unfinished")
+    yield unfinished
+    os.replace(unfinished, target)
 
 
 def shuffle(times: np.ndarray, group: int) -> np.ndarray:
@@ -209,19 +233,28 @@ def shuffle(times: np.ndarray, group: int) -> np.ndarray:
 
 
 def write_answer(stream: lw.DataStream, folder: Path, target: Path) -> None:
-    """Make one file of what the job has written: the rows themselves, or what a changelog leaves of them."""
+    """Make one file of what the job has written: the rows themselves, or what a changelog leaves of them.
+
+    The same file each time: a run that died on the way does it again.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     files = sorted(folder.glob("*.parquet"))
-    if not stream.is_updating:
-        schema = stream.schema
-        with pq.ParquetWriter(target, schema) as writer:
-            for file in files:
-                for batch in pq.ParquetFile(file).iter_batches():
-                    writer.write_batch(batch.cast(schema))
-    else:
-        pq.write_table(materialise(changes(stream, files), stream.upsert_key), target)
-    if target.stem == "q12":
-        pq.write_table(summed_windows(pq.read_table(target)), target)
+    with written_whole(target) as unfinished:
+        if target.stem == "q12":
+            counts = [stream.schema.empty_table(), *(pq.read_table(file).cast(stream.schema) for file in files)]
+            pq.write_table(summed_windows(pa.concat_tables(counts)), unfinished)
+        elif stream.is_updating:
+            pq.write_table(materialise(changes(stream, files), stream.upsert_key), unfinished)
+        else:
+            copy_rows(files, unfinished, stream.schema)
+
+
+def copy_rows(files: Sequence[Path], target: Path, schema: pa.Schema) -> None:
+    """Make one Parquet file of several."""
+    with pq.ParquetWriter(target, schema) as writer:
+        for file in files:
+            for batch in pq.ParquetFile(file).iter_batches():
+                writer.write_batch(batch.cast(schema))
 
 
 def changes(stream: lw.DataStream, files: Sequence[Path]) -> pa.Table:
@@ -270,7 +303,7 @@ def measure(names: Sequence[str], options: argparse.Namespace) -> None:
     from measure import median, run_rounds
     from nexmark_data import DataSet, write_files
 
-    with data_folder(options.data) as folder:
+    with folder_of(options.data) as folder:
         sizes = {"small": options.events // 4, "large": options.events}
         rows: dict[str, dict[str, int]] = {}
         for size, events in sizes.items():
@@ -312,16 +345,6 @@ def rows_read(one: Run, rows: Mapping[str, int]) -> int:
     return sum(rows[name.split(".")[0]] for name in one.files)
 
 
-@contextmanager
-def data_folder(given: str | None) -> Iterator[str]:
-    """Where the data sets lie: a directory that is kept, or one that is not."""
-    if given is not None:
-        yield given
-        return
-    with tempfile.TemporaryDirectory(prefix="nexmark-") as folder:
-        yield folder
-
-
 def main(arguments: Sequence[str]) -> None:
     """Run one query, or measure."""
     options = parser().parse_args(arguments)
@@ -348,6 +371,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--checkpoint-interval", default="10s")
     made.add_argument("--batch-rows", type=int, default=lw.EngineConfig().batch_rows)
     made.add_argument("--out-of-order", type=int, default=1, help="shuffle the input within groups of so many events")
+    made.add_argument("--work", help="directory to keep checkpoints in: go on from there if the run before has died")
     made.add_argument("--queries", help="what to measure, for example q0,q5; by default all")
     made.add_argument("--events", type=int, default=2_000_000, help="events of the larger size")
     made.add_argument("--rate", type=int, default=10_000, help="events per second of event time")

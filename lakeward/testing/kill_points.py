@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any, NoReturn
 
 from lakeward.engine.checkpoint.workflow import CheckpointWorkflow
+from lakeward.engine.core.ids import CheckpointId
+from lakeward.engine.core.json_types import JsonObject
 from lakeward.engine.runtime.chain import Chain
 from lakeward.engine.runtime.committers import JobCommitters
+from lakeward.engine.runtime.sink_operator import SinkOperator
+from lakeward.engine.runtime.source_task import SourceTask
 
 
 class KillPoint(Enum):
@@ -33,7 +38,7 @@ class KillPoint(Enum):
 
 
 def arm(point: KillPoint, nth: int) -> None:
-    """Kill this process when it reaches a point for the n-th time (1: the first).
+    """Kill this process when it reaches a point of its n-th checkpoint (1: the first).
 
     >>> from lakeward.testing.kill_points import KillPoint
     >>> KillPoint("after-commit").name
@@ -41,11 +46,11 @@ def arm(point: KillPoint, nth: int) -> None:
 
     Args:
         point: Where.
-        nth: Which time.
+        nth: Of which of this process's checkpoints.
     """
     match point:
         case KillPoint.AFTER_PREPARE:
-            _wrap(Chain, "prepare", nth, before=False)
+            _wrap_prepare(nth)
         case KillPoint.AFTER_MANIFEST:
             _wrap(CheckpointWorkflow, "claim", nth, before=True)
         case KillPoint.BEFORE_COMMIT:
@@ -56,7 +61,35 @@ def arm(point: KillPoint, nth: int) -> None:
             _wrap(JobCommitters, "commit", nth, before=False)
 
 
-def _die() -> NoReturn:
+def pace(batches: int) -> None:
+    """Let each subtask of a source read so many batches at most, and no more until a checkpoint has completed.
+
+    So a job over a small input has checkpoints all the way, however fast the machine is: a kill at one of the first
+    lies in mid-run for certain. For the rest of this process.
+
+    Args:
+        batches: How many.
+    """
+    step, send, complete = SourceTask.step, SourceTask._send, SourceTask.complete
+    read: Counter[str] = Counter()
+
+    def paced_step(self: SourceTask) -> bool:
+        return (read[self.id] < batches or bool(self._barriers)) and step(self)
+
+    def counted_send(self: SourceTask, polled: Any) -> None:
+        read[self.id] += 1
+        send(self, polled)
+
+    def complete_and_go_on(self: SourceTask, checkpoint: Any) -> None:
+        read[self.id] = 0
+        complete(self, checkpoint)
+
+    for name, method in (("step", paced_step), ("_send", counted_send), ("complete", complete_and_go_on)):
+        setattr(SourceTask, name, method)
+
+
+def die() -> NoReturn:
+    """Kill this process, now."""
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError("SIGKILL cannot be survived")
 
@@ -69,13 +102,29 @@ def _wrap(owner: type, method: str, nth: int, *, before: bool) -> None:
         nonlocal calls
         calls += 1
         if before and calls == nth:
-            _die()
+            die()
         result = inner(*args, **kwargs)
         if not before and calls == nth:
-            _die()
+            die()
         return result
 
     setattr(owner, method, wrapped)
+
+
+def _wrap_prepare(nth: int) -> None:
+    """Die when the first sink has prepared the n-th checkpoint; a task without a sink prepares nothing."""
+    inner = Chain.prepare
+    checkpoints: set[CheckpointId] = set()
+
+    def wrapped(self: Chain, checkpoint: CheckpointId) -> list[Sequence[JsonObject]]:
+        prepared = inner(self, checkpoint)
+        if any(isinstance(one.operator, SinkOperator) for one in self._operators):
+            checkpoints.add(checkpoint)
+            if len(checkpoints) == nth:
+                die()
+        return prepared
+
+    Chain.prepare = wrapped  # type: ignore[method-assign]
 
 
 def _wrap_first_commit(nth: int) -> None:
@@ -91,7 +140,7 @@ def _wrap_first_commit(nth: int) -> None:
             first = next(iter(committers))
             self._committers = {first: committers[first]}
             inner(self, checkpoint, snapshots)
-            _die()
+            die()
         inner(self, checkpoint, snapshots)
 
     JobCommitters.commit = wrapped  # type: ignore[method-assign]
