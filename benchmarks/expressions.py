@@ -203,6 +203,10 @@ def operators(plain: pa.RecordBatch, rich: pa.RecordBatch, out: Output) -> dict[
     row_steps = {
         "map dict -> dict (6 columns)": MapRows(_dearer, rich.schema, rich.schema),
         "map NamedTuple -> NamedTuple (2 columns)": MapRows(_dearer_tuple, rich.schema, words),
+        "map 6 columns -> tuple, unchanged": MapRows(
+            lambda *values: values, rich.schema, rich.schema, columns=tuple(rich.schema.names)
+        ),
+        "map 2 columns -> tuple": MapRows(lambda auction, price: (auction, price * 2), rich.schema, words),
         "flat_map dict -> 1 dict": FlatMapRows(lambda row: [row], rich.schema, rich.schema),
         "filter by function": FilterRows(lambda row: row["price"] > 50, rich.schema),
     }

@@ -122,7 +122,7 @@ def matched_fields(row_class: type, have: Mapping[str, pa.DataType]) -> list[str
     may_be_missing = fields_with_default(row_class)
     for name, hint in fields.items():
         if name in have:
-            _check_field(row_class, name, hint, have[name])
+            check_annotation(f"{row_class.__qualname__}.{name}", hint, have[name])
         elif name not in may_be_missing:
             raise SchemaError(
                 f"{row_class.__qualname__}.{name}: the stream has no column {name!r}", hint=did_you_mean(name, have)
@@ -189,8 +189,17 @@ def _admits_none(hint: Any) -> bool:
     return hint in (Any, None, type(None)) or type(None) in get_args(hint)
 
 
-def _check_field(row_class: type, name: str, hint: Any, kind: pa.DataType) -> None:
-    """Refuse a field of quite another kind than its column (text for a number); widths do not matter in Python."""
+def check_annotation(what: str, hint: Any, kind: pa.DataType) -> None:
+    """Refuse an annotation of quite another kind than its column (text for a number); widths do not matter in Python.
+
+    Args:
+        what: What is annotated, for the error.
+        hint: The annotation, resolved.
+        kind: The column's type.
+
+    Raises:
+        SchemaError: Names both.
+    """
     try:
         wanted = arrow_type(hint)
     except SchemaError:
@@ -198,7 +207,7 @@ def _check_field(row_class: type, name: str, hint: Any, kind: pa.DataType) -> No
     if not _fits(wanted, kind):
         said = hint.__name__ if isinstance(hint, type) else hint
         raise SchemaError(
-            f"{row_class.__qualname__}.{name} is annotated {said}, but the column is {kind}",
+            f"{what} is annotated {said}, but the column is {kind}",
             hint="change the annotation, or cast the column before",
         )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from array import array
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import repeat
 from operator import attrgetter, itemgetter, sub
@@ -181,6 +181,33 @@ def _since(value: Any, start: datetime) -> Any:
     return value - start
 
 
+class ColumnReader:
+    """Reads some columns of batches as lists of Python values.
+
+    >>> batch = pa.record_batch({"a": [1, 2], "b": ["x", None]})
+    >>> list(ColumnReader(["b"]).chunks(batch))
+    [([['x', None]], 2)]
+
+    Args:
+        columns: Their names.
+        makers: What to make of the values of some, by the place in `columns`.
+    """
+
+    def __init__(self, columns: Sequence[str], makers: Mapping[int, Callable[[Any], Any]] | None = None) -> None:
+        self.columns = columns
+        self._makers = {index: or_none(maker) for index, maker in (makers or {}).items()}
+
+    def chunks(self, batch: pa.RecordBatch) -> Iterator[tuple[list[list[Any]], int]]:
+        """The values of each column, some hundred rows at a time, and how many."""
+        columns = [batch.column(name) for name in self.columns]
+        for start in range(0, batch.num_rows, CHUNK_ROWS):
+            size = min(CHUNK_ROWS, batch.num_rows - start)
+            lists = [column_to_list(column.slice(start, size)) for column in columns]
+            for index, make in self._makers.items():
+                lists[index] = list(map(make, lists[index]))
+            yield lists, size
+
+
 class RowReader:
     """Makes rows of batches of one schema.
 
@@ -200,30 +227,26 @@ class RowReader:
 
     def __init__(self, schema: pa.Schema, row_class: type | None = None) -> None:
         have = dict(zip(schema.names, schema.types, strict=True))
-        self._columns = list(schema.names)
+        self.columns = list(schema.names)
         self._left_out: frozenset[str] = frozenset()
-        self._makers: dict[int, Callable[[Any], Any]] = {}
+        by_index: dict[int, Callable[[Any], Any]] = {}
         if row_class is not None:
             names = matched_fields(row_class, have)
             makers = field_makers(row_class, names, have)
             if issubclass(row_class, dict):
                 self._left_out = keys_left_out(row_class) & set(names)
             else:
-                self._columns = names
-            self._makers = {self._columns.index(name): or_none(maker) for name, maker in makers.items()}
+                self.columns = names
+            by_index = {self.columns.index(name): maker for name, maker in makers.items()}
+        self._reader = ColumnReader(self.columns, by_index)
         if row_class is None or issubclass(row_class, dict):
-            self._build = _dict_builder(self._columns)
+            self._build = _dict_builder(self.columns)
         else:
-            self._build = _class_builder(row_class, self._columns)
+            self._build = _class_builder(row_class, self.columns)
 
     def chunks(self, batch: pa.RecordBatch) -> Iterator[list[Any]]:
         """The rows of a batch, some hundred at a time."""
-        columns = [batch.column(name) for name in self._columns]
-        for start in range(0, batch.num_rows, CHUNK_ROWS):
-            size = min(CHUNK_ROWS, batch.num_rows - start)
-            lists = [column_to_list(column.slice(start, size)) for column in columns]
-            for index, make in self._makers.items():
-                lists[index] = list(map(make, lists[index]))
+        for lists, size in self._reader.chunks(batch):
             rows = self._build(lists, size)
             for name in self._left_out:
                 for row in rows:
@@ -298,7 +321,7 @@ class RowWriter:
         """The rows as one batch."""
         return pa.RecordBatch.from_arrays(self.arrays(rows), schema=self.schema)
 
-    def _lists(self, rows: Sequence[Any]) -> list[list[Any]]:
+    def _lists(self, rows: Sequence[Any]) -> Sequence[Sequence[Any]]:
         if rows and type(rows[0]) is dict:
             try:
                 return self._from_dicts(rows)
@@ -316,7 +339,10 @@ class RowWriter:
             self._check_names(only, [field.name for field in dataclasses.fields(only)])
             return [list(map(attrgetter(name), rows)) for name in self._names]
         if is_named_tuple(only):
-            self._check_names(only, only._fields)  # type: ignore[attr-defined]
+            fields: tuple[str, ...] = only._fields  # type: ignore[attr-defined]
+            if list(fields) == self._names:
+                return self._from_tuples(rows)
+            self._check_names(only, fields)
             return [list(map(attrgetter(name), rows)) for name in self._names]
         if issubclass(only, tuple):
             return self._from_tuples(rows)
@@ -333,15 +359,19 @@ class RowWriter:
             return [[row.get(name) for row in rows] for name in self._names]
         return lists
 
-    def _from_tuples(self, rows: Sequence[Any]) -> list[list[Any]]:
+    def _from_tuples(self, rows: Sequence[Any]) -> Sequence[Sequence[Any]]:
         width = len(self._names)
-        for row in rows:
-            if len(row) != width:
-                raise UserCodeError(
-                    f"{self._what} has {len(row)} values, expected {width}: {short(row)}",
-                    hint=f"the columns are {', '.join(self._names)}",
-                )
-        return [list(map(itemgetter(index), rows)) for index in range(width)]
+        try:
+            columns = list(zip(*rows, strict=True))
+        except ValueError:  # not all of one length
+            columns = []
+        if len(columns) == width:
+            return columns
+        wrong = next(row for row in rows if len(row) != width)
+        raise UserCodeError(
+            f"{self._what} has {len(wrong)} values, expected {width}: {short(wrong)}",
+            hint=f"the columns are {', '.join(self._names)}",
+        )
 
     def _check_keys(self, row: Any) -> None:
         missing = [name for name in self._names if name not in row and name not in self._optional]
@@ -378,7 +408,7 @@ class RowWriter:
             hint = "every row must be answered; to leave rows out use filter, or flat_map with an empty list"
         return UserCodeError(f"{self._what} is no row: {short(row)}", hint=hint)
 
-    def _array(self, field: pa.Field, values: list[Any]) -> pa.Array:
+    def _array(self, field: pa.Field, values: Sequence[Any]) -> pa.Array:
         try:
             column = list_to_column(values, field.type)
         except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
@@ -387,7 +417,7 @@ class RowWriter:
             raise UserCodeError(f"{self._what}: column {field.name!r} is None, but may not be null")
         return column
 
-    def _misfit(self, field: pa.Field, values: list[Any], error: Exception) -> UserCodeError:
+    def _misfit(self, field: pa.Field, values: Sequence[Any], error: Exception) -> UserCodeError:
         value = next((value for value in values if not _fits(value, field.type)), None)
         return UserCodeError(
             f"{self._what}: column {field.name!r} is {field.type}, but got {short(value)} ({type(value).__name__})",

@@ -1,17 +1,15 @@
 """Python callables over rows and batches: the slow road, made as fast as Python allows.
 
-Rows come as dicts, or as instances of the dataclass or NamedTuple that the function's first parameter is annotated
-with; they go back as dicts, dataclasses, NamedTuples or tuples. The output's schema is known when the graph is built,
-from the return annotation or `returns=` (`output_schema_of`).
+Rows come as dicts, or as instances of the dataclass or NamedTuple that the function's only parameter is annotated with,
+or taken apart, a column's value a parameter; they go back as dicts, dataclasses, NamedTuples or tuples. The output's
+schema is known when the graph is built, from the return annotation or `returns=` (`output_schema_of`).
 """
 
 from __future__ import annotations
 
 import inspect
-import operator
-import typing
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,116 +17,43 @@ import pyarrow as pa
 
 from lakeward.engine.api.context import Output
 from lakeward.engine.api.operator import Operator, OperatorFactory
-from lakeward.engine.api.row_types import is_row_class, resolve_annotation, schema_of
 from lakeward.engine.core.errors import GraphError, LakewardError, UserCodeError
-from lakeward.operators.function_names import function_name, plain_function
+from lakeward.operators.arguments import Calls, call_error, calls_of
+from lakeward.operators.function_names import function_name
 from lakeward.operators.row_values import optional_keys
-from lakeward.operators.rows import RowReader, RowWriter, short
+from lakeward.operators.rows import RowWriter, short
+from lakeward.operators.signatures import arguments_of, result_of
 
 _BATCH_ROWS_MAX = 65_536
-_MANY = (Iterable, Iterator, Generator, Sequence, list, tuple, set, frozenset)
-_RETURNS_HINT = (
-    "annotate the function's result with a dataclass, TypedDict or NamedTuple (flat_map: Iterable[...] of one), "
-    'or say it: returns={"word": str, "count": int}'
-)
-
-
-def _scope(function: Any) -> dict[str, Any]:
-    """The names that a function's annotations may use: its module's and those it closes over."""
-    plain = inspect.unwrap(getattr(function, "__func__", function))
-    names = dict(getattr(plain, "__globals__", {}))
-    cells, free = (
-        getattr(plain, "__closure__", None) or (),
-        getattr(getattr(plain, "__code__", None), "co_freevars", ()),
-    )
-    for name, cell in zip(free, cells, strict=True):
-        try:
-            names[name] = cell.cell_contents
-        except ValueError:  # not filled yet: then the annotation cannot mean it either
-            continue
-    return names
-
-
-def output_schema_of(function: Callable[..., Any], returns: Any = None) -> pa.Schema:
-    """The schema of the rows that a function makes.
-
-    >>> class Word(typing.NamedTuple):
-    ...     word: str
-    ...     length: int
-    >>> def split(line: dict) -> Iterable[Word]: ...
-    >>> output_schema_of(split)
-    word: string
-    length: int64
-
-    Args:
-        function: Annotated with a dataclass, TypedDict or NamedTuple as its result, or an iterable of them.
-        returns: What it returns, if the annotation does not say so: one of these classes, a pyarrow schema, or a dict
-            of column names to types (see `lakeward.engine.api.row_types.arrow_type`).
-
-    Returns:
-        The schema.
-
-    Raises:
-        GraphError: Neither says it.
-        SchemaError: A field's type has no Arrow type.
-    """
-    hint = _result_of(function, returns)
-    if returns is None and not is_row_class(hint):
-        annotation = getattr(plain_function(function), "__annotations__", {}).get("return")
-        said = "has no return annotation" if annotation is None else f"returns {annotation!r}, which names no columns"
-        raise GraphError(
-            f"the columns that {function_name(function)} makes are not known: it {said}", hint=_RETURNS_HINT
-        )
-    return schema_of(hint)
-
-
-def _result_of(function: Callable[..., Any], returns: Any) -> Any:
-    """What a row of a function's results is: as said by `returns`, else by its annotation."""
-    if returns is not None:
-        return _element(returns)
-    plain = plain_function(function)
-    annotation = getattr(plain, "__annotations__", {}).get("return")
-    return _element(resolve_annotation(annotation, _scope(plain), function_name(function)))
-
-
-def _element(hint: Any) -> Any:
-    """What an iterable is of: `Iterable[Word]` is of `Word`. Optional means that nothing may come."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in _MANY and args:
-        return _element(args[0])
-    if type(None) in args and len(args) == 2:
-        return _element(args[0] if args[1] is type(None) else args[1])
-    return hint
-
-
-def row_class_of(function: Callable[..., Any]) -> type | None:
-    """The dataclass, NamedTuple or TypedDict that a function's first parameter is annotated with; None for dicts."""
-    plain = plain_function(function)
-    annotations = getattr(plain, "__annotations__", {})
-    try:
-        parameters = list(inspect.signature(function).parameters)
-    except (TypeError, ValueError):  # a builtin without a signature
-        return None
-    if not parameters or parameters[0] not in annotations:
-        return None
-    hint = resolve_annotation(annotations[parameters[0]], _scope(plain), function_name(function))
-    return hint if is_row_class(hint) else None
 
 
 @dataclass(frozen=True, slots=True)
 class _RowFunction(OperatorFactory):
-    """What the three row functions have in common."""
+    """What the three row functions have in common.
 
-    function: Callable[[Any], Any]
+    Args:
+        function: Called once a row.
+        input_schema: The schema of the rows it gets.
+        columns: The columns whose values it gets instead, one a parameter; None: as its signature says.
+    """
+
+    function: Callable[..., Any]
     input_schema: pa.Schema
+    columns: tuple[str, ...] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if inspect.iscoroutinefunction(self.function):
             raise GraphError(f"{function_name(self.function)} is async", hint="a row function is a plain function")
-        self._reader()
+        self._calls()
 
-    def _reader(self) -> RowReader:
-        return RowReader(self.input_schema, row_class_of(self.function))
+    def _calls(self) -> Calls:
+        return calls_of(self.function, self.input_schema, self.columns)
+
+    def _described(self, verb: str) -> str:
+        """The verb and the function, and what it gets if that is not the whole row."""
+        arguments = arguments_of(self.function, self.input_schema, self.columns)
+        of = "" if arguments is None else f" of {', '.join(one.column for one in arguments)}"
+        return f"{verb} {function_name(self.function)}{of}"
 
     @property
     def vectorised(self) -> bool:
@@ -145,10 +70,11 @@ class MapRows(_RowFunction):
         input_schema: The schema of the rows it gets.
         output_schema: The schema of the rows it returns.
         returns: What it was made of, if not of the function's annotation.
+        columns: The columns whose values it gets, one a parameter; None: as its signature says.
 
     Raises:
-        SchemaError: The class of its parameter does not fit the input.
-        GraphError: It is a coroutine function, or its annotation cannot be resolved.
+        SchemaError: Its parameters do not fit the input.
+        GraphError: It is a coroutine function, cannot be called so, or its annotation cannot be resolved.
     """
 
     output_schema: pa.Schema
@@ -157,12 +83,16 @@ class MapRows(_RowFunction):
     def create(self) -> Operator:
         """Make the operator of one subtask."""
         writer = _writer(self.function, self.output_schema, self.returns, "the result of")
-        return MapRowsOperator(self.function, self._reader(), writer)
+        return MapRowsOperator(self._calls(), writer)
 
     @property
     def description(self) -> str:
         """The function."""
-        return f"map {function_name(self.function)}"
+        return self._described("map")
+
+    def required_columns(self, sent: frozenset[str], inputs: Sequence[pa.Schema]) -> Sequence[frozenset[str]]:
+        """Those that the function gets."""
+        return [self._calls().columns]
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,10 +104,11 @@ class FlatMapRows(_RowFunction):
         input_schema: The schema of the rows it gets.
         output_schema: The schema of the rows it returns.
         returns: What it was made of, if not of the function's annotation.
+        columns: The columns whose values it gets, one a parameter; None: as its signature says.
 
     Raises:
-        SchemaError: The class of its parameter does not fit the input.
-        GraphError: It is a coroutine function, or its annotation cannot be resolved.
+        SchemaError: Its parameters do not fit the input.
+        GraphError: It is a coroutine function, cannot be called so, or its annotation cannot be resolved.
     """
 
     output_schema: pa.Schema
@@ -186,12 +117,16 @@ class FlatMapRows(_RowFunction):
     def create(self) -> Operator:
         """Make the operator of one subtask."""
         writer = _writer(self.function, self.output_schema, self.returns, "a row from")
-        return FlatMapRowsOperator(self.function, self._reader(), writer)
+        return FlatMapRowsOperator(self._calls(), writer)
 
     @property
     def description(self) -> str:
         """The function."""
-        return f"flat_map {function_name(self.function)}"
+        return self._described("flat_map")
+
+    def required_columns(self, sent: frozenset[str], inputs: Sequence[pa.Schema]) -> Sequence[frozenset[str]]:
+        """Those that the function gets."""
+        return [self._calls().columns]
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,20 +136,21 @@ class FilterRows(_RowFunction):
     Args:
         function: Called once a row.
         input_schema: The schema of the rows.
+        columns: The columns whose values it gets, one a parameter; None: as its signature says.
 
     Raises:
-        SchemaError: The class of its parameter does not fit the input.
-        GraphError: It is a coroutine function, or its annotation cannot be resolved.
+        SchemaError: Its parameters do not fit the input.
+        GraphError: It is a coroutine function, cannot be called so, or its annotation cannot be resolved.
     """
 
     def create(self) -> Operator:
         """Make the operator of one subtask."""
-        return FilterRowsOperator(self.function, self._reader())
+        return FilterRowsOperator(self._calls())
 
     @property
     def description(self) -> str:
         """The function."""
-        return f"filter {function_name(self.function)}"
+        return self._described("filter")
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,44 +175,22 @@ class MapBatches(OperatorFactory):
         return f"map_batches {function_name(self.function)}"
 
 
-def call_error(function: Callable[..., Any], error: Exception, given: str) -> UserCodeError:
-    """The error of a user's function that raised: names the function, its place, and what it was given."""
-    return UserCodeError(
-        f"{function_name(function)} raised {type(error).__name__}: {error} on {given}",
-        hint="call the function with this input to see where inside it; or run with `lakeward --traceback run ...`",
-    )
-
-
 def _writer(function: Callable[..., Any], schema: pa.Schema, returns: Any, what: str) -> RowWriter:
     """The writer of a function's results."""
-    optional = optional_keys(_result_of(function, returns))
+    optional = optional_keys(result_of(function, returns))
     return RowWriter(schema, f"{what} {function_name(function)}", optional)
-
-
-def _call_all(function: Callable[[Any], Any], rows: list[Any]) -> list[Any]:
-    """The function's results for all rows; an error names the row."""
-    waiting = iter(rows)
-    try:
-        return list(map(function, waiting))
-    except LakewardError:
-        raise
-    except Exception as error:
-        row = rows[len(rows) - operator.length_hint(waiting) - 1]
-        raise call_error(function, error, f"row {short(row)}") from error
 
 
 class MapRowsOperator(Operator):
     """Runs a `MapRows`."""
 
-    def __init__(self, function: Callable[[Any], Any], reader: RowReader, writer: RowWriter) -> None:
-        self._function = function
-        self._reader = reader
+    def __init__(self, calls: Calls, writer: RowWriter) -> None:
+        self._calls = calls
         self._writer = writer
 
     def on_batch(self, batch: pa.RecordBatch, out: Output) -> None:
         """Call the function for every row."""
-        chunks = self._reader.chunks(batch)
-        parts = [self._writer.arrays(_call_all(self._function, rows)) for rows in chunks]
+        parts = [self._writer.arrays(self._calls.results(chunk)) for chunk in self._calls.chunks(batch)]
         out.emit(_joined(parts, self._writer.schema))
 
 
@@ -291,17 +205,16 @@ def _joined(parts: list[list[pa.Array]], schema: pa.Schema) -> pa.RecordBatch:
 class FlatMapRowsOperator(Operator):
     """Runs a `FlatMapRows`. Output is cut into batches of some ten thousand rows."""
 
-    def __init__(self, function: Callable[[Any], Any], reader: RowReader, writer: RowWriter) -> None:
-        self._function = function
-        self._reader = reader
+    def __init__(self, calls: Calls, writer: RowWriter) -> None:
+        self._calls = calls
         self._writer = writer
 
     def on_batch(self, batch: pa.RecordBatch, out: Output) -> None:
         """Call the function for every row, and gather what it yields."""
         parts: list[list[pa.Array]] = []
         rows_held = 0
-        for rows in self._reader.chunks(batch):
-            results = self._results(rows)
+        for chunk in self._calls.chunks(batch):
+            results = self._results(chunk)
             parts.append(self._writer.arrays(results))
             rows_held += len(results)
             if rows_held >= _BATCH_ROWS_MAX:
@@ -310,24 +223,24 @@ class FlatMapRowsOperator(Operator):
         if rows_held:
             out.emit(_joined(parts, self._writer.schema))
 
-    def _results(self, rows: list[Any]) -> list[Any]:
-        function = self._function
+    def _results(self, chunk: list[Sequence[Any]]) -> list[Any]:
+        call = self._calls.call
         results: list[Any] = []
-        row = None
+        values: Sequence[Any] = ()
         try:
-            for row in rows:
-                found = function(row)
+            for values in zip(*chunk, strict=True):
+                found = call(*values)
                 if found is not None:
                     results.extend(found if not isinstance(found, dict | str | bytes) else self._refuse(found))
         except LakewardError:
             raise
         except Exception as error:
-            raise call_error(function, error, f"row {short(row)}") from error
+            raise self._calls.failure(error, values) from error
         return results
 
     def _refuse(self, found: Any) -> list[Any]:
         raise UserCodeError(
-            f"{function_name(self._function)} returned a single {type(found).__name__}: {short(found)}",
+            f"{self._calls.name} returned a single {type(found).__name__}: {short(found)}",
             hint="flat_map wants an iterable of rows: return [row], or yield row",
         )
 
@@ -335,15 +248,14 @@ class FlatMapRowsOperator(Operator):
 class FilterRowsOperator(Operator):
     """Runs a `FilterRows`."""
 
-    def __init__(self, function: Callable[[Any], Any], reader: RowReader) -> None:
-        self._function = function
-        self._reader = reader
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
 
     def on_batch(self, batch: pa.RecordBatch, out: Output) -> None:
         """Ask the function for every row; pass the rows' own columns on."""
         answers: list[bool] = []
-        for rows in self._reader.chunks(batch):
-            answers.extend(map(bool, _call_all(self._function, rows)))
+        for chunk in self._calls.chunks(batch):
+            answers.extend(map(bool, self._calls.results(chunk)))
         kept = sum(answers)
         if kept == batch.num_rows:
             out.emit(batch)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,8 +22,9 @@ from lakeward.engine.core.ids import OperatorId
 from lakeward.engine.core.names import did_you_mean
 from lakeward.engine.graph.logical import Edge, Exchange, Node
 from lakeward.operators.changelog import Inserts, ToChangelog, changelog_schema, materialise
+from lakeward.operators.signatures import output_schema_of
 from lakeward.operators.stateless import Filter, Project
-from lakeward.operators.udf import FilterRows, FlatMapRows, MapBatches, MapRows, output_schema_of
+from lakeward.operators.udf import FilterRows, FlatMapRows, MapBatches, MapRows
 from lakeward.operators.union import Union, union_schema
 
 if TYPE_CHECKING:
@@ -131,7 +132,12 @@ class DataStream(JoinVerbs, RankingVerbs):
     # -- columns and expressions: the fast road
 
     def filter(
-        self, predicate: Expr | Callable[[Any], bool], *, uid: str | None = None, parallelism: int | None = None
+        self,
+        predicate: Expr | Callable[..., bool],
+        *,
+        columns: Sequence[str] | None = None,
+        uid: str | None = None,
+        parallelism: int | None = None,
     ) -> DataStream:
         """Keep the rows for which a condition is true (null is not).
 
@@ -141,7 +147,8 @@ class DataStream(JoinVerbs, RankingVerbs):
         [{'a': 5}]
 
         Args:
-            predicate: A boolean expression, or (slower) a function of one row.
+            predicate: A boolean expression, or (slower) a function of a row or of columns' values, as for `map`.
+            columns: The columns whose values the function gets, as for `map`.
             uid: The operator's name in checkpoints.
             parallelism: Its subtasks.
 
@@ -149,14 +156,18 @@ class DataStream(JoinVerbs, RankingVerbs):
             A stream of the same schema.
 
         Raises:
-            SchemaError: The expression does not fit the schema, or is not boolean.
+            SchemaError: The expression or function does not fit the schema, or the expression is not boolean.
         """
+        chosen = self._chosen(columns)
         if not isinstance(predicate, Expr):
             self._check_function(predicate)
             self._refuse_updates(
                 "a filter by a Python function", "give an expression, or use .to_changelog() before it"
             )
-            return self._then("filter", FilterRows(predicate, self.schema), self.schema, uid, parallelism)
+            work = self._work(lambda: FilterRows(predicate, self.schema, columns=chosen))
+            return self._then("filter", work, self.schema, uid, parallelism)
+        if chosen is not None:
+            raise self._error(GraphError("filter by an expression takes no columns=", hint="leave it out"))
         bound = self._bind(predicate)
         if not pa.types.is_boolean(bound.type):
             raise self._error(SchemaError(f"filter needs a boolean, but {bound.description} is {bound.type}"))
@@ -241,40 +252,54 @@ class DataStream(JoinVerbs, RankingVerbs):
 
     def map(
         self,
-        function: Callable[[Any], Any],
+        function: Callable[..., Any],
         *,
+        columns: Sequence[str] | None = None,
         returns: Any = None,
         uid: str | None = None,
         parallelism: int | None = None,
     ) -> DataStream:
         """One row in, one row out, by a Python function.
 
-        The function gets a dict, or an instance of the dataclass or NamedTuple that its parameter is annotated with.
+        A function of one parameter gets the row: a dict, or an instance of the dataclass or NamedTuple that the
+        parameter is annotated with. One of several parameters gets the values of the columns that they are named like,
+        which is the fastest of these forms: no row is made, and other columns are not even read.
 
         >>> from lakeward import StreamExecutionEnvironment
-        >>> stream = StreamExecutionEnvironment().from_collection([{"a": 1}])
-        >>> stream.map(lambda row: {"b": row["a"] + 1}, returns={"b": int}).execute_and_collect().to_pylist()
-        [{'b': 2}]
+        >>> stream = StreamExecutionEnvironment().from_collection([{"a": 1, "b": 5}])
+        >>> stream.map(lambda row: {"c": row["a"] + 1}, returns={"c": int}).execute_and_collect().to_pylist()
+        [{'c': 2}]
+        >>> stream.map(lambda b, a: (a, b - a), returns={"a": int, "d": int}).execute_and_collect().to_pylist()
+        [{'a': 1, 'd': 4}]
+        >>> hexed = stream.map(lambda n: (n, hex(n)), columns=["b"], returns={"n": int, "hex": str})
+        >>> hexed.execute_and_collect().to_pylist()
+        [{'n': 5, 'hex': '0x5'}]
 
         Args:
-            function: Called once a row.
+            function: Called once a row; returns a row as a dict, dataclass, NamedTuple, or tuple in the order of
+                the columns. Parameters with a default may be named like a column, but need not.
+            columns: The columns whose values the function gets, one a parameter, whatever their names.
             returns: The rows' type: a schema, dataclass, TypedDict, or {name: type}; not needed when the function's
                 return annotation says it.
             uid: The operator's name in checkpoints.
             parallelism: Its subtasks.
 
         Raises:
-            GraphError: The type of the rows it returns is not known.
+            GraphError: The type of the rows it returns is not known, or it takes another number of arguments.
+            SchemaError: It has a parameter that is no column, or an annotation that does not fit its column.
         """
         self._check_function(function)
         self._refuse_updates("map", "use expressions in .with_columns(...), or .to_changelog() before it")
+        chosen = self._chosen(columns)
         schema = output_schema_of(function, returns)
-        return self._then("map", MapRows(function, self.schema, schema, returns), schema, uid, parallelism)
+        work = self._work(lambda: MapRows(function, self.schema, schema, returns, columns=chosen))
+        return self._then("map", work, schema, uid, parallelism)
 
     def flat_map(
         self,
-        function: Callable[[Any], Iterable[Any]],
+        function: Callable[..., Iterable[Any]],
         *,
+        columns: Sequence[str] | None = None,
         returns: Any = None,
         uid: str | None = None,
         parallelism: int | None = None,
@@ -288,18 +313,22 @@ class DataStream(JoinVerbs, RankingVerbs):
         [{'w': 'a'}, {'w': 'b'}]
 
         Args:
-            function: Called once a row; returns or yields rows.
+            function: Called once a row, as for `map`; returns or yields rows.
+            columns: The columns whose values the function gets, as for `map`.
             returns: As for `map`: the type of one row.
             uid: The operator's name in checkpoints.
             parallelism: Its subtasks.
 
         Raises:
-            GraphError: The type of the rows it returns is not known.
+            GraphError: The type of the rows it returns is not known, or it takes another number of arguments.
+            SchemaError: It has a parameter that is no column, or an annotation that does not fit its column.
         """
         self._check_function(function)
         self._refuse_updates("flat_map", "use .to_changelog() before it")
+        chosen = self._chosen(columns)
         schema = output_schema_of(function, returns)
-        return self._then("flat_map", FlatMapRows(function, self.schema, schema, returns), schema, uid, parallelism)
+        work = self._work(lambda: FlatMapRows(function, self.schema, schema, returns, columns=chosen))
+        return self._then("flat_map", work, schema, uid, parallelism)
 
     def map_batches(
         self,
@@ -614,6 +643,22 @@ class DataStream(JoinVerbs, RankingVerbs):
         if not callable(function):
             hint = 'give a function of a row, or (for filter) an expression: col("amount") > 2'
             raise self._error(GraphError(f"{function!r} is no function", hint=hint))
+
+    def _chosen(self, columns: Sequence[str] | None) -> tuple[str, ...] | None:
+        """The columns that a function gets, if they were listed."""
+        if columns is None:
+            return None
+        expect(columns, (list, tuple), "columns", 'list names: columns=["price", "amount"]')
+        for name in columns:
+            self._check_column(name)
+        return tuple(columns)
+
+    def _work(self, make: Callable[[], OperatorFactory]) -> OperatorFactory:
+        """A step around a function; if that does not fit, the error names the line that adds it."""
+        try:
+            return make()
+        except LakewardError as error:
+            raise self._error(error) from None
 
     def _check_column(self, name: str) -> None:
         expect(name, str, "a column", 'give its name: "amount"')

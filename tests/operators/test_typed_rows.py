@@ -16,7 +16,8 @@ from lakeward.engine.api.row_types import schema_of
 from lakeward.engine.core.errors import RecordError, SchemaError, UserCodeError
 from lakeward.operators.row_values import optional_keys
 from lakeward.operators.rows import RowReader, RowWriter, column_to_list
-from lakeward.operators.udf import MapRows, output_schema_of
+from lakeward.operators.signatures import output_schema_of
+from lakeward.operators.udf import MapRows
 from lakeward.testing.harness import OperatorHarness
 
 

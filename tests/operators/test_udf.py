@@ -20,7 +20,8 @@ from lakeward.engine.api.row_types import arrow_type, schema_of
 from lakeward.engine.core.errors import GraphError, RecordError, SchemaError, UserCodeError
 from lakeward.operators.function_names import function_name
 from lakeward.operators.rows import CHUNK_ROWS, RowReader, RowWriter, column_to_list, list_to_column
-from lakeward.operators.udf import FilterRows, FlatMapRows, MapBatches, MapRows, output_schema_of
+from lakeward.operators.signatures import output_schema_of
+from lakeward.operators.udf import FilterRows, FlatMapRows, MapBatches, MapRows
 
 AT = datetime(2024, 5, 17, 8, 30, tzinfo=UTC)
 SCHEMA = pa.schema({"a": pa.int64(), "b": pa.string(), "at": pa.timestamp("us", tz="UTC")})

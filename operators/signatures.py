@@ -1,0 +1,246 @@
+"""What the signature of a user's function says: the columns or rows that it takes, and the rows that it makes.
+
+A function of one parameter takes whole rows. A function of several takes the values of the columns that they are named
+like, or of those that are listed for it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from lakeward.engine.api.row_types import is_row_class, resolve_annotation, row_fields, schema_of
+from lakeward.engine.core.errors import GraphError, SchemaError
+from lakeward.engine.core.names import did_you_mean
+from lakeward.operators.function_names import function_name, plain_function
+from lakeward.operators.row_values import check_annotation
+
+_MANY = (Iterable, Iterator, Generator, Sequence, list, tuple, set, frozenset)
+_RETURNS_HINT = (
+    "annotate the function's result with a dataclass, TypedDict or NamedTuple (flat_map: Iterable[...] of one), "
+    'or say it: returns={"word": str, "count": int}'
+)
+_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+# -- what it makes
+
+
+def output_schema_of(function: Callable[..., Any], returns: Any = None) -> pa.Schema:
+    """The schema of the rows that a function makes.
+
+    >>> class Word(typing.NamedTuple):
+    ...     word: str
+    ...     length: int
+    >>> def split(line: dict) -> Iterable[Word]: ...
+    >>> output_schema_of(split)
+    word: string
+    length: int64
+
+    Args:
+        function: Annotated with a dataclass, TypedDict or NamedTuple as its result, or an iterable of them.
+        returns: What it returns, if the annotation does not say so: one of these classes, a pyarrow schema, or a dict
+            of column names to types (see `lakeward.engine.api.row_types.arrow_type`).
+
+    Returns:
+        The schema.
+
+    Raises:
+        GraphError: Neither says it.
+        SchemaError: A field's type has no Arrow type.
+    """
+    hint = result_of(function, returns)
+    if returns is None and not is_row_class(hint):
+        annotation = getattr(plain_function(function), "__annotations__", {}).get("return")
+        said = "has no return annotation" if annotation is None else f"returns {annotation!r}, which names no columns"
+        raise GraphError(
+            f"the columns that {function_name(function)} makes are not known: it {said}", hint=_RETURNS_HINT
+        )
+    return schema_of(hint)
+
+
+def result_of(function: Callable[..., Any], returns: Any) -> Any:
+    """What a row of a function's results is: as said by `returns`, else by its annotation."""
+    return _element(_hint_of(function, "return") if returns is None else returns)
+
+
+def _element(hint: Any) -> Any:
+    """What an iterable is of: `Iterable[Word]` is of `Word`. Optional means that nothing may come."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in _MANY and args:
+        return _element(args[0])
+    if type(None) in args and len(args) == 2:
+        return _element(args[0] if args[1] is type(None) else args[1])
+    return hint
+
+
+# -- what it takes
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """A column whose value a function gets.
+
+    Args:
+        column: Its name.
+        hint: The annotation of the parameter; None: it has none.
+        keyword: The parameter's name, if the value has to be given by it.
+    """
+
+    column: str
+    hint: Any = None
+    keyword: str | None = None
+
+
+def arguments_of(
+    function: Callable[..., Any], schema: pa.Schema, columns: Sequence[str] | None = None
+) -> tuple[Argument, ...] | None:
+    """The columns whose values a function gets, one an argument.
+
+    >>> schema = pa.schema({"auction": pa.int64(), "price": pa.float64(), "url": pa.string()})
+    >>> [one.column for one in arguments_of(lambda price, auction, factor=2: ..., schema)]
+    ['price', 'auction']
+    >>> [one.column for one in arguments_of(lambda cents: ..., schema, ["price"])]
+    ['price']
+    >>> print(arguments_of(lambda row: ..., schema))
+    None
+
+    Args:
+        function: Called once a row.
+        schema: The rows' schema.
+        columns: Which columns, in the order of its parameters; None: it says so itself by having several parameters,
+            named like columns. One with a default need not be a column.
+
+    Returns:
+        The arguments, those that have to be given by name last; None if it takes whole rows.
+
+    Raises:
+        SchemaError: A parameter is named like no column, a listed column is unknown, or an annotation does not fit its
+            column.
+        GraphError: It takes another number of arguments.
+    """
+    parameters = _parameters(function)
+    if columns is not None:
+        found = _listed(function, parameters, schema, columns)
+    elif _takes_columns(function, parameters):
+        found = _named(function, parameters, schema)
+    else:
+        return None
+    for one in found:
+        if one.hint is not None:
+            what = f"the parameter for column {one.column!r} of {function_name(function)}"
+            check_annotation(what, one.hint, schema.field(one.column).type)
+    return found
+
+
+def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(function).parameters
+    except (TypeError, ValueError):  # a builtin without a signature
+        return {}
+
+
+def _takes_columns(function: Callable[..., Any], parameters: Mapping[str, inspect.Parameter]) -> bool:
+    """Whether a function has several parameters that must be given."""
+    required = [one for one in parameters.values() if one.default is one.empty and one.kind not in _VARIADIC]
+    if len(required) > 1 or any(one.kind is one.KEYWORD_ONLY for one in required):
+        return True
+    if parameters or not inspect.isfunction(function):
+        return False
+    raise GraphError(
+        f"{function_name(function)} takes no argument",
+        hint="give it one parameter, for the row, or one for each column that it needs, named like it",
+    )
+
+
+def _listed(
+    function: Callable[..., Any],
+    parameters: Mapping[str, inspect.Parameter],
+    schema: pa.Schema,
+    columns: Sequence[str],
+) -> tuple[Argument, ...]:
+    """The columns that were listed, by position."""
+    for name in columns:
+        if name not in schema.names:
+            raise SchemaError(f"there is no column {name!r}", hint=did_you_mean(name, schema.names))
+    if not parameters:
+        return tuple(map(Argument, columns))
+    try:
+        inspect.Signature(list(parameters.values())).bind(*columns)
+    except TypeError as error:
+        raise GraphError(
+            f"{function_name(function)} cannot be called with {len(columns)} values ({', '.join(columns)}): {error}",
+            hint="columns= lists one column for each parameter, in their order",
+        ) from error
+    plain = [one for one in parameters.values() if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
+    hints = [_hint_of(function, one.name) for one in plain]
+    hints += [None] * (len(columns) - len(hints))
+    return tuple(Argument(name, hint) for name, hint in zip(columns, hints, strict=False))
+
+
+def _named(
+    function: Callable[..., Any], parameters: Mapping[str, inspect.Parameter], schema: pa.Schema
+) -> tuple[Argument, ...]:
+    """The columns that the parameters are named like."""
+    found: list[Argument] = []
+    in_order = True
+    for name, one in parameters.items():
+        if one.kind in _VARIADIC:
+            continue
+        if name not in schema.names:
+            in_order = False
+            if one.default is one.empty:
+                raise _no_column(function, name, schema)
+            continue
+        by_name = one.kind is one.KEYWORD_ONLY or not in_order
+        if not (by_name and one.kind is one.POSITIONAL_ONLY):
+            found.append(Argument(name, _hint_of(function, name), name if by_name else None))
+    return tuple(found)
+
+
+def _no_column(function: Callable[..., Any], name: str, schema: pa.Schema) -> SchemaError:
+    return SchemaError(
+        f"{function_name(function)} has a parameter {name!r}, but the stream has no such column",
+        hint=f"{did_you_mean(name, schema.names)}. A function of several parameters gets a value of the column that "
+        "each is named like, or of those listed in columns=[...]; to get whole rows it has one parameter",
+    )
+
+
+def row_class_of(function: Callable[..., Any]) -> type | None:
+    """The dataclass, NamedTuple or TypedDict that a function's first parameter is annotated with; None for dicts."""
+    first = next(iter(_parameters(function)), None)
+    hint = None if first is None else _hint_of(function, first)
+    return hint if is_row_class(hint) else None
+
+
+# -- annotations
+
+
+def _hint_of(function: Callable[..., Any], name: str) -> Any:
+    """A resolved annotation of a function, by parameter; None: there is none."""
+    plain = plain_function(function)
+    if is_row_class(plain):
+        return row_fields(plain).get(name)
+    annotation = getattr(plain, "__annotations__", {}).get(name)
+    return resolve_annotation(annotation, _scope(plain), function_name(function))
+
+
+def _scope(function: Any) -> dict[str, Any]:
+    """The names that a function's annotations may use: its module's and those it closes over."""
+    plain = inspect.unwrap(getattr(function, "__func__", function))
+    names = dict(getattr(plain, "__globals__", {}))
+    cells, free = (
+        getattr(plain, "__closure__", None) or (),
+        getattr(getattr(plain, "__code__", None), "co_freevars", ()),
+    )
+    for name, cell in zip(free, cells, strict=True):
+        try:
+            names[name] = cell.cell_contents
+        except ValueError:  # not filled yet: then the annotation cannot mean it either
+            continue
+    return names
