@@ -320,9 +320,9 @@ class WindowedStream:
     def trigger(self, trigger: Trigger, *, discarding: bool = False) -> WindowedStream:
         """Send results of windows before their end as well; at their end the final one.
 
-        Results replace each other: the stream is an updating one, known by the keys and `window_start`, and only
-        results that have changed are sent. With `discarding` they add up instead: each is of the rows since the last
-        one, and the stream is append-only.
+        Results replace each other: the stream is an updating one, known by the keys and the window's bounds (of count
+        windows: by the whole row), and only results that have changed are sent. With `discarding` they add up instead:
+        each is of the rows since the last one, and the stream is append-only.
 
         >>> from lakeward import GlobalWindow, StreamExecutionEnvironment, count, every_rows
         >>> rows = [{"shop": "a"}, {"shop": "b"}, {"shop": "a"}]
@@ -333,21 +333,18 @@ class WindowedStream:
 
         Args:
             trigger: `every("1s")` or `every_rows(1000)`.
-            discarding: Whether what was sent is forgotten; for windows that do not overlap.
+            discarding: Whether what was sent is forgotten; for tumbling and global windows.
 
         Raises:
-            ConfigError: These windows send nothing early.
+            ConfigError: These windows cannot discard.
         """
         expect(trigger, Trigger, "a trigger", 'give lw.every("1s") or lw.every_rows(1000)')
         expect(discarding, bool, "discarding", "give True or False")
         layout = self._layout
-        if not isinstance(layout, PaneAssigner):
-            hint = "tumbling, sliding, cumulative and global windows do"
-            problem = f"these windows send nothing early: {layout.description}"
-            raise self._stream._error(ConfigError(problem, hint=hint))
-        if discarding and not layout.single_pane:
-            hint = "leave discarding out, or take windows that do not overlap"
-            problem = f"windows that overlap cannot discard: {layout.description}"
+        if discarding and not (isinstance(layout, PaneAssigner) and layout.single_pane):
+            why = "overlap" if isinstance(layout, PaneAssigner) else "have no bounds that stay"
+            hint = "leave discarding out, or take tumbling or global windows"
+            problem = f"windows that {why} cannot discard: {layout.description}"
             raise self._stream._error(ConfigError(problem, hint=hint))
         return self._with(trigger=replace(trigger, discarding=discarding))
 
@@ -392,7 +389,7 @@ class WindowedStream:
         node = _exchange(stream, keys, "window", factory, factory.schema, uid, parallelism if keys else 1)
         event_time = EventTime(WINDOW_END, -1) if _by_event_time(self._layout) else None
         result = WindowResult(stream, node, self._options.late_tag, self._stream.schema.names, event_time)
-        if result.is_updating:
+        if result.is_updating and not isinstance(self._layout, CountAssigner):
             result.upsert_key = (*self._keys, *_bounds(self._layout))
         return result
 
@@ -408,9 +405,11 @@ class WindowedStream:
         tag = options.late_tag.name if options.late_tag else None
         lateness_us = options.allowed_lateness_us
         if isinstance(layout, CountAssigner):
-            return CountAggregate(stream.schema, keys, time_column, layout, aggregates)
+            return CountAggregate(stream.schema, keys, time_column, layout, aggregates, options.trigger)
         if isinstance(layout, SessionAssigner):
-            return SessionAggregate(stream.schema, keys, time_column, layout, aggregates, lateness_us, tag)
+            return SessionAggregate(
+                stream.schema, keys, time_column, layout, aggregates, lateness_us, tag, options.trigger
+            )
         return WindowAggregate(stream.schema, keys, time_column, layout, aggregates, lateness_us, tag, options.trigger)
 
     def reduce(
@@ -498,6 +497,8 @@ def _by_event_time(layout: Assigner) -> bool:
 
 def _bounds(layout: Assigner) -> tuple[str, ...]:
     """The columns that tell the windows of a key apart."""
+    if isinstance(layout, SessionAssigner):
+        return WINDOW_START, WINDOW_END
     if not isinstance(layout, PaneAssigner) or not layout.event_timed:
         return ()
     return (WINDOW_START,) if layout.starts_apart else (WINDOW_START, WINDOW_END)

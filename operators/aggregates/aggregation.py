@@ -17,7 +17,7 @@ from lakeward.operators.aggregates.functions import aggregate_function
 from lakeward.operators.aggregates.identity import KeyNumbers
 from lakeward.operators.aggregates.lanes import ROWS, Fetch, Inputs, Lane, count_rows
 from lakeward.operators.aggregates.retractable import RetractableFunction
-from lakeward.operators.windows.columns import InputColumn, Rows, Values, as_objects, is_fixed
+from lakeward.operators.windows.columns import InputColumn, Rows, Values, filled
 
 _Result = Callable[[Fetch], pa.Array]
 
@@ -166,7 +166,7 @@ class Aggregation:
 
     def fresh(self, count: int) -> dict[str, Values]:
         """State columns of this many new rows."""
-        return {spec.name: _fresh(spec, count) for spec in self.columns}
+        return {spec.name: filled(spec.type, spec.default, count) for spec in self.columns}
 
     def drop(self, namespace: int) -> None:
         """Forget a pane of the side tables."""
@@ -190,9 +190,3 @@ def _distinct_values(aggregates: Sequence[BoundAggregate], updating: bool) -> Ma
         if one.condition not in listed:
             listed.append(one.condition)
     return {column: DistinctValues(column, kinds[column], listed, updating) for column, listed in conditions.items()}
-
-
-def _fresh(spec: ColumnSpec, count: int) -> Values:
-    if not is_fixed(spec.type):
-        return as_objects([None] * count)
-    return np.full(count, spec.default, dtype=spec.type.to_pandas_dtype())

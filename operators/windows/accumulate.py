@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
 
 from lakeward.engine.api.context import OperatorContext
-from lakeward.engine.api.state import SlotArray, StateTable
+from lakeward.engine.api.state import ColumnSpec, SlotArray, StateTable
 from lakeward.operators.aggregate import Aggregation, BoundAggregate, Fetch
-from lakeward.operators.windows.columns import Rows, Values, to_numpy
+from lakeward.operators.windows.columns import Rows, Values, filled, to_numpy
 from lakeward.operators.windows.timed import KeyTypes
 
 _NO_TIMES = np.zeros(0, np.int64)
@@ -19,7 +20,53 @@ Accumulated = Mapping[str, Values]
 """State columns of some rows, by name."""
 
 
-class Aggregates:
+class Accumulator(ABC):
+    """What rows are accumulated into: state columns that rows are added to, that are merged, and that give results."""
+
+    columns: tuple[ColumnSpec, ...]
+    """The state columns."""
+
+    def opened(self, empty: bool) -> None:  # noqa: B027
+        """Called once before anything else: whether the state starts empty, or was restored."""
+
+    @abstractmethod
+    def read(self, batch: pa.RecordBatch) -> None:
+        """Look at a batch, once for all the `add` calls that follow."""
+
+    @abstractmethod
+    def add(self, fetch: Fetch, slots: SlotArray, rows: Rows | None, times_us: Rows) -> None:
+        """Add rows of the batch that was read last.
+
+        Args:
+            fetch: Gives the state columns.
+            slots: Where each row goes; a slot may come many times.
+            rows: Their numbers in the batch; None: all of it.
+            times_us: Their times.
+        """
+
+    @abstractmethod
+    def merge(self, into: Fetch, ids: Rows, part: Fetch) -> None:
+        """Add partial results: row i of `part` to row `ids[i]` of `into`; in the order of arrival where that counts."""
+
+    @abstractmethod
+    def results(self, fetch: Fetch) -> list[pa.Array]:
+        """The result columns, one row a row of the state columns."""
+
+    def fresh(self, count: int) -> dict[str, Values]:
+        """State columns of this many new rows."""
+        return {spec.name: filled(spec.type, spec.default, count) for spec in self.columns}
+
+    def at(self, fetch: Fetch, slots: SlotArray) -> dict[str, Values]:
+        """A copy of the state columns of some slots."""
+        return {spec.name: fetch(spec.name)[slots] for spec in self.columns}
+
+    def put(self, fetch: Fetch, slots: SlotArray, values: Accumulated, rows: Rows) -> None:
+        """Set the state columns of slots to some rows of `values`."""
+        for spec in self.columns:
+            fetch(spec.name)[slots] = values[spec.name][rows]
+
+
+class Aggregates(Accumulator):
     """The aggregates of an operator. Their state is in the columns that they are handed, and `ROWS` counts all rows.
 
     With keys, different values are kept in side tables that have a pane for each of the operator's: `open` them, hand
@@ -43,7 +90,7 @@ class Aggregates:
         self._all.open(context, table)
 
     def opened(self, empty: bool) -> None:
-        """Called once before anything else: whether the state starts empty, or was restored."""
+        """Whether the state starts empty, or was restored."""
         self._all.opened(empty)
 
     def read(self, batch: pa.RecordBatch, keys: Sequence[pa.Array] = ()) -> None:
@@ -51,19 +98,11 @@ class Aggregates:
         self._inputs = self._all.read(batch, _NO_TIMES, keys)
 
     def add(self, fetch: Fetch, slots: SlotArray, rows: Rows | None, times_us: Rows, namespace: int = 0) -> None:
-        """Add rows of the batch that was read last.
-
-        Args:
-            fetch: Gives the state columns.
-            slots: Where each row goes; a slot may come many times.
-            rows: Their numbers in the batch; None: all of it.
-            times_us: Their times.
-            namespace: Their pane in the side tables.
-        """
+        """Add rows of the batch that was read last; `namespace` is their pane in the side tables."""
         self._all.add(fetch, slots, self._inputs.at(rows, times_us), namespace)
 
     def merge(self, into: Fetch, ids: Rows, part: Fetch) -> None:
-        """Add partial results: row i of `part` to row `ids[i]` of `into`; in the order of arrival where that counts."""
+        """Add partial results."""
         self._all.merge(into, ids, part)
 
     def merge_sides(self, into: Fetch, panes: Sequence[int], keys: Sequence[pa.Array]) -> None:
@@ -74,19 +113,6 @@ class Aggregates:
         """Take partial results out again; `ids` all different, and only if `additive`."""
         for spec in self.columns:
             into(spec.name)[ids] -= part(spec.name)
-
-    def fresh(self, count: int) -> dict[str, Values]:
-        """State columns of this many new rows."""
-        return self._all.fresh(count)
-
-    def at(self, fetch: Fetch, slots: SlotArray) -> dict[str, Values]:
-        """A copy of the state columns of some slots."""
-        return {spec.name: fetch(spec.name)[slots] for spec in self.columns}
-
-    def put(self, fetch: Fetch, slots: SlotArray, values: Accumulated, rows: Rows) -> None:
-        """Set the state columns of slots to some rows of `values`."""
-        for spec in self.columns:
-            fetch(spec.name)[slots] = values[spec.name][rows]
 
     def results(self, fetch: Fetch) -> list[pa.Array]:
         """The result columns, one row a row of the state columns."""

@@ -70,6 +70,13 @@ def to_arrow(values: Values, kind: pa.DataType, valid: Mask | None = None) -> pa
     return array if stored == kind else array.view(kind)
 
 
+def filled(kind: pa.DataType, value: Any, count: int) -> Values:
+    """A column that holds one value many times, in the form in which state keeps values of `kind`."""
+    if not is_fixed(kind):
+        return as_objects([value] * count)
+    return np.full(count, value, dtype=kind.to_pandas_dtype())
+
+
 def decimal_words(array: pa.Array) -> npt.NDArray[np.int64]:
     """A decimal128 array as little-endian 64-bit words, one row a value: the low one (as if signed), then the high."""
     data = array.buffers()[1]

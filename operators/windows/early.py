@@ -1,8 +1,9 @@
 """Early firing: results of windows that are still open, sent by processing time or by count.
 
-Accumulating results replace each other: what was sent last for a key and window is kept beside the window's state, and
-compared with, so that a result that has not changed is not sent again (an updating stream). Discarding results add up:
-what was sent is forgotten, and the next result is of the rows that came since (an append-only stream of deltas).
+Accumulating results replace each other: what was sent last for a key and window is kept beside the window's state
+(`lakeward.operators.windows.sent`), and compared with, so that a result that has not changed is not sent again (an
+updating stream). Discarding results add up: what was sent is forgotten, and the next result is of the rows that came
+since (an append-only stream of deltas).
 """
 
 from __future__ import annotations
@@ -13,20 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from lakeward.engine.api.changelog import INSERT, UPDATE_AFTER, UPDATE_BEFORE, with_kinds
 from lakeward.engine.api.context import OperatorContext
 from lakeward.engine.api.state import ColumnSpec, Keys, TableSpec
 from lakeward.engine.core.errors import ConfigError
-from lakeward.operators.windows.columns import (
-    Mask,
-    Rows,
-    Values,
-    group_rows,
-    is_fixed,
-    storage_type,
-    to_arrow,
-    to_numpy,
-)
+from lakeward.operators.windows.columns import Rows, group_rows
 from lakeward.operators.windows.timed import KeyTypes
 
 _TOUCHED_MIN = 65_536
@@ -56,6 +47,27 @@ class Trigger:
         """In a few words."""
         when = f"{self.rows} rows" if self.rows is not None else f"{(self.interval_us or 0) / 1e6:g}s"
         return f"early every {when}{', discarding' if self.discarding else ''}"
+
+
+class Pace:
+    """When it is time to fire early by the clock.
+
+    Args:
+        interval_us: Every so often; None: never.
+    """
+
+    def __init__(self, interval_us: int | None) -> None:
+        self._interval_us = interval_us
+        self._next_us: int | None = None
+
+    def due(self, now_us: int) -> bool:
+        """Whether it is time now; it is not again until the next interval has passed."""
+        if self._interval_us is None:
+            return False
+        due = self._next_us is not None and now_us >= self._next_us
+        if due or self._next_us is None:
+            self._next_us = now_us + self._interval_us
+        return due
 
 
 class TouchedKeys:
@@ -122,81 +134,3 @@ class RowCounts:
     def drop(self, pane_us: int) -> None:
         """Forget a pane."""
         self._table.drop(pane_us)
-
-
-class SentResults:
-    """What was sent last for each key and window, so that the next result says what it replaces.
-
-    Args:
-        keys: Name and type of the key columns.
-        fields: The result columns that are compared.
-    """
-
-    def __init__(self, keys: KeyTypes, fields: Sequence[pa.Field]) -> None:
-        self._fields = list(fields)
-        columns = [spec for field in self._fields for spec in _pair(field)]
-        self._spec = TableSpec("sent", keys, tuple(columns))
-
-    def open(self, context: OperatorContext) -> None:
-        """Open the table."""
-        self._table = context.table(self._spec)
-
-    def drop(self, window: int) -> None:
-        """The window will never be sent again."""
-        self._table.drop(window)
-
-    def changes(self, window: int, keys: Sequence[pa.Array], batch: pa.RecordBatch) -> pa.RecordBatch:
-        """What to send for new results: nothing where they are as before; and remember them.
-
-        Args:
-            window: The window's id.
-            keys: The keys, all different.
-            batch: Their results, a row each, all columns.
-
-        Returns:
-            The batch with row kinds; a row that replaces another right after that one.
-        """
-        pane = self._table.pane(window)
-        slots, new = pane.insert(self._table.keys(keys))
-        old: dict[str, pa.Array] = {}
-        same = ~new
-        for field in self._fields:
-            value, given = (pane.column(spec.name) for spec in _pair(field))
-            before, there = value[slots], given[slots]
-            values, valid = to_numpy(batch.column(field.name)), _valid(batch.column(field.name))
-            same &= (there == valid) & (_equal(before, values) | ~valid)
-            old[field.name] = to_arrow(before, field.type, there)
-            value[slots], given[slots] = values, valid
-        return _changelog(batch, old, new, ~same)
-
-
-def _changelog(batch: pa.RecordBatch, old: dict[str, pa.Array], new: Mask, changed: Mask) -> pa.RecordBatch:
-    arrays = [old.get(name, column) for name, column in zip(batch.schema.names, batch.columns, strict=True)]
-    before = pa.RecordBatch.from_arrays(arrays, schema=batch.schema)
-    rows = np.flatnonzero(changed)
-    count = batch.num_rows
-    # Of each changed row its old form (for those that are not new), then its new one.
-    order = np.stack([rows, rows + count], axis=1)
-    kinds = np.stack([np.full(len(rows), UPDATE_BEFORE), np.where(new[rows], INSERT, UPDATE_AFTER)], axis=1)
-    sent = np.stack([~new[rows], np.ones(len(rows), dtype=np.bool_)], axis=1)
-    both = pa.concat_batches([before, batch]).take(pa.array(order[sent]))
-    return with_kinds(both, kinds[sent].astype(np.int8))
-
-
-def _pair(field: pa.Field) -> tuple[ColumnSpec, ColumnSpec]:
-    kind = storage_type(field.type)
-    zero = np.zeros(1, dtype=kind.to_pandas_dtype())[0].item() if is_fixed(kind) else None
-    return ColumnSpec(f"{field.name}#value", kind, zero), ColumnSpec(f"{field.name}#given", pa.bool_(), False)
-
-
-def _valid(array: pa.Array) -> Mask:
-    valid: Mask = array.is_valid().to_numpy(zero_copy_only=False)
-    return valid
-
-
-def _equal(one: Values, other: Values) -> Mask:
-    """Which values are equal; NaN is equal to NaN."""
-    equal: Mask = np.asarray(one == other, dtype=np.bool_)
-    if one.dtype.kind == "f":
-        equal |= np.isnan(one) & np.isnan(other)
-    return equal

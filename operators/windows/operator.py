@@ -25,7 +25,7 @@ from lakeward.operators.aggregate import BoundAggregate
 from lakeward.operators.windows.accumulate import additive
 from lakeward.operators.windows.assigners import CumulativeAssigner, PaneAssigner, WindowAssigner
 from lakeward.operators.windows.columns import Rows, group_rows
-from lakeward.operators.windows.early import RowCounts, SentResults, TouchedKeys, Trigger, distinct
+from lakeward.operators.windows.early import Pace, RowCounts, TouchedKeys, Trigger, distinct
 from lakeward.operators.windows.panes import (
     EMIT_ROWS_MAX,
     AggregatedPanes,
@@ -35,6 +35,7 @@ from lakeward.operators.windows.panes import (
     Result,
     Sharing,
 )
+from lakeward.operators.windows.sent import SentResults
 from lakeward.operators.windows.timed import ALL_KEY as ALL_KEY
 from lakeward.operators.windows.timed import (
     WINDOW_END,
@@ -260,7 +261,7 @@ class EarlyWindowOperator(WindowOperator):
         self._sent = None if self._trigger.discarding else SentResults(keys, fields)
         self._counts = None if self._trigger.rows is None else RowCounts(keys, self._trigger.rows)
         self._touched = TouchedKeys()
-        self._next_us: int | None = None
+        self._pace = Pace(self._trigger.interval_us)
 
     def open(self, context: OperatorContext) -> None:
         """Open state."""
@@ -283,13 +284,7 @@ class EarlyWindowOperator(WindowOperator):
     def on_tick(self, now_us: int, out: Output) -> None:
         """Fire what is complete; and early, when it is time."""
         super().on_tick(now_us, out)
-        interval_us = self._trigger.interval_us
-        if interval_us is None:
-            return
-        if self._next_us is None:
-            self._next_us = now_us + interval_us
-        if now_us >= self._next_us:
-            self._next_us = now_us + interval_us
+        if self._pace.due(now_us):
             self._fire_touched(out)
 
     def prepare(self, checkpoint: CheckpointId, out: Output) -> Sequence[JsonObject]:

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from lakeward.engine.api.context import OperatorContext
 from lakeward.engine.api.state import ColumnSpec, Keys, Pane, SlotArray, StateTable, TableSpec
-from lakeward.operators.windows.accumulate import Accumulated, Aggregates
+from lakeward.operators.windows.accumulate import Accumulated, Accumulator
 from lakeward.operators.windows.columns import Rows, Values
 from lakeward.operators.windows.timed import KeyTypes
 
@@ -35,7 +35,7 @@ class Sessions:
         owners: Which key each belongs to, by its number.
         starts_us: Their first event times.
         ends_us: Their last event times plus the gap.
-        values: Their aggregates' state columns.
+        values: What else is kept of them: an accumulator's columns, and more.
     """
 
     owners: Rows
@@ -51,24 +51,31 @@ class Sessions:
         values = {name: column[rows] for name, column in self.values.items()}
         return Sessions(self.owners[rows], self.starts_us[rows], self.ends_us[rows], values)
 
+    def in_order(self) -> Sessions:
+        """The same, by owner and start."""
+        return self.take(np.lexsort((self.starts_us, self.owners)))
+
 
 class SessionState:
     """The state tables of a session operator.
 
     Args:
         keys: Name and type of the key columns.
-        aggregates: What is kept a session.
+        accumulator: What is kept a session.
+        more: What else is.
     """
 
-    def __init__(self, keys: KeyTypes, aggregates: Aggregates) -> None:
+    def __init__(self, keys: KeyTypes, accumulator: Accumulator, more: Sequence[ColumnSpec] = ()) -> None:
         bounds = (
             ColumnSpec(START, pa.int64(), NO_START_US),
             ColumnSpec(END, pa.int64(), NO_END_US),
             ColumnSpec(MORE, pa.int64(), 0),
         )
-        self._spec = TableSpec("sessions", keys, (*bounds, *aggregates.columns))
+        values = (*accumulator.columns, *more)
+        self._spec = TableSpec("sessions", keys, (*bounds, *values))
+        self._names = [spec.name for spec in values]
         self._key_count = len(keys)
-        self._aggregates = aggregates
+        self._accumulator = accumulator
         self.levels = 1
 
     def open(self, context: OperatorContext) -> None:
@@ -76,7 +83,7 @@ class SessionState:
         self._table = context.table(self._spec)
         namespaces = self._table.namespaces()
         self.levels = namespaces[-1] + 1 if namespaces else 1
-        self._aggregates.opened(not namespaces)
+        self._accumulator.opened(not namespaces)
 
     @property
     def table(self) -> StateTable:
@@ -121,7 +128,8 @@ class SessionState:
 
     def _at(self, pane: Pane, owners: Rows, slots: SlotArray) -> Sessions:
         starts, ends = pane.column(START)[slots], pane.column(END)[slots]
-        return Sessions(owners, starts, ends, self._aggregates.at(pane.column, slots))
+        values: dict[str, Values] = {name: pane.column(name)[slots] for name in self._names}
+        return Sessions(owners, starts, ends, values)
 
     def write(self, keys: Keys, sessions: Sessions, more: Rows) -> None:
         """Set all open sessions of some keys.
@@ -140,7 +148,8 @@ class SessionState:
             pane.column(START)[slots] = sessions.starts_us[rows]
             pane.column(END)[slots] = sessions.ends_us[rows]
             pane.column(MORE)[slots] = counts[sessions.owners[rows]] - 1 if level == 0 else 0
-            self._aggregates.put(pane.column, slots, sessions.values, rows)
+            for name in self._names:
+                pane.column(name)[slots] = sessions.values[name][rows]
         self.levels = max(self.levels, int(counts.max(initial=1)))
         self._remove_between(keys, counts, more)
 

@@ -54,6 +54,30 @@ def test_early_results_are_an_updating_stream_known_by_key_and_window() -> None:
     assert len(early.execute_and_collect()) > len(final)
 
 
+def test_early_results_of_sessions_leave_the_sessions() -> None:
+    windows = orders().key_by("shop").window(lw.Session("14s"))
+    early = windows.trigger(lw.every_rows(1)).aggregate(n=lw.count())
+    assert early.upsert_key == ("shop", "window_start", "window_end")
+    final = windows.aggregate(n=lw.count()).execute_and_collect().to_pylist()
+    assert sorted(early.collect_final().to_pylist(), key=repr) == sorted(final, key=repr)
+    assert len(early.execute_and_collect()) > len(final)
+
+
+def test_early_results_of_count_windows_leave_the_windows_and_what_fills_none() -> None:
+    windows = orders(timed=False).key_by("shop").window(lw.CountWindow(4))
+    early = windows.trigger(lw.every_rows(1)).aggregate(n=lw.count())
+    assert early.upsert_key is None
+    counts = sorted((row["shop"], row["n"]) for row in early.collect_final().to_pylist())
+    assert counts == [("a", 2), ("a", 4), ("a", 4), ("b", 2), ("b", 4), ("b", 4)]
+
+
+@pytest.mark.parametrize("window", [lw.Session("14s"), lw.CountWindow(4), lw.Tumbling("1m")])
+def test_the_plan_says_that_windows_fire_early(window: Any) -> None:
+    stream = orders()
+    stream.key_by("shop").window(window).trigger(lw.every("1s")).aggregate(n=lw.count()).sink_to(lw.MemorySink())
+    assert "(early every 1s) by shop" in stream._context.environment.explain()
+
+
 def test_windows_without_event_time() -> None:
     keyed = orders(timed=False).key_by("shop")
     for window in (lw.Tumbling("10s", time="processing"), lw.Session("10s", time="processing"), lw.GlobalWindow()):
@@ -81,7 +105,10 @@ def test_reduce_over_windows_of_processing_time() -> None:
     [
         (lambda: orders().key_by("shop").window(lw.SameWindow()), "no column 'window_start'"),
         (lambda: orders(timed=False).key_by("shop").window(lw.Session("1s")), "windows need event time"),
-        (lambda: orders().key_by("shop").window(lw.Session("1s")).trigger(lw.every("1s")), "send nothing early"),
+        (
+            lambda: orders().key_by("shop").window(lw.Session("1s")).trigger(lw.every("1s"), discarding=True),
+            "no bounds that stay cannot discard",
+        ),
         (
             lambda: orders().window_all(lw.Sliding("2s", slide="1s")).trigger(lw.every("1s"), discarding=True),
             "overlap cannot discard",
