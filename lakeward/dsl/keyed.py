@@ -22,11 +22,12 @@ from lakeward.engine.core.hashing import is_binary_like
 from lakeward.engine.graph.logical import Exchange, Node
 from lakeward.operators.aggregate import BoundAggregate
 from lakeward.operators.group_aggregate import GroupAggregate
-from lakeward.operators.reduce import Reduce, WindowReduce
+from lakeward.operators.reduce import Reduce
 from lakeward.operators.windows.assigners import CarriedAssigner, PaneAssigner
 from lakeward.operators.windows.counts import CountAggregate, CountAssigner
 from lakeward.operators.windows.early import Trigger
 from lakeward.operators.windows.operator import WindowAggregate
+from lakeward.operators.windows.reduced import WindowReduce
 from lakeward.operators.windows.sessions import SessionAggregate, SessionAssigner
 from lakeward.operators.windows.timed import WINDOW_END, WINDOW_START
 
@@ -427,31 +428,28 @@ class WindowedStream:
         [5]
 
         Args:
-            function: Gets the combined row so far and the next row, both dicts; returns the new combined row.
+            function: Gets the combined row so far and the next row, both dicts; returns the new combined row. It must
+                be associative, and commutative where rows come out of order: parts of a window are combined first.
             uid: The operator's name in checkpoints; give one, since it has state.
             parallelism: Its subtasks.
 
         Returns:
-            A stream of the input's schema, with its event time.
+            A stream of the input's schema, with its event time, for windows of any kind.
         """
         if self._options.trigger is not None:
             raise self._stream._error(ConfigError("reduce sends nothing early", hint="use .aggregate(...)"))
-        try:
-            window = self._window.assigner()
-        except LakewardError as error:
-            raise self._stream._error(error) from None
         stream, time_column = self._with_time_column()
-        tag = self._options.late_tag
+        keys, tag = self._all_keys(), self._options.late_tag
         factory = WindowReduce(
-            keys=self._keys,
+            keys=keys,
             schema=stream.schema,
             time_column=time_column,
-            window=window,
+            window=self._layout,
             function=function,
             allowed_lateness_us=self._options.allowed_lateness_us,
             late_tag=tag.name if tag else None,
         )
-        node = _exchange(stream, self._keys, "window", factory, stream.schema, uid, parallelism if self._keys else 1)
+        node = _exchange(stream, keys, "window", factory, stream.schema, uid, parallelism if keys else 1)
         return WindowResult(stream, node, tag, self._stream.schema.names, self._stream.event_time)
 
     def _with_time_column(self) -> tuple[DataStream, str]:

@@ -26,15 +26,18 @@ class Accumulator(ABC):
     columns: tuple[ColumnSpec, ...]
     """The state columns."""
 
+    def open(self, context: OperatorContext, table: StateTable) -> None:  # noqa: B027
+        """Called once before anything else, if it may keep tables of its own; `table` has the columns."""
+
     def opened(self, empty: bool) -> None:  # noqa: B027
-        """Called once before anything else: whether the state starts empty, or was restored."""
+        """Called instead of `open` if it may not: whether the state starts empty, or was restored."""
 
     @abstractmethod
-    def read(self, batch: pa.RecordBatch) -> None:
-        """Look at a batch, once for all the `add` calls that follow."""
+    def read(self, batch: pa.RecordBatch, keys: Sequence[pa.Array] = ()) -> None:
+        """Look at a batch (its key columns, for tables of its own), once for all the `add` calls that follow."""
 
     @abstractmethod
-    def add(self, fetch: Fetch, slots: SlotArray, rows: Rows | None, times_us: Rows) -> None:
+    def add(self, fetch: Fetch, slots: SlotArray, rows: Rows | None, times_us: Rows, namespace: int = 0) -> None:
         """Add rows of the batch that was read last.
 
         Args:
@@ -42,6 +45,7 @@ class Accumulator(ABC):
             slots: Where each row goes; a slot may come many times.
             rows: Their numbers in the batch; None: all of it.
             times_us: Their times.
+            namespace: Their pane in tables of its own.
         """
 
     @abstractmethod
@@ -51,6 +55,15 @@ class Accumulator(ABC):
     @abstractmethod
     def results(self, fetch: Fetch) -> list[pa.Array]:
         """The result columns, one row a row of the state columns."""
+
+    def merge_sides(self, into: Fetch, panes: Sequence[int], keys: Sequence[pa.Array]) -> None:  # noqa: B027
+        """Fill in, for these keys, what tables of its own say about several panes together."""
+
+    def drop(self, pane: int) -> None:  # noqa: B027
+        """Free a pane of tables of its own."""
+
+    def forget(self, pane: int, keys: Sequence[pa.Array]) -> None:  # noqa: B027
+        """Free some keys of a pane of tables of its own."""
 
     def fresh(self, count: int) -> dict[str, Values]:
         """State columns of this many new rows."""

@@ -22,19 +22,18 @@ from lakeward.engine.api.operator import OperatorFactory
 from lakeward.engine.core.ids import CheckpointId
 from lakeward.engine.core.json_types import JsonObject
 from lakeward.operators.aggregate import BoundAggregate
-from lakeward.operators.windows.accumulate import additive
+from lakeward.operators.windows.accumulate import Aggregates, additive
 from lakeward.operators.windows.assigners import CumulativeAssigner, PaneAssigner, WindowAssigner
 from lakeward.operators.windows.columns import Rows, group_rows
 from lakeward.operators.windows.early import Pace, RowCounts, TouchedKeys, Trigger, distinct
 from lakeward.operators.windows.panes import (
     EMIT_ROWS_MAX,
-    AggregatedPanes,
     KeyFilter,
     PaneRows,
     PaneState,
     Result,
-    Sharing,
 )
+from lakeward.operators.windows.running import RunningMerge
 from lakeward.operators.windows.sent import SentResults
 from lakeward.operators.windows.timed import ALL_KEY as ALL_KEY
 from lakeward.operators.windows.timed import (
@@ -436,15 +435,20 @@ class WindowAggregate(OperatorFactory):
             self._plain_schema,
             trigger=self.trigger,
         )
-        state = AggregatedPanes(self.key_types, self.aggregates, self._sharing)
+        state = self._state()
         return WindowOperator(config, state) if self.trigger is None else EarlyWindowOperator(config, state)
 
-    @property
-    def _sharing(self) -> Sharing:
+    def _state(self) -> PaneState:
+        keys = self.key_types or ALL_KEY
+        discarding = self.trigger is not None and self.trigger.discarding
+        # Side tables can't be, where single keys are forgotten.
+        aggregates = Aggregates(self.aggregates, () if discarding else keys)
+        adds = additive(self.aggregates)
         kinds = {aggregate.kind for aggregate in self.aggregates}
         grows = isinstance(self.window, CumulativeAssigner) and "count_distinct" not in kinds
-        running = shares_panes(self.window) and self.trigger is None and (grows or additive(self.aggregates))
-        return Sharing(running, sides=self.trigger is None or not self.trigger.discarding)
+        if self.trigger is None and shares_panes(self.window) and (grows or adds):
+            return PaneState(self.key_types, aggregates, RunningMerge(keys, aggregates, adds))
+        return PaneState(self.key_types, aggregates)
 
     @property
     def description(self) -> str:

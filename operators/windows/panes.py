@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -12,8 +11,7 @@ import pyarrow as pa
 from lakeward.engine.api.context import OperatorContext
 from lakeward.engine.api.state import Keys, StateTable, TableSpec
 from lakeward.engine.core.hashing import hash_columns
-from lakeward.operators.aggregate import BoundAggregate
-from lakeward.operators.windows.accumulate import Aggregates, additive, columns_of
+from lakeward.operators.windows.accumulate import Accumulator, columns_of
 from lakeward.operators.windows.columns import Mask, Rows, group_rows
 from lakeward.operators.windows.running import RunningMerge
 from lakeward.operators.windows.timed import ALL_KEY, key_arrays
@@ -49,99 +47,54 @@ class PaneRows:
     times_us: Rows
 
 
-class PaneState(ABC):
-    """What a window operator keeps, whatever it computes: rows go into panes, results come out of lists of panes."""
+class PaneState:
+    """What a window operator keeps, whatever it computes: rows go into panes, results come out of lists of panes.
 
-    @abstractmethod
-    def open(self, context: OperatorContext) -> None:
-        """Open the state tables."""
-
-    @property
-    @abstractmethod
-    def table(self) -> StateTable:
-        """The main table: it has a pane wherever there are rows."""
-
-    @abstractmethod
-    def read(self, batch: pa.RecordBatch) -> None:
-        """Make a batch's columns ready, once for all the `add` calls that follow."""
-
-    @abstractmethod
-    def add(self, rows: PaneRows) -> None:
-        """Add rows of the batch that was read last to their pane."""
-
-    @abstractmethod
-    def all_results(self, panes: Sequence[int], keep: KeyFilter | None) -> Iterator[Result]:
-        """The results of every key that is in one of the panes (and is kept), in batches."""
-
-    @abstractmethod
-    def results_of(self, panes: Sequence[int], keys: Sequence[pa.Array]) -> Result:
-        """The results of these keys, which are all different and all present."""
-
-    @abstractmethod
-    def drop(self, pane_us: int) -> None:
-        """Free a pane."""
-
-    def forget(self, pane_us: int, keys: Sequence[pa.Array]) -> None:
-        """Free some keys of a pane."""
-        self.table.pane(pane_us).remove(self.table.keys(keys))
-
-
-@dataclass(frozen=True, slots=True)
-class Sharing:
-    """How the panes of windows that overlap are merged.
-
-    Args:
-        running: Whether the merge of the last window is kept, for the next to begin with; see `running`.
-        sides: Whether different values are kept in side tables; not where single keys are forgotten.
-    """
-
-    running: bool = False
-    sides: bool = True
-
-
-class AggregatedPanes(PaneState):
-    """Panes of aggregates: all aggregates share the slots of one lookup a batch and pane.
+    All that is computed shares the slots of one lookup a batch and pane.
 
     Args:
         keys: Name and type of the key columns; empty for one constant key.
-        aggregates: What to compute.
-        sharing: How panes are merged.
+        accumulator: What is kept a key and pane.
+        running: The merge of the last window's panes, which the next begins with; None: windows are merged anew.
     """
 
-    def __init__(self, keys: KeyTypes, aggregates: Sequence[BoundAggregate], sharing: Sharing = Sharing()) -> None:
+    def __init__(self, keys: KeyTypes, accumulator: Accumulator, running: RunningMerge | None = None) -> None:
         self._keys = keys
         keys = keys or ALL_KEY
-        self._aggregates = Aggregates(aggregates, keys if sharing.sides else ())
-        self._spec = TableSpec("window", keys, self._aggregates.columns)
+        self._accumulator = accumulator
+        self._spec = TableSpec("window", keys, accumulator.columns)
         self._width = len(keys)
-        self._running = RunningMerge(keys, self._aggregates, additive(aggregates)) if sharing.running else None
+        self._running = running
 
     def open(self, context: OperatorContext) -> None:
-        """Open the table of aggregates."""
+        """Open the state tables."""
         self._table = context.table(self._spec)
         if self._running is not None:
             self._running.open(context)
-        self._aggregates.open(context, self._table)
+        self._accumulator.open(context, self._table)
 
     @property
     def table(self) -> StateTable:
-        """The table of aggregates."""
+        """The main table: it has a pane wherever there are rows."""
         return self._table
 
     def read(self, batch: pa.RecordBatch) -> None:
-        """Look at the input columns, each once."""
-        self._aggregates.read(batch, key_arrays(self._keys, batch))
+        """Make a batch's columns ready, once for all the `add` calls that follow."""
+        self._accumulator.read(batch, key_arrays(self._keys, batch))
 
     def add(self, rows: PaneRows) -> None:
-        """One lookup, then one scatter an aggregate."""
+        """Add rows of the batch that was read last to their pane: one lookup, then a scatter a column."""
         pane = self._table.pane(rows.pane_us)
         slots = pane.slots(rows.keys)
-        self._aggregates.add(pane.column, slots, rows.rows, rows.times_us, rows.pane_us)
+        self._accumulator.add(pane.column, slots, rows.rows, rows.times_us, rows.pane_us)
         if self._running is not None and rows.pane_us in self._running:
             self._running.add(rows.keys, rows.rows, rows.times_us)
 
     def all_results(self, panes: Sequence[int], keep: KeyFilter | None) -> Iterator[Result]:
-        """One pane is read as it lies; several are merged."""
+        """The results of every key that is in one of the panes (and is kept), in batches.
+
+        One pane is read as it lies; several are merged.
+        """
         if len(panes) == 1:
             yield from self._read_out(scan_pane(self._table, panes[0], keep))
             return
@@ -158,30 +111,30 @@ class AggregatedPanes(PaneState):
 
     def _read_out(self, batches: Iterator[pa.RecordBatch]) -> Iterator[Result]:
         for batch in rebatch(batches):
-            yield self._keys_of(batch), self._aggregates.results(columns_of(batch))
+            yield self._keys_of(batch), self._accumulator.results(columns_of(batch))
 
     def _merged(self, parts: list[pa.RecordBatch], panes: Sequence[int]) -> Result:
         whole = pa.concat_batches(parts)
         all_keys = self._keys_of(whole)
         ids, firsts = group_rows(all_keys)
         keys = [array.take(pa.array(firsts)) for array in all_keys]
-        into = self._aggregates.fresh(len(firsts)).__getitem__
-        self._aggregates.merge(into, ids, columns_of(whole))
-        self._aggregates.merge_sides(into, panes, keys)
-        return keys, self._aggregates.results(into)
+        into = self._accumulator.fresh(len(firsts)).__getitem__
+        self._accumulator.merge(into, ids, columns_of(whole))
+        self._accumulator.merge_sides(into, panes, keys)
+        return keys, self._accumulator.results(into)
 
     def results_of(self, panes: Sequence[int], keys: Sequence[pa.Array]) -> Result:
-        """Look the keys up in each pane, and merge."""
+        """The results of these keys, which are all different and all present."""
         wanted = self._table.keys(keys)
-        into = self._aggregates.fresh(len(wanted)).__getitem__
+        into = self._accumulator.fresh(len(wanted)).__getitem__
         for pane_us in panes:
             pane = self._table.pane(pane_us)
             slots = pane.find(wanted)
             there = np.flatnonzero(slots >= 0)
-            self._aggregates.merge(into, there, self._aggregates.at(pane.column, slots[there]).__getitem__)
+            self._accumulator.merge(into, there, self._accumulator.at(pane.column, slots[there]).__getitem__)
         if len(panes) > 1:  # the counters of a single pane are right as they are
-            self._aggregates.merge_sides(into, panes, keys)
-        return list(keys), self._aggregates.results(into)
+            self._accumulator.merge_sides(into, panes, keys)
+        return list(keys), self._accumulator.results(into)
 
     def _keys_of(self, batch: pa.RecordBatch) -> list[pa.Array]:
         return list(batch.columns[: self._width])
@@ -191,12 +144,12 @@ class AggregatedPanes(PaneState):
         if self._running is not None and pane_us in self._running:
             self._running.leave(pane_us, self._table)
         self._table.drop(pane_us)
-        self._aggregates.drop(pane_us)
+        self._accumulator.drop(pane_us)
 
     def forget(self, pane_us: int, keys: Sequence[pa.Array]) -> None:
         """Free some keys of a pane."""
-        self._aggregates.forget(pane_us, keys)
-        super().forget(pane_us, keys)
+        self._accumulator.forget(pane_us, keys)
+        self._table.pane(pane_us).remove(self._table.keys(keys))
 
 
 def scan_pane(table: StateTable, pane_us: int, keep: KeyFilter | None) -> Iterator[pa.RecordBatch]:

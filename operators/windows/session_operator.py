@@ -262,6 +262,8 @@ class SessionOperator(TimedOperator):
         keys = seen.keys.take(pieces.key_rows)
         more = self._state.more(pieces.key_slots)
         held = self._state.held(keys, pieces.key_slots)
+        if more.any():
+            held = held.in_order()  # sessions of one key that are joined are merged in the order of time
         every = concat([held, pieces.sessions])
         merged = merge_intervals(every.owners, every.starts_us, every.ends_us)
         arrays = seen.keys_at(pieces.key_rows)

@@ -4,14 +4,18 @@ import datetime as dt
 import re
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lakeward.engine.core.errors import UserCodeError
-from lakeward.operators.reduce import Reduce, WindowReduce
-from lakeward.operators.windows.assigners import WindowAssigner
+from lakeward.operators.reduce import Reduce
+from lakeward.operators.windows.assigners import CumulativeAssigner, GlobalAssigner, WindowAssigner
+from lakeward.operators.windows.counts import CountAssigner
+from lakeward.operators.windows.reduced import WindowReduce
+from lakeward.operators.windows.sessions import SessionAssigner
 from lakeward.testing.harness import HarnessConfig, OperatorHarness
 
 SCHEMA = pa.schema(
@@ -141,6 +145,102 @@ def test_a_windowed_reduce_gives_one_row_a_window_and_key(windows: WindowAssigne
     else:
         assert first == [("a", 1), ("a", 5), ("b", 2), ("b", 2)]
         assert rest == [("a", 8), ("a", 12)]
+
+
+def gathered(a: Any, b: Any) -> Any:
+    """Of both rows, in this order."""
+    return {**b, "n": a["n"] + b["n"], "tags": [*a["tags"], *b["tags"]]}
+
+
+def windows_of(window: Any, times: list[int]) -> list[list[int]]:
+    """The rows of each window, by number, given their times."""
+    numbers = range(len(times))
+    if isinstance(window, CountAssigner):
+        ends = range(window.slide, len(times) + 1, window.slide)
+        return [list(numbers)[max(0, end - window.size) : end] for end in ends]
+    if isinstance(window, GlobalAssigner):
+        return [list(numbers)] if times else []
+    if isinstance(window, SessionAssigner):
+        found: list[list[int]] = []
+        for i in sorted(numbers, key=times.__getitem__):
+            if found and times[i] <= times[found[-1][-1]] + window.gap_us:
+                found[-1].append(i)
+            else:
+                found.append([i])
+        return found
+    slots: dict[int, list[int]] = {}
+    for i in numbers:
+        for one in window.windows_of(int(window.pane_starts(np.array([times[i]]))[0])):
+            slots.setdefault(one, []).append(i)
+    return list(slots.values())
+
+
+EVERY_KIND = [
+    WindowAssigner(10, 10),
+    WindowAssigner(10, 5),
+    CumulativeAssigner(5, 15),
+    GlobalAssigner(),
+    SessionAssigner(4),
+    CountAssigner(3, 3),
+    CountAssigner(4, 2),
+]
+BATCHES = st.lists(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 40)), min_size=1, max_size=8), max_size=5)
+
+
+@pytest.mark.parametrize("window", EVERY_KIND, ids=lambda window: window.description)
+@given(batches=BATCHES, cut=st.integers(0, 4))
+@settings(max_examples=20, deadline=None)
+def test_a_reduce_over_windows_of_every_kind_agrees_with_a_model(
+    window: Any, batches: list[list[tuple[str, int]]], cut: int
+) -> None:
+    made = WindowReduce(("k",), SCHEMA, "" if isinstance(window, GlobalAssigner) else "at", window, gathered)
+    sent: dict[str, list[tuple[int, str]]] = {"a": [], "b": []}
+    harness = OperatorHarness(made, SCHEMA)
+    seen: list[dict[str, Any]] = []
+    try:
+        for number, batch in enumerate(batches):
+            if number == cut:
+                snapshot = harness.snapshot()
+                harness.close()
+                harness = OperatorHarness.restore(made, SCHEMA, [snapshot])
+            rows = []
+            for key, time in batch:
+                tag = f"{len(sent[key])}"
+                sent[key].append((time, tag))
+                rows.append(row(key, 1, time, [tag]))
+            harness.send(rows)
+            seen += harness.take()
+        seen += harness.end()
+    finally:
+        harness.close()
+    wanted = [
+        (key, len(one), sorted(pairs[i][1] for i in one))
+        for key, pairs in sent.items()
+        for one in windows_of(window, [time for time, _ in pairs])
+    ]
+    assert sorted((r["k"], r["n"], sorted(r["tags"])) for r in seen) == sorted(wanted)
+    if isinstance(window, CountAssigner | GlobalAssigner):
+        assert all(r["tags"] == sorted(r["tags"], key=int) for r in seen)
+
+
+@pytest.mark.parametrize("window", EVERY_KIND, ids=lambda window: window.description)
+def test_rows_that_come_in_order_are_reduced_in_order(window: Any) -> None:
+    made = WindowReduce(("k",), SCHEMA, "at", window, gathered)
+    with OperatorHarness(made, SCHEMA) as harness:
+        for start in (0, 5, 10):
+            harness.send([row("a", 1, time, [str(time)]) for time in range(start, start + 5)])
+        results = harness.end()
+        assert results
+        assert all(r["tags"] == sorted(r["tags"], key=int) for r in results)
+
+
+def test_a_late_row_sends_the_reduced_session_again() -> None:
+    with OperatorHarness(WindowReduce(("k",), SCHEMA, "at", SessionAssigner(5), together, 50), SCHEMA) as harness:
+        harness.send([row("a", 1, 0), row("a", 2, 10)])
+        harness.watermark(20)
+        assert [r["n"] for r in harness.take()] == [1, 2]
+        harness.send([row("a", 4, 5)])
+        assert [r["n"] for r in harness.take()] == [7]
 
 
 def test_a_reduce_over_the_whole_stream_needs_no_key() -> None:

@@ -101,6 +101,24 @@ def test_reduce_over_windows_of_processing_time() -> None:
 
 
 @pytest.mark.parametrize(
+    "window", [lw.Session("14s"), lw.CountWindow(5), lw.GlobalWindow(), lw.Cumulative("20s", size="1m")]
+)
+def test_reduce_over_windows_of_other_kinds_is_of_the_same_rows_as_aggregates(window: Any) -> None:
+    windows = orders().key_by("shop").window(window)
+    table = windows.reduce(lambda a, b: {**b, "amount": a["amount"] + b["amount"]}).execute_and_collect()
+    totals = windows.aggregate(amount=lw.sum("amount")).execute_and_collect()
+    assert sorted(table["amount"].to_pylist()) == sorted(totals["amount"].to_pylist())
+    assert table.schema.names == ["shop", "amount", "at"]
+
+
+def test_reduce_within_the_windows_of_results() -> None:
+    counts = orders().key_by("shop").window(lw.Tumbling("1m")).aggregate(n=lw.count())
+    most = counts.window_all(lw.SameWindow()).reduce(lambda a, b: a if a["n"] >= b["n"] else b)
+    wanted = counts.window_all(lw.SameWindow()).aggregate(n=lw.max("n")).execute_and_collect()
+    assert sorted(most.execute_and_collect()["n"].to_pylist()) == sorted(wanted["n"].to_pylist())
+
+
+@pytest.mark.parametrize(
     ("made", "words"),
     [
         (lambda: orders().key_by("shop").window(lw.SameWindow()), "no column 'window_start'"),
@@ -113,7 +131,10 @@ def test_reduce_over_windows_of_processing_time() -> None:
             lambda: orders().window_all(lw.Sliding("2s", slide="1s")).trigger(lw.every("1s"), discarding=True),
             "overlap cannot discard",
         ),
-        (lambda: orders().key_by("shop").window(lw.Session("1s")).reduce(lambda a, b: a), "no windows of one length"),
+        (
+            lambda: orders().key_by("shop").window(lw.Session("1s")).trigger(lw.every("1s")).reduce(lambda a, b: a),
+            "reduce sends nothing early",
+        ),
         (lambda: orders().key_by("shop").window(lw.CountWindow(2)).allowed_lateness("1s"), "no row is late"),
         (
             lambda: orders().key_by("shop").aggregate(n=lw.count()).key_by("shop").window(lw.CountWindow(2)),
