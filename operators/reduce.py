@@ -5,6 +5,9 @@ The state is the accumulated row, one column a field, so that a savepoint shows 
 
 from __future__ import annotations
 
+import copy
+import inspect
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,32 +18,59 @@ import pyarrow as pa
 from lakeward.engine.api.context import OperatorContext, Output
 from lakeward.engine.api.operator import Operator, OperatorFactory
 from lakeward.engine.api.state import ColumnSpec, TableSpec
-from lakeward.engine.core.errors import UserCodeError
+from lakeward.engine.core.errors import GraphError, UserCodeError
 from lakeward.operators.aggregate import Fetch
 from lakeward.operators.function_names import code_location, function_name
-from lakeward.operators.rows import RowReader
+from lakeward.operators.rows import RowReader, fits, list_to_column
+from lakeward.operators.signatures import row_class_of
 from lakeward.operators.windows.columns import Rows, is_fixed, storage_type, to_arrow, to_numpy
 from lakeward.operators.windows.timed import KeyTypes, key_types
 
-Row = Mapping[str, Any]
+Row = Any
+"""A row as the function gets it: a dict, or an instance of the class that its first parameter is annotated with."""
+
 ReduceFunction = Callable[[Row, Row], Row]
-"""Takes the accumulated row and a new one, both as dicts, and returns the new accumulated row."""
+"""Takes the accumulated row and a new one, and returns the new accumulated row."""
 
 
 class RowReducer:
-    """Calls the function, and moves rows between Python dicts and state columns.
+    """Calls the function, and moves rows between Python objects and state columns.
 
     Args:
         schema: Schema of the rows.
         keys: Names of the key columns, for errors.
         function: The user's function.
+
+    Raises:
+        SchemaError: The class of its rows does not fit the schema.
+        GraphError: It does not take two rows, or their class has not all columns.
     """
 
     def __init__(self, schema: pa.Schema, keys: Sequence[str], function: ReduceFunction) -> None:
         self.schema = schema
         self._keys = keys
         self._function = function
-        self._reader = RowReader(schema)
+        self._row_class = row_class_of(function)
+        self._reader = RowReader(schema, self._row_class)
+        self._dicts = self._row_class is None or issubclass(self._row_class, dict)
+        self._get: Callable[[Row, str], Any] = operator.getitem if self._dicts else getattr
+        self._check_signature()
+
+    def _check_signature(self) -> None:
+        name = function_name(self._function)
+        try:
+            inspect.signature(self._function).bind(None, None)
+        except TypeError as error:
+            hint = "it gets the combined row so far and the next row"
+            raise GraphError(f"reduce {name} cannot be called with two rows: {error}", hint=hint) from error
+        except ValueError:  # a builtin without a signature
+            return
+        missing = [column for column in self.schema.names if column not in self._reader.columns]
+        if missing and self._row_class is not None:
+            raise GraphError(
+                f"reduce {name} takes rows of {self._row_class.__qualname__}, which has no field {missing[0]!r}",
+                hint="a reduced row has all columns of the stream: add the field, or .select(...) the others before",
+            )
 
     @property
     def columns(self) -> tuple[ColumnSpec, ...]:
@@ -63,18 +93,20 @@ class RowReducer:
         """
         try:
             # A copy: a function that changes its first argument must not change the row that was already sent.
-            result = self._function(dict(held), row)
+            result = self._function(dict(held) if self._dicts else copy.copy(held), row)
         except Exception as error:
             raise self._error(f"raised {type(error).__name__}: {error}", row) from error
-        if not isinstance(result, Mapping) or set(result) != set(self.schema.names):
+        if self._dicts and (not isinstance(result, Mapping) or set(result) != set(self.schema.names)):
             raise self._error(f"returned {result!r}, which is not a row of the columns {self.schema.names}", row)
+        if not self._dicts and type(result) is not self._row_class:
+            raise self._error(f"returned {result!r}, not a row of the class that it takes", row)
         return result
 
     def _error(self, what: str, row: Row) -> UserCodeError:
-        key = ", ".join(f"{column}={row[column]!r}" for column in self._keys) or "the whole stream"
+        key = ", ".join(f"{column}={self._get(row, column)!r}" for column in self._keys) or "the whole stream"
         return UserCodeError(
             f"reduce {function_name(self._function)} {what}; key: {key}",
-            hint="a reduce function takes two rows as dicts and returns a dict of the same columns",
+            hint="a reduce function takes two rows and returns one of the same form, with all columns",
             location=code_location(self._function),
         )
 
@@ -92,7 +124,7 @@ class RowReducer:
             fetch(f"{field.name}#value")[slots] = to_numpy(array)
             fetch(f"{field.name}#given")[slots] = array.is_valid().to_numpy(zero_copy_only=False)
 
-    def rows(self, batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
+    def rows(self, batch: pa.RecordBatch) -> Iterator[Row]:
         """The rows of a batch, as the function gets them."""
         return self._reader.rows(batch)
 
@@ -108,21 +140,14 @@ class RowReducer:
         """
         arrays = []
         for field in self.schema:
+            values = [self._get(row, field.name) for row in rows]
             try:
-                arrays.append(pa.array([row[field.name] for row in rows], type=field.type))
-            except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
-                culprit = next(row for row in rows if not _fits(row[field.name], field.type))
-                what = f"returned {culprit[field.name]!r}, which does not fit '{field.name}' ({field.type})"
-                raise self._error(what, culprit) from error
+                arrays.append(list_to_column(values, field.type))
+            except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+                wrong = next(i for i, value in enumerate(values) if not fits(value, field.type))
+                what = f"returned {values[wrong]!r}, which does not fit '{field.name}' ({field.type})"
+                raise self._error(what, rows[wrong]) from error
         return self.batch(arrays)
-
-
-def _fits(value: Any, kind: pa.DataType) -> bool:
-    try:
-        pa.scalar(value, type=kind)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-        return False
-    return True
 
 
 class ReduceOperator(Operator):
@@ -176,7 +201,7 @@ class Reduce(OperatorFactory):
     Args:
         keys: Key columns.
         schema: Schema of the stream, and of the result.
-        function: Folds two rows, as dicts, into one; must not change its arguments.
+        function: Folds two rows into one.
 
     Guarantee: each row is folded exactly once into the state, over any number of restarts; the function itself may be
     called again for rows after the restored checkpoint.
@@ -186,9 +211,15 @@ class Reduce(OperatorFactory):
     schema: pa.Schema
     function: ReduceFunction
 
+    def __post_init__(self) -> None:
+        self._reducer()
+
+    def _reducer(self) -> RowReducer:
+        return RowReducer(self.schema, self.keys, self.function)
+
     def create(self) -> ReduceOperator:
         """Make the operator of one subtask."""
-        return ReduceOperator(key_types(self.schema, self.keys), RowReducer(self.schema, self.keys, self.function))
+        return ReduceOperator(key_types(self.schema, self.keys), self._reducer())
 
     @property
     def description(self) -> str:

@@ -418,14 +418,15 @@ class RowWriter:
         return column
 
     def _misfit(self, field: pa.Field, values: Sequence[Any], error: Exception) -> UserCodeError:
-        value = next((value for value in values if not _fits(value, field.type)), None)
+        value = next((value for value in values if not fits(value, field.type)), None)
         return UserCodeError(
             f"{self._what}: column {field.name!r} is {field.type}, but got {short(value)} ({type(value).__name__})",
             hint=f"{error}",
         )
 
 
-def _fits(value: Any, kind: pa.DataType) -> bool:
+def fits(value: Any, kind: pa.DataType) -> bool:
+    """Whether a value can stand in a column of this type."""
     try:
         list_to_column([value], kind)
     except (pa.ArrowException, TypeError, ValueError, OverflowError):

@@ -88,15 +88,17 @@ class KeyedStream(KeyedRankingVerbs):
         [2, 5]
 
         Args:
-            function: Gets the combined row so far and the next row, both dicts; returns the new combined row.
+            function: Gets the combined row so far and the next row, returns the new combined row: dicts, or instances
+                of the dataclass, NamedTuple or TypedDict that its first parameter is annotated with (with a field for
+                every column).
             uid: The operator's name in checkpoints; give one, since it has state.
             parallelism: Its subtasks.
         """
         stream = self._stream
         stream._refuse_updates("reduce", "aggregate it, or use .to_changelog() before key_by")
-        node = _exchange(
-            stream, self.keys, "reduce", Reduce(self.keys, stream.schema, function), stream.schema, uid, parallelism
-        )
+        stream._check_function(function)
+        work = stream._work(lambda: Reduce(self.keys, stream.schema, function))
+        node = _exchange(stream, self.keys, "reduce", work, stream.schema, uid, parallelism)
         return DataStream(stream._context, node, stream.event_time)
 
     def aggregate(
@@ -428,8 +430,8 @@ class WindowedStream:
         [5]
 
         Args:
-            function: Gets the combined row so far and the next row, both dicts; returns the new combined row. It must
-                be associative, and commutative where rows come out of order: parts of a window are combined first.
+            function: Gets the combined row so far and the next row, as `KeyedStream.reduce` does. It must be
+                associative, and commutative where rows come out of order: parts of a window are combined first.
             uid: The operator's name in checkpoints; give one, since it has state.
             parallelism: Its subtasks.
 
@@ -440,14 +442,11 @@ class WindowedStream:
             raise self._stream._error(ConfigError("reduce sends nothing early", hint="use .aggregate(...)"))
         stream, time_column = self._with_time_column()
         keys, tag = self._all_keys(), self._options.late_tag
-        factory = WindowReduce(
-            keys=keys,
-            schema=stream.schema,
-            time_column=time_column,
-            window=self._layout,
-            function=function,
-            allowed_lateness_us=self._options.allowed_lateness_us,
-            late_tag=tag.name if tag else None,
+        stream._check_function(function)
+        lateness_us = self._options.allowed_lateness_us
+        name = tag.name if tag else None
+        factory = stream._work(
+            lambda: WindowReduce(keys, stream.schema, time_column, self._layout, function, lateness_us, name)
         )
         node = _exchange(stream, keys, "window", factory, stream.schema, uid, parallelism if keys else 1)
         return WindowResult(stream, node, tag, self._stream.schema.names, self._stream.event_time)

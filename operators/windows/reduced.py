@@ -86,7 +86,7 @@ class WindowReduce(OperatorFactory):
         schema: Schema of the stream, and of the result.
         time_column: The event-time column; empty for windows that go by no event time.
         window: The windows.
-        function: Folds two rows, as dicts, into one; must be associative, since panes and sessions are folded, and
+        function: Folds two rows into one; must be associative, since panes and sessions are folded, and
             commutative where the order of arrival is not that of time.
         allowed_lateness_us: How long after a window's end rows still update it.
         late_tag: Side output for late rows.
@@ -102,11 +102,15 @@ class WindowReduce(OperatorFactory):
 
     def __post_init__(self) -> None:
         check_time_column(self.schema, self.time_column)
+        self._reduction()
+
+    def _reduction(self) -> Reduction:
+        return Reduction(RowReducer(self.schema, self.keys, self.function))
 
     def create(self) -> Operator:
         """Make the operator of one subtask."""
         keys, window = key_types(self.schema, self.keys), self.window
-        reduction = Reduction(RowReducer(self.schema, self.keys, self.function))
+        reduction = self._reduction()
         lateness_us, tag = self.allowed_lateness_us, self.late_tag
         if isinstance(window, CountAssigner):
             return CountOperator(CountConfig(keys, self.time_column, window, self.schema, False), reduction)

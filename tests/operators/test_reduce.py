@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lakeward.engine.core.errors import UserCodeError
+from lakeward.engine.core.errors import GraphError, UserCodeError
 from lakeward.operators.reduce import Reduce
 from lakeward.operators.windows.assigners import CumulativeAssigner, GlobalAssigner, WindowAssigner
 from lakeward.operators.windows.counts import CountAssigner
@@ -232,6 +233,80 @@ def test_rows_that_come_in_order_are_reduced_in_order(window: Any) -> None:
         results = harness.end()
         assert results
         assert all(r["tags"] == sorted(r["tags"], key=int) for r in results)
+
+
+def test_sessions_that_a_row_joins_are_reduced_in_the_order_of_time_before_it() -> None:
+    with OperatorHarness(WindowReduce(("k",), SCHEMA, "at", SessionAssigner(5), gathered), SCHEMA) as harness:
+        harness.send([row("a", 1, time, [str(time)]) for time in (0, 10)])
+        harness.send([row("a", 1, 5, ["5"])])
+        assert [r["tags"] for r in harness.end()] == [["0", "10", "5"]]
+
+
+class Sale(NamedTuple):
+    shop: str
+    most: int | None
+
+
+@dataclass
+class Counted:
+    shop: str
+    most: int
+
+
+class Loose(TypedDict):
+    shop: str
+
+
+SALES = pa.schema({"shop": pa.string(), "most": pa.int64()})
+
+
+def test_rows_come_as_the_class_that_the_first_parameter_is_annotated_with() -> None:
+    def largest(a: Sale, b: Sale) -> Sale:
+        assert isinstance(a, Sale)
+        assert isinstance(b, Sale)
+        return Sale(a.shop, max(a.most or 0, b.most or 0))
+
+    def grown(a: Counted, b: Counted) -> Counted:
+        a.most += b.most
+        return a
+
+    def loose(a: Loose, b: Loose) -> Loose:
+        return b
+
+    sales = [{"shop": "a", "most": most} for most in (3, 7, 5)]
+    for function, wanted in ((largest, [3, 7, 7]), (grown, [3, 10, 15]), (loose, [3, 7, 5])):
+        with OperatorHarness(Reduce(("shop",), SALES, function), SALES) as harness:
+            harness.send(sales)
+            assert [r["most"] for r in harness.take()] == wanted
+            harness.send(sales[:1])
+            assert len(harness.take()) == 1
+    windows = WindowReduce(("shop",), SALES, "", CountAssigner(3, 3), largest)
+    with OperatorHarness(windows, SALES) as harness:
+        harness.send(sales)
+        assert harness.take() == [{"shop": "a", "most": 7}]
+
+
+def test_a_function_that_cannot_reduce_the_rows_is_refused_when_the_graph_is_built() -> None:
+    class Short(NamedTuple):
+        shop: str
+
+    def short(a: Any, b: Any) -> Any:
+        return a
+
+    short.__annotations__["a"] = Short
+    with pytest.raises(GraphError, match="Short, which has no field 'most'"):
+        Reduce(("shop",), SALES, short)
+    with pytest.raises(GraphError, match="cannot be called with two rows"):
+        WindowReduce(("shop",), SALES, "", CountAssigner(3, 3), lambda a: a)  # type: ignore[misc, arg-type]
+
+    def other(a: Sale, b: Sale) -> Any:
+        return ("a", 1)
+
+    with (
+        OperatorHarness(Reduce(("shop",), SALES, other), SALES) as harness,
+        pytest.raises(UserCodeError, match="not a row of the class that it takes; key: shop='a'"),
+    ):
+        harness.send([{"shop": "a", "most": 1}] * 2)
 
 
 def test_a_late_row_sends_the_reduced_session_again() -> None:
