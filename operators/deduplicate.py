@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,7 @@ from lakeward.engine.api.operator import Operator, OperatorFactory
 from lakeward.engine.api.state import TableSpec
 from lakeward.engine.core.errors import SchemaError
 from lakeward.operators.ranking.best_row import BestRowConfig, BestRowOperator
+from lakeward.operators.ranking.changes import narrowed_schema, some_columns
 from lakeward.operators.ranking.keyed_rows import plain
 from lakeward.operators.ranking.order import SortColumn, check_order
 from lakeward.operators.windows.timed import KeyTypes, key_types
@@ -32,6 +34,7 @@ class Deduplicate(OperatorFactory):
         order_by: The column that says what is first and last; None: arrival. Of equal rows the first keeps the one that
             came first, the last the one that came last. A row without a value loses against every other one.
         update_before: Whether to send -U rows.
+        columns: The columns of the result that are sent, row kinds among them; None: all.
 
     Raises:
         SchemaError: The input takes rows back, or a column is missing or has no order.
@@ -45,6 +48,7 @@ class Deduplicate(OperatorFactory):
     keep: str
     order_by: str | None = None
     update_before: bool = True
+    columns: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if is_updating(self.schema):
@@ -63,16 +67,29 @@ class Deduplicate(OperatorFactory):
 
     @property
     def output_schema(self) -> pa.Schema:
-        """Schema of the result: the input's, with row kinds if rows are replaced."""
-        return updating(self.schema) if self.is_updating else self.schema
+        """Schema of the result: the input's, with row kinds if rows are replaced; or some of its columns."""
+        schema = updating(self.schema) if self.is_updating else self.schema
+        return schema if self.columns is None else narrowed_schema(schema, self.columns)
 
     def create(self) -> Operator:
         """Make the operator of one subtask."""
         if not self.is_updating:
-            return FirstRowOperator(key_types(self.schema, self.keys))
+            return FirstRowOperator(key_types(self.schema, self.keys), self.columns)
         last = self.keep == "last"
         order = () if self.order_by is None else (SortColumn(self.order_by, descending=last),)
-        return BestRowOperator(BestRowConfig(self.schema, self.keys, order, last, None, self.update_before))
+        how = (None, self.update_before, self.columns)
+        return BestRowOperator(BestRowConfig(self.schema, self.keys, order, last, *how))
+
+    def required_columns(self, sent: frozenset[str], inputs: Sequence[pa.Schema]) -> Sequence[frozenset[str]]:
+        """Those that are sent, keys, and the order."""
+        return [frozenset(self._needed(sent).names)]
+
+    def narrowed(self, columns: Sequence[str]) -> Deduplicate:
+        """The same rows, of which fewer columns are kept and sent."""
+        return replace(self, schema=self._needed(columns), columns=tuple(columns))
+
+    def _needed(self, sent: Collection[str]) -> pa.Schema:
+        return narrowed_schema(self.schema, sent, self.keys, None if self.order_by is None else [self.order_by])
 
     @property
     def description(self) -> str:
@@ -91,10 +108,12 @@ class FirstRowOperator(Operator):
 
     Args:
         keys: Name and type of the key columns.
+        columns: The columns that are sent; None: all.
     """
 
-    def __init__(self, keys: KeyTypes) -> None:
+    def __init__(self, keys: KeyTypes, columns: Sequence[str] | None = None) -> None:
         self._keys = keys
+        self._columns = columns
 
     def open(self, context: OperatorContext) -> None:
         """Open the table of keys."""
@@ -106,6 +125,7 @@ class FirstRowOperator(Operator):
             return
         keys = self._table.keys([plain(batch.column(name)) for name, _ in self._keys])
         _, new = self._table.pane().insert(keys)
+        batch = some_columns(batch, self._columns)
         if new.all():
             out.emit(batch)
         elif new.any():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
@@ -10,7 +11,7 @@ from lakeward.engine.api.changelog import append_only, is_updating, updating
 from lakeward.engine.api.operator import Operator, OperatorFactory
 from lakeward.engine.core.errors import SchemaError
 from lakeward.operators.ranking.best_row import BestRowConfig, BestRowOperator
-from lakeward.operators.ranking.changes import with_rank
+from lakeward.operators.ranking.changes import narrowed_schema, with_rank
 from lakeward.operators.ranking.order import check_order
 from lakeward.operators.ranking.places import ROW_NUMBER
 from lakeward.operators.ranking.top_n import TopNConfig, TopNOperator
@@ -49,9 +50,9 @@ class TopN(OperatorFactory):
 
     @property
     def output_schema(self) -> pa.Schema:
-        """The input's columns, the rank, and row kinds."""
-        schema = append_only(self.config.schema)
-        return updating(with_rank(schema, self.config.rank_column))
+        """The input's columns, the rank, and row kinds; or some of them."""
+        schema = updating(with_rank(append_only(self.config.schema), self.config.rank_column))
+        return schema if self.config.columns is None else narrowed_schema(schema, self.config.columns)
 
     @property
     def upsert_key(self) -> tuple[str, ...] | None:
@@ -66,8 +67,23 @@ class TopN(OperatorFactory):
         config = self.config
         if config.n > 1 or config.method != ROW_NUMBER or is_updating(config.schema):
             return TopNOperator(config)
-        best = BestRowConfig(config.schema, config.keys, config.order, False, config.rank_column, config.update_before)
-        return BestRowOperator(best)
+        how = (config.rank_column, config.update_before, config.columns)
+        return BestRowOperator(BestRowConfig(config.schema, config.keys, config.order, False, *how))
+
+    def required_columns(self, sent: frozenset[str], inputs: Sequence[pa.Schema]) -> Sequence[frozenset[str]]:
+        """Those that are sent, keys, and what rows are ranked by."""
+        return [frozenset(self._needed(sent).names)]
+
+    def narrowed(self, columns: Sequence[str]) -> TopN:
+        """The same ranking, which keeps and sends fewer columns."""
+        return TopN(replace(self.config, schema=self._needed(columns), columns=tuple(columns)))
+
+    def _needed(self, sent: Collection[str]) -> pa.Schema:
+        config = self.config
+        if is_updating(config.schema) and config.upsert_key is None:
+            return config.schema  # rows are told apart by all that they have
+        order = [one.column for one in config.order]
+        return narrowed_schema(config.schema, sent, config.keys, order, config.upsert_key)
 
     @property
     def description(self) -> str:

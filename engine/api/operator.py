@@ -109,14 +109,16 @@ class OperatorFactory(ABC):
         columns. Key columns of exchanges need not be named.
 
         Args:
-            sent: The columns of its own that are read further on. For a stateful operator these are always all, so that
-                its state does not depend on the query that follows.
+            sent: The columns of its own that are read further on; all of them if it cannot be `narrowed` to these.
             inputs: The schemas of its inputs.
         """
         return None
 
     def narrowed(self, columns: Sequence[str]) -> OperatorFactory | None:
-        """The same operator, sending only these of its columns; None: it always sends all."""
+        """The same operator, sending only these of its columns; None: it always sends all.
+
+        It must read state that was stored with more columns: tables of whole rows do.
+        """
         return None
 
     def passed(self) -> PassedRows | None:

@@ -1,9 +1,10 @@
 """Logical graph to a cheaper logical graph: columns that nobody reads are not read, filters are told to sources. Pure.
 
 Columns are followed backwards from the sinks (liveness, as in a compiler; databases call it projection pushdown): an
-operator that says which columns it reads frees those above it from the others. Nothing that a checkpoint knows is
-changed: uids, splits, positions and keyed state stay as they are, so a job may be restored with another query above, or
-from a checkpoint of an engine without this pass.
+operator that says which columns it reads frees those above it from the others; joins and rankings keep in their state
+only what is read of their rows. Uids, splits and positions stay as they are, and state with more columns than are
+needed is read as well: a job may be restored from a checkpoint of an engine without this pass, and with another query
+above its state, unless that one reads columns that were not kept (which is an error that says so).
 """
 
 from __future__ import annotations
@@ -67,8 +68,8 @@ class _Liveness:
         live = self._live[node.uid] | {ROW_KIND}  # how a row is to be taken always counts
         if isinstance(node.work, SourceSpec):
             live |= {node.work.watermarks.column} if node.work.watermarks is not None else set()
-        elif not isinstance(node.work, OperatorFactory) or self._is_fixed(node.uid, node.work):
-            return every
+        elif not isinstance(node.work, OperatorFactory) or node.uid in self._with_side_readers:
+            return every  # what a side stream carries is rows as they came in
         if len(set(every)) < len(every):
             return every  # two columns of one name: there is no saying which is meant
         # One column at least: Arrow's batches without any do not know how many rows they have.
@@ -77,14 +78,9 @@ class _Liveness:
             return every
         return columns
 
-    def _is_fixed(self, uid: OperatorId, work: OperatorFactory) -> bool:
-        """Whether an operator's work must not depend on who reads its rows: state must fit another query, too."""
-        return work.stateful or uid in self._with_side_readers
-
     def _reads(self, node: Node, sent: Columns) -> list[Columns]:
         inputs = [self._schemas[edge.upstream] for edge in node.inputs]
         required = None
-        # What a side stream carries is rows as they came in.
         if isinstance(node.work, OperatorFactory) and node.uid not in self._with_side_readers:
             required = node.work.required_columns(sent, inputs)
         whole = [frozenset(schema.names) for schema in inputs]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
-from itertools import zip_longest
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -99,14 +98,18 @@ class StoredRows:
     spec: RowsSpec
 
     def check(self, spec: RowsSpec) -> None:
-        """Rows are read as they were written.
+        """Rows are read as they were written, perhaps without some of their columns.
 
         Raises:
-            CheckpointError: The table was stored with other columns or another key; names what changed.
+            CheckpointError: The table was stored without a column or with another key; names what changed.
         """
-        for old, new in zip_longest(self.spec.schema, spec.schema):
-            if old is None or new is None or (old.name, old.type) != (new.name, new.type):
-                raise self._changed(_column_change(self.spec.schema, spec.schema, old, new))
+        stored = {field.name: field for field in self.spec.schema}
+        for new in spec.schema:
+            old = stored.get(new.name)
+            if old is None:
+                raise self._changed(f"column '{new.name}' of type {new.type} is new")
+            if old.type != new.type:
+                raise self._changed(f"column '{new.name}' was stored as {old.type} and is now {new.type}")
         for what in ("key", "mutable"):
             was, now = getattr(self.spec, what), getattr(spec, what)
             if was != now:
@@ -115,7 +118,8 @@ class StoredRows:
     def _changed(self, change: str) -> CheckpointError:
         return CheckpointError(
             f"state table '{self.spec.name}': {change}",
-            hint="the columns of stored rows cannot change; give the operator another uid, or start without state",
+            hint="stored rows have the columns that were read when they came; give the operator another uid, or start "
+            "without state",
         )
 
     def to_json(self) -> JsonObject:
@@ -133,17 +137,6 @@ class StoredRows:
         """The inverse of `to_json`."""
         key, mutable = (tuple(str(column) for column in described[what]) for what in ("key", "mutable"))
         return cls(int(described["id"]), RowsSpec(name, schema_from_text(described["schema"]), key, mutable))
-
-
-def _column_change(was: pa.Schema, now: pa.Schema, old: pa.Field | None, new: pa.Field | None) -> str:
-    """The first difference of two schemas in words, at a position where they have `old` and `new`."""
-    if old is not None and old.name not in now.names:
-        return f"column '{old.name}' was stored as {old.type} and is now gone"
-    if new is not None and new.name not in was.names:
-        return f"column '{new.name}' of type {new.type} is new"
-    if old is not None and new is not None and old.name == new.name:
-        return f"column '{old.name}' was stored as {old.type} and is now {new.type}"
-    return f"the columns were stored as {was.names} and are now {now.names}"
 
 
 class TableRegistry:
@@ -169,12 +162,14 @@ class TableRegistry:
         """The row table of this name, made when missing.
 
         Raises:
-            CheckpointError: It was stored with other columns or another key.
+            CheckpointError: It was stored without one of the columns, or with another key.
         """
         if spec.name not in self.row_tables:
             self._check_free(spec.name, self.tables)
             self.row_tables[spec.name] = StoredRows(self._next_id(), spec)
-        self.row_tables[spec.name].check(spec)
+        stored = self.row_tables[spec.name]
+        stored.check(spec)
+        self.row_tables[spec.name] = replace(stored, spec=spec)  # rows to come have no more columns than these
         return self.row_tables[spec.name]
 
     def _next_id(self) -> int:

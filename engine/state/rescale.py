@@ -97,7 +97,7 @@ def copy_rows(
             for name, rows in described.row_tables.items():
                 stored = registry.register_rows(rows.spec)
                 blobs = RowBlobs(store, stored.id, name)
-                copier = ChunkCopier(blobs, rows.spec.key, groups, registry.max_parallelism)
+                copier = ChunkCopier(blobs, rows.spec, groups, registry.max_parallelism)
                 copiers.setdefault(name, copier).copy(RowBlobs(origin, rows.id, name))
         finally:
             origin.close()

@@ -114,10 +114,18 @@ def ipc_bytes(batch: pa.RecordBatch) -> bytes:
     return content
 
 
-def ipc_batch(body: memoryview, columns: Sequence[int] | None) -> pa.RecordBatch:
-    """The one batch of an Arrow stream, or some columns of it."""
-    options = pa.ipc.IpcReadOptions(included_fields=None if columns is None else list(columns))
-    return pa.ipc.open_stream(pa.py_buffer(body), options=options).read_next_batch()
+def ipc_batch(body: memoryview, columns: Sequence[str] | None) -> pa.RecordBatch:
+    """The one batch of an Arrow stream, or some columns of it.
+
+    Raises:
+        ValueError: It does not have these columns.
+    """
+    stream = pa.ipc.open_stream(pa.py_buffer(body))
+    if columns is None or stream.schema.names == list(columns):
+        return stream.read_next_batch()
+    positions = [stream.schema.names.index(name) for name in columns]
+    options = pa.ipc.IpcReadOptions(included_fields=positions)
+    return pa.ipc.open_stream(pa.py_buffer(body), options=options).read_next_batch().select(list(columns))
 
 
 class RowBlobs:
@@ -166,8 +174,8 @@ class RowBlobs:
         start = _PANE.pack(self._table_id, namespace + _BIAS)
         self._store.delete_range(start, (int.from_bytes(start, "big") + 1).to_bytes(len(start), "big"))
 
-    def read_rows(self, namespace: int, number: int) -> pa.RecordBatch:
-        """The rows of one chunk, dead ones too.
+    def read_rows(self, namespace: int, number: int, columns: Sequence[str] | None = None) -> pa.RecordBatch:
+        """The rows of one chunk, dead ones too; all columns or some.
 
         Raises:
             CorruptionError: They are damaged or not there.
@@ -175,13 +183,13 @@ class RowBlobs:
         value = self._store.get_many([self.key(namespace, number, Part.ROWS)])[0]
         if value is None:
             raise self._damaged(number, "it is not in the store")
-        return self._parse_rows(number, value, None)[0]
+        return self._parse_rows(number, value, columns)[0]
 
-    def scan(self, columns: Sequence[int] | None = None) -> Iterator[StoredChunk]:
+    def scan(self, columns: Sequence[str] | None = None) -> Iterator[StoredChunk]:
         """All chunks, by namespace and number.
 
         Args:
-            columns: Positions of the columns to read; None: all.
+            columns: The columns to read; None: all.
 
         Raises:
             CorruptionError: A chunk is damaged.
@@ -190,7 +198,7 @@ class RowBlobs:
         for prefix, parts in groupby(values, key=lambda value: value[0][:-1]):
             yield self._parse(prefix, {key[-1]: value for key, value in parts}, columns)
 
-    def _parse(self, prefix: bytes, parts: dict[int, bytes], columns: Sequence[int] | None) -> StoredChunk:
+    def _parse(self, prefix: bytes, parts: dict[int, bytes], columns: Sequence[str] | None) -> StoredChunk:
         _, biased, number, _ = _KEY.unpack(prefix + b"\0")
         if Part.ROWS not in parts:
             raise self._damaged(number, "its rows are missing")
@@ -199,7 +207,7 @@ class RowBlobs:
         fields = self._parse_fields(number, parts.get(Part.FIELDS), rows.num_rows)
         return StoredChunk(biased - _BIAS, number, rows, runs, size_bytes, dead, fields)
 
-    def _parse_rows(self, number: int, value: bytes, columns: Sequence[int] | None) -> tuple[pa.RecordBatch, Runs, int]:
+    def _parse_rows(self, number: int, value: bytes, columns: Sequence[str] | None) -> tuple[pa.RecordBatch, Runs, int]:
         body = self._unframed(number, Part.ROWS, value)
         try:
             count, size_bytes, rows = _ROWS_HEAD.unpack_from(body)

@@ -78,13 +78,15 @@ class ChunkCache:
         Raises:
             CorruptionError: They are damaged.
         """
-        batch = self._blobs.read_rows(chunk.namespace, chunk.number)
-        if not batch.schema.equals(self._form.rows_schema) or batch.num_rows != len(chunk):
+        schema = self._form.rows_schema
+        batch = self._blobs.read_rows(chunk.namespace, chunk.number, schema.names)  # there may be more in the store
+        if batch.schema.types != schema.types or batch.num_rows != len(chunk):
             raise CorruptionError(
-                f"chunk {chunk.number} of state table '{self._form.spec.name}' holds {batch.num_rows} rows of "
-                f"{batch.schema.names}, not {len(chunk)} of {self._form.rows_schema.names}"
+                f"chunk {chunk.number} of state table '{self._form.spec.name}' holds {batch.num_rows} rows of types "
+                f"{[str(kind) for kind in batch.schema.types]}, not {len(chunk)} of "
+                f"{[str(kind) for kind in schema.types]}"
             )
-        return batch
+        return pa.RecordBatch.from_arrays(batch.columns, schema=schema)
 
     def changes(self, chunk: Chunk) -> tuple[list[KeyValue], list[bytes]]:
         """What to store and what to delete so that the store has the chunk as it is; it counts as done."""

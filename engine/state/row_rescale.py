@@ -8,6 +8,7 @@ from itertools import groupby
 
 import pyarrow as pa
 
+from lakeward.engine.api.state import RowsSpec
 from lakeward.engine.core.hashing import hash_columns
 from lakeward.engine.core.keygroups import key_groups
 from lakeward.engine.state.kv import KeyValue
@@ -20,14 +21,15 @@ class ChunkCopier:
 
     Args:
         target: Where the rows go.
-        key: The columns that decide the key group.
+        spec: The table's description, whose columns are copied; a chunk may have others besides.
         groups: The key groups to copy.
         max_parallelism: Number of key groups of the job.
     """
 
-    def __init__(self, target: RowBlobs, key: tuple[str, ...], groups: range, max_parallelism: int) -> None:
+    def __init__(self, target: RowBlobs, spec: RowsSpec, groups: range, max_parallelism: int) -> None:
         self._target = target
-        self._key = key
+        self._key = spec.key
+        self._columns = [name for name in spec.schema.names if name not in spec.mutable]
         self._groups = groups
         self._max_parallelism = max_parallelism
         self._next_number = 0
@@ -38,7 +40,7 @@ class ChunkCopier:
         Raises:
             CorruptionError: A chunk is damaged.
         """
-        for _, chunks in groupby(origin.scan(), key=lambda chunk: chunk.namespace):
+        for _, chunks in groupby(origin.scan(self._columns), key=lambda chunk: chunk.namespace):
             for chunk in _joined(kept for chunk in chunks if (kept := self._ours(chunk)) is not None):
                 self._target.write(self._values(chunk))
                 self._next_number += 1

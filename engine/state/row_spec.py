@@ -37,7 +37,6 @@ class RowForm:
         self.fields = {name: _mutable_dtype(spec, name) for name in spec.mutable}
         self.rows_schema = pa.schema([field for field in spec.schema if field.name not in self.fields])
         self.fields_schema = pa.schema([spec.schema.field(name) for name in spec.mutable])
-        self.key_positions = [self.rows_schema.get_field_index(name) for name in spec.key]
 
     def checked(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """The batch, with exactly the table's schema.

@@ -56,7 +56,7 @@ class ChunkedRowTable(RowTable):
         self._free_handles: list[int] = []
         self._deletes: list[bytes] = []
         self._live = self._next_append = self._next_number = self._index_bytes = 0
-        for stored in blobs.scan(form.key_positions):
+        for stored in blobs.scan(form.spec.key):
             self._take_over(stored)
         self._settle(self._panes.values())
 

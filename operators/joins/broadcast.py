@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
@@ -23,6 +23,7 @@ from lakeward.engine.core.ids import CheckpointId
 from lakeward.engine.core.json_types import JsonObject
 from lakeward.operators.joins.index import StaticIndex
 from lakeward.operators.joins.layout import LEFT, RIGHT, How, JoinLayout
+from lakeward.operators.joins.projection import narrowed_inputs, narrowed_layout, read_columns, with_columns_of
 from lakeward.operators.joins.regular import JoinInput, describe
 from lakeward.operators.joins.rows import EMIT_ROWS_MAX, BatchRows, Condition, Pairs, Rows, key_arrays
 
@@ -36,12 +37,14 @@ class BroadcastJoin(OperatorFactory):
         layout: The joined rows.
         how: "inner", "left", "semi" or "anti".
         where: A further condition over the joined rows.
+        columns: The columns that are sent; None: all.
     """
 
     inputs: tuple[JoinInput, JoinInput]
     layout: JoinLayout
     how: How = "inner"
     where: BoundExpression | None = None
+    columns: tuple[str, ...] | None = None
 
     def create(self) -> Operator:
         """Make the operator of one subtask."""
@@ -50,7 +53,8 @@ class BroadcastJoin(OperatorFactory):
     @property
     def sent(self) -> JoinLayout:
         """The columns that are sent."""
-        return self.layout.left_only() if self.how in ("semi", "anti") else self.layout
+        sent = self.layout.left_only() if self.how in ("semi", "anti") else self.layout
+        return sent.only(self.columns)
 
     @property
     def schema(self) -> pa.Schema:
@@ -72,6 +76,19 @@ class BroadcastJoin(OperatorFactory):
     def first_input(self) -> int:
         """The table is read first."""
         return RIGHT
+
+    def required_columns(self, sent: frozenset[str], inputs: Sequence[pa.Schema]) -> Sequence[frozenset[str]]:
+        """Those that are sent, and what rows are joined by."""
+        return read_columns(self.inputs, self.layout, self.where, sent)
+
+    def narrowed(self, columns: Sequence[str]) -> BroadcastJoin | None:
+        """The same join, which keeps and sends fewer columns."""
+        layout = narrowed_layout(self.layout, self.where, columns)
+        if layout is None:
+            return None
+        read = self.required_columns(frozenset(columns), ())
+        inputs = narrowed_inputs(self.inputs, read)
+        return replace(self, inputs=inputs, layout=layout, columns=tuple(columns))
 
 
 class _BroadcastJoin(Operator):
@@ -98,6 +115,7 @@ class _BroadcastJoin(Operator):
         self.on_input(LEFT, batch, out)
 
     def on_input(self, index: int, batch: pa.RecordBatch, out: Output) -> None:
+        batch = with_columns_of(batch, self._schemas[index])
         if index == RIGHT:
             self._parts.append(batch)
         elif self._lookup is None:
@@ -185,7 +203,7 @@ class Lookup:
     def _joined(self, rows: BatchRows, left: Rows, right: Rows) -> pa.RecordBatch:
         names = self._sent.sources(RIGHT)
         ours = rows.take(left, self._sent.sources(LEFT))
-        if self._config.how in ("semi", "anti"):
+        if not names:
             return self._sent.compose(ours, None)
         missing = right < 0
         theirs = self._table.batch.select(names)
@@ -215,4 +233,5 @@ def _encode(batches: Sequence[pa.RecordBatch], schema: pa.Schema) -> str:
 
 def _decode(text: str, schema: pa.Schema) -> list[pa.RecordBatch]:
     with pa.ipc.open_stream(base64.b64decode(text)) as reader:
-        return [batch.cast(schema) if batch.schema != schema else batch for batch in reader]
+        batches = [with_columns_of(batch, schema) for batch in reader]
+    return [batch.cast(schema) if batch.schema != schema else batch for batch in batches]

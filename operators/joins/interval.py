@@ -8,7 +8,8 @@ are also sent without a partner are sent then, so that nothing is ever taken bac
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +24,7 @@ from lakeward.engine.core.hashing import null_mask
 from lakeward.engine.core.ids import CheckpointId
 from lakeward.engine.core.json_types import JsonObject
 from lakeward.operators.joins.layout import LEFT, RIGHT, How, JoinLayout
+from lakeward.operators.joins.projection import narrowed_inputs, narrowed_layout, read_columns, with_columns_of
 from lakeward.operators.joins.regular import SIDES, JoinInput, describe
 from lakeward.operators.joins.rows import (
     BatchRows,
@@ -110,6 +112,7 @@ class IntervalJoin(OperatorFactory):
         how: What is sent; rows without a partner when the watermark says that none can come.
         where: A further condition over the joined rows.
         options: Names of further columns and side outputs.
+        columns: The columns that are sent; None: all.
     """
 
     inputs: tuple[JoinInput, JoinInput]
@@ -118,6 +121,7 @@ class IntervalJoin(OperatorFactory):
     how: How = "inner"
     where: BoundExpression | None = None
     options: IntervalOptions | None = None
+    columns: tuple[str, ...] | None = None
 
     def create(self) -> Operator:
         """Make the operator of one subtask."""
@@ -126,7 +130,8 @@ class IntervalJoin(OperatorFactory):
     @property
     def sent(self) -> JoinLayout:
         """The columns of the inputs that are sent."""
-        return self.layout.left_only() if self.how in ("semi", "anti") else self.layout
+        sent = self.layout.left_only() if self.how in ("semi", "anti") else self.layout
+        return sent.only(self.columns)
 
     @property
     def schema(self) -> pa.Schema:
@@ -158,6 +163,22 @@ class IntervalJoin(OperatorFactory):
     def stateful(self) -> bool:
         """It keeps rows."""
         return True
+
+    def required_columns(self, sent: frozenset[str], inputs: Sequence[pa.Schema]) -> Sequence[frozenset[str]]:
+        """Those that are sent, and what rows are joined by."""
+        left, right = read_columns(self.inputs, self.layout, self.where, sent)
+        return left, right.union(*(bound.columns for bound in self.bounds.within or ()))
+
+    def narrowed(self, columns: Sequence[str]) -> IntervalJoin | None:
+        """The same join, which keeps and sends fewer columns."""
+        layout = narrowed_layout(self.layout, self.where, columns)
+        if layout is None:
+            return None
+        read = self.required_columns(frozenset(columns), ())
+        inputs, options = narrowed_inputs(self.inputs, read), self.options
+        if options is not None and options.event_time not in columns:
+            options = replace(options, event_time=None)
+        return replace(self, inputs=inputs, layout=layout, options=options, columns=tuple(columns))
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +253,7 @@ class _IntervalJoin(Operator):
 
     def on_input(self, index: int, batch: pa.RecordBatch, out: Output) -> None:
         own, other = self._sides[index], self._sides[1 - index]
-        arrivals = self._arrivals(own, batch, out)
+        arrivals = self._arrivals(own, with_columns_of(batch, own.input.schema), out)
         if not arrivals.batch.num_rows:
             return
         if own.input.unique:

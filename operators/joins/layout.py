@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -89,7 +89,14 @@ class JoinLayout:
         columns = tuple(column for column in self.columns if column.side == LEFT)
         return replace(self, columns=columns, schema=pa.schema([self.schema.field(c.name) for c in columns]))
 
-    def sources(self, side: int, names: Sequence[str] | None = None) -> list[str]:
+    def only(self, names: Collection[str] | None) -> JoinLayout:
+        """Some of the columns, in their order; None: all."""
+        if names is None:
+            return self
+        columns = tuple(column for column in self.columns if column.name in names)
+        return replace(self, columns=columns, schema=pa.schema([self.schema.field(c.name) for c in columns]))
+
+    def sources(self, side: int, names: Collection[str] | None = None) -> list[str]:
         """The columns of an input that are needed for the result, or for some columns of it."""
         wanted = [c for c in self.columns if c.side == side and (names is None or c.name in names)]
         return [column.source for column in wanted]

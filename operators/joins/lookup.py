@@ -6,8 +6,8 @@ answer (as with Flink's lookup joins). The cache is not part of checkpoints.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +23,7 @@ from lakeward.engine.core.errors import SourceError
 from lakeward.operators.joins.changes import row_codes
 from lakeward.operators.joins.index import StaticIndex
 from lakeward.operators.joins.layout import LEFT, How, JoinLayout
+from lakeward.operators.joins.projection import read_columns
 from lakeward.operators.joins.regular import JoinInput, describe
 from lakeward.operators.joins.rows import BatchRows, Condition, Pairs, Rows, Sender, key_arrays, null_keys
 
@@ -95,6 +96,7 @@ class LookupJoin(OperatorFactory):
         how: "inner", "left", "semi" or "anti".
         where: A further condition over the joined rows.
         options: Cache, batches and retries.
+        columns: The columns that are sent; None: all.
     """
 
     inputs: tuple[JoinInput, JoinInput]
@@ -103,6 +105,7 @@ class LookupJoin(OperatorFactory):
     how: How = "inner"
     where: BoundExpression | None = None
     options: LookupOptions = LookupOptions()
+    columns: tuple[str, ...] | None = None
 
     def create(self) -> Operator:
         """Make the operator of one subtask."""
@@ -111,7 +114,8 @@ class LookupJoin(OperatorFactory):
     @property
     def sent(self) -> JoinLayout:
         """The columns that are sent."""
-        return self.layout.left_only() if self.how in ("semi", "anti") else self.layout
+        sent = self.layout.left_only() if self.how in ("semi", "anti") else self.layout
+        return sent.only(self.columns)
 
     @property
     def schema(self) -> pa.Schema:
@@ -127,6 +131,14 @@ class LookupJoin(OperatorFactory):
     def vectorised(self) -> bool:
         """Whether the condition is computed by kernels alone."""
         return self.where is None or self.where.vectorised
+
+    def required_columns(self, sent: frozenset[str], inputs: Sequence[pa.Schema]) -> Sequence[frozenset[str]]:
+        """Those that are sent, and what rows are looked up by."""
+        return read_columns(self.inputs, self.layout, self.where, sent)[:1]
+
+    def narrowed(self, columns: Sequence[str]) -> LookupJoin:
+        """The same join, which sends fewer columns; the source is asked for whole rows."""
+        return replace(self, columns=tuple(columns))
 
 
 class _LookupJoin(Operator):

@@ -9,7 +9,8 @@ batch is not mentioned.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +23,7 @@ from lakeward.engine.api.state import Matches, RowsSpec, RowTable
 from lakeward.engine.core.messages import WATERMARK_MIN_US
 from lakeward.operators.joins.changes import locate, net_changes, row_codes
 from lakeward.operators.joins.layout import LEFT, RIGHT, How, JoinLayout
+from lakeward.operators.joins.projection import narrowed_inputs, narrowed_layout, read_columns, with_columns_of
 from lakeward.operators.joins.rows import (
     BatchRows,
     Condition,
@@ -77,6 +79,7 @@ class RegularJoin(OperatorFactory):
         where: A further condition over the joined rows.
         state_ttl_us: Rows are forgotten when the watermark has passed their event time by this (and up to half of it
             more); None: never.
+        columns: The columns that are sent; None: all.
     """
 
     inputs: tuple[JoinInput, JoinInput]
@@ -84,6 +87,7 @@ class RegularJoin(OperatorFactory):
     how: How = "inner"
     where: BoundExpression | None = None
     state_ttl_us: int | None = None
+    columns: tuple[str, ...] | None = None
 
     def create(self) -> Operator:
         """Make the operator of one subtask."""
@@ -104,7 +108,8 @@ class RegularJoin(OperatorFactory):
     @property
     def sent(self) -> JoinLayout:
         """The columns that are sent."""
-        return self.layout.left_only() if self.how in ("semi", "anti") else self.layout
+        sent = self.layout.left_only() if self.how in ("semi", "anti") else self.layout
+        return sent.only(self.columns)
 
     @property
     def description(self) -> str:
@@ -120,6 +125,19 @@ class RegularJoin(OperatorFactory):
     def stateful(self) -> bool:
         """It keeps rows."""
         return True
+
+    def required_columns(self, sent: frozenset[str], inputs: Sequence[pa.Schema]) -> Sequence[frozenset[str]]:
+        """Those that are sent, and what rows are joined by."""
+        return read_columns(self.inputs, self.layout, self.where, sent)
+
+    def narrowed(self, columns: Sequence[str]) -> RegularJoin | None:
+        """The same join, which keeps and sends fewer columns."""
+        layout = narrowed_layout(self.layout, self.where, columns)
+        if layout is None:
+            return None
+        read = self.required_columns(frozenset(columns), ())
+        inputs = narrowed_inputs(self.inputs, read)
+        return replace(self, inputs=inputs, layout=layout, columns=tuple(columns))
 
 
 def describe(how: str, kind: str, inputs: tuple[JoinInput, JoinInput], where: BoundExpression | None) -> str:
@@ -206,7 +224,7 @@ class _RegularJoin(Operator):
         if not batch.num_rows:
             return
         own = self._sides[index]
-        added, removed = net_changes(batch, own.input.identity)
+        added, removed = net_changes(with_columns_of(batch, own.input.schema), own.input.identity)
         if own.first_only:
             added = self._first_of_keys(own, added)
         gone = self._take_back(own, removed) if removed is not None and removed.num_rows else None

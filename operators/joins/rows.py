@@ -51,7 +51,7 @@ class BatchRows:
 
 
 def _no_columns(rows: int) -> pa.RecordBatch:
-    return pa.RecordBatch.from_struct_array(pa.array([{}] * rows, pa.struct([])))
+    return pa.RecordBatch.from_struct_array(pa.Array.from_buffers(pa.struct([]), rows, [None]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,13 +99,8 @@ class Pairs:
             for side in (LEFT, RIGHT)
         ]
         if names is not None:
-            layout = _part(layout, names)
+            layout = layout.only(names)
         return layout.compose(taken[LEFT], taken[RIGHT])
-
-
-def _part(layout: JoinLayout, names: Sequence[str]) -> JoinLayout:
-    columns = tuple(column for column in layout.columns if column.name in names)
-    return JoinLayout(columns, pa.schema([layout.schema.field(column.name) for column in columns]))
 
 
 class Condition:
@@ -160,7 +155,8 @@ class Sender:
     def alone(self, side: int, source: RowSource, numbers: Rows, kind: int, out: Output) -> None:
         """Rows of one side; the other is null, or not part of the result."""
         for start in range(0, len(numbers), EMIT_ROWS_MAX):
-            rows = source.take(numbers[start : start + EMIT_ROWS_MAX], self._alone[side])
+            part = numbers[start : start + EMIT_ROWS_MAX]
+            rows = source.take(part, self._alone[side]) if self._alone[side] else _no_columns(len(part))
             self.send(self._layout.compose(*((rows, None) if side == LEFT else (None, rows))), kind, out)
 
     def send(self, rows: pa.RecordBatch, kind: int, out: Output) -> None:

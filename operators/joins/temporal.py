@@ -8,7 +8,7 @@ of a key, those before the newest one that the watermark has reached are forgott
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -23,6 +23,7 @@ from lakeward.engine.core.ids import CheckpointId
 from lakeward.engine.core.json_types import JsonObject
 from lakeward.operators.joins.changes import row_codes
 from lakeward.operators.joins.layout import LEFT, RIGHT, JoinLayout
+from lakeward.operators.joins.projection import narrowed_inputs, narrowed_layout, read_columns, with_columns_of
 from lakeward.operators.joins.regular import SIDES, JoinInput, describe
 from lakeward.operators.joins.rows import BatchRows, Condition, Mask, Pairs, Rows, Sender, key_arrays, null_keys, pick
 from lakeward.operators.joins.times import TimeColumn
@@ -47,6 +48,7 @@ class TemporalJoin(OperatorFactory):
         how: "inner", or "left": left rows without a version come too.
         where: A further condition over the joined rows: the version that was valid either fulfils it or not.
         late_tag: Side output of late left rows; None: they are only counted.
+        columns: The columns that are sent; None: all.
     """
 
     inputs: tuple[JoinInput, JoinInput]
@@ -54,6 +56,7 @@ class TemporalJoin(OperatorFactory):
     how: Literal["inner", "left"] = "inner"
     where: BoundExpression | None = None
     late_tag: str | None = None
+    columns: tuple[str, ...] | None = None
 
     def create(self) -> Operator:
         """Make the operator of one subtask."""
@@ -62,7 +65,12 @@ class TemporalJoin(OperatorFactory):
     @property
     def schema(self) -> pa.Schema:
         """Schema of the result."""
-        return self.layout.schema
+        return self.sent.schema
+
+    @property
+    def sent(self) -> JoinLayout:
+        """The columns that are sent."""
+        return self.layout.only(self.columns)
 
     @property
     def description(self) -> str:
@@ -80,6 +88,19 @@ class TemporalJoin(OperatorFactory):
     def stateful(self) -> bool:
         """It keeps rows."""
         return True
+
+    def required_columns(self, sent: frozenset[str], inputs: Sequence[pa.Schema]) -> Sequence[frozenset[str]]:
+        """Those that are sent, and what rows are joined by."""
+        return read_columns(self.inputs, self.layout, self.where, sent)
+
+    def narrowed(self, columns: Sequence[str]) -> TemporalJoin | None:
+        """The same join, which keeps and sends fewer columns."""
+        layout = narrowed_layout(self.layout, self.where, columns)
+        if layout is None:
+            return None
+        read = self.required_columns(frozenset(columns), ())
+        inputs = narrowed_inputs(self.inputs, read)
+        return replace(self, inputs=inputs, layout=layout, columns=tuple(columns))
 
 
 class _Waiting:
@@ -131,7 +152,7 @@ class _TemporalJoin(Operator):
     def __init__(self, config: TemporalJoin) -> None:
         self._config = config
         self._condition = Condition(config.layout, config.where)
-        self._sender = Sender(config.layout)
+        self._sender = Sender(config.sent)
         self._times = (_time(config.inputs[LEFT]), _time(config.inputs[RIGHT]))
         self._updating = is_updating(config.inputs[RIGHT].schema)
 
@@ -146,11 +167,12 @@ class _TemporalJoin(Operator):
         self._right = _Waiting(right, self._times[RIGHT], self._progress.watermark_us)
 
     def on_batch(self, batch: pa.RecordBatch, out: Output) -> None:
-        self._on_left(batch, out)
+        self.on_input(LEFT, batch, out)
 
     def on_input(self, index: int, batch: pa.RecordBatch, out: Output) -> None:
         if not batch.num_rows:
             return
+        batch = with_columns_of(batch, self._config.inputs[index].schema)
         if index == LEFT:
             self._on_left(batch, out)
         else:

@@ -7,8 +7,8 @@ whose windows have all passed is late: counted in `late_rows`, and sent to its s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,7 @@ from lakeward.engine.api.state import RowIds, RowsSpec, RowTable
 from lakeward.engine.core.ids import CheckpointId
 from lakeward.engine.core.json_types import JsonObject
 from lakeward.operators.joins.layout import LEFT, RIGHT, How, JoinLayout
+from lakeward.operators.joins.projection import narrowed_inputs, narrowed_layout, read_columns, with_columns_of
 from lakeward.operators.joins.regular import SIDES, JoinInput, describe
 from lakeward.operators.joins.rows import (
     BatchRows,
@@ -55,6 +56,7 @@ class WindowJoin(OperatorFactory):
         how: What is sent of each window.
         where: A further condition over the joined rows.
         late_tags: Side outputs of late left and late right rows; None: they are only counted.
+        columns: The columns that are sent; None: all.
     """
 
     inputs: tuple[JoinInput, JoinInput]
@@ -63,6 +65,7 @@ class WindowJoin(OperatorFactory):
     how: How = "inner"
     where: BoundExpression | None = None
     late_tags: tuple[str | None, str | None] = (None, None)
+    columns: tuple[str, ...] | None = None
 
     def create(self) -> Operator:
         """Make the operator of one subtask."""
@@ -71,7 +74,8 @@ class WindowJoin(OperatorFactory):
     @property
     def sent(self) -> JoinLayout:
         """The columns of the inputs that are sent."""
-        return self.layout.left_only() if self.how in ("semi", "anti") else self.layout
+        sent = self.layout.left_only() if self.how in ("semi", "anti") else self.layout
+        return sent.only(self.columns)
 
     @property
     def schema(self) -> pa.Schema:
@@ -79,8 +83,8 @@ class WindowJoin(OperatorFactory):
         left = self.inputs[LEFT]
         assert left.time is not None, "a window join has event time"
         kind = left.schema.field(left.time.name).type
-        bounds = [pa.field(name, kind, nullable=False) for name in (WINDOW_START, WINDOW_END)]
-        return pa.schema([*self.sent.schema, *bounds])
+        names = [name for name in (WINDOW_START, WINDOW_END) if self.columns is None or name in self.columns]
+        return pa.schema([*self.sent.schema, *(pa.field(name, kind, nullable=False) for name in names)])
 
     @property
     def description(self) -> str:
@@ -97,6 +101,19 @@ class WindowJoin(OperatorFactory):
         """It keeps rows."""
         return True
 
+    def required_columns(self, sent: frozenset[str], inputs: Sequence[pa.Schema]) -> Sequence[frozenset[str]]:
+        """Those that are sent, and what rows are joined by."""
+        return read_columns(self.inputs, self.layout, self.where, sent)
+
+    def narrowed(self, columns: Sequence[str]) -> WindowJoin | None:
+        """The same join, which keeps and sends fewer columns."""
+        layout = narrowed_layout(self.layout, self.where, columns)
+        if layout is None:
+            return None
+        read = self.required_columns(frozenset(columns), ())
+        inputs = narrowed_inputs(self.inputs, read)
+        return replace(self, inputs=inputs, layout=layout, columns=tuple(columns))
+
 
 class _WithBounds:
     """Adds the bounds of the window that is fired to every row that is sent."""
@@ -108,8 +125,11 @@ class _WithBounds:
 
     def emit(self, batch: pa.RecordBatch) -> None:
         """Send rows of the window."""
-        kind = self._schema.field(WINDOW_END).type
-        bounds = [from_us(np.full(batch.num_rows, bound), kind) for bound in self.bounds_us]
+        bounds = [
+            from_us(np.full(batch.num_rows, bound_us), self._schema.field(name).type)
+            for name, bound_us in zip((WINDOW_START, WINDOW_END), self.bounds_us, strict=True)
+            if name in self._schema.names
+        ]
         self.out.emit(pa.RecordBatch.from_arrays([*batch.columns, *bounds], schema=self._schema))
 
     def emit_side(self, tag: str, batch: pa.RecordBatch) -> None:
@@ -142,6 +162,7 @@ class _WindowJoin(Operator):
     def on_input(self, index: int, batch: pa.RecordBatch, out: Output) -> None:
         side = self._config.inputs[index]
         assert side.time is not None, "a window join has event time"
+        batch = with_columns_of(batch, side.schema)
         times_us = side.time.times_us(batch)
         keep = self._kept(index, batch, times_us, out)
         if not self._sends_alone[index]:  # rows without a key match nothing

@@ -15,7 +15,7 @@ import pyarrow as pa
 from lakeward.engine.api.context import OperatorContext, Output
 from lakeward.engine.api.operator import Operator
 from lakeward.engine.api.state import RowIds
-from lakeward.operators.ranking.changes import NONE, Changes, equal_rows
+from lakeward.operators.ranking.changes import NONE, Changes, equal_rows, some_columns
 from lakeward.operators.ranking.keyed_rows import KeyedRows, plain
 from lakeward.operators.ranking.order import (
     CODE_MAX,
@@ -46,6 +46,7 @@ class BestRowConfig:
         rank_column: A column to send with the rank number, 1; None: none.
         update_before: Whether to send -U rows. Without them and without an order the old row is not even read, and a
             row that equals it is sent as well.
+        columns: The columns of the result that are sent, row kinds among them; None: all.
     """
 
     schema: pa.Schema
@@ -54,6 +55,7 @@ class BestRowConfig:
     later_wins: bool
     rank_column: str | None = None
     update_before: bool = True
+    columns: tuple[str, ...] | None = None
 
     @property
     def order_columns(self) -> list[str]:
@@ -84,6 +86,7 @@ class BestRowOperator(Operator):
         """Replace the best rows of the batch's keys, and send the replacements."""
         if not batch.num_rows:
             return
+        batch = some_columns(batch, self._config.schema.names)
         keys = [plain(batch.column(name)) for name in self._config.keys]
         codes = leading_code(batch.column(self._config.order[0].column), self._config.order[0]) if self._coded else None
         rows = self._best_of_batch(batch, keys, codes)
@@ -102,19 +105,23 @@ class BestRowOperator(Operator):
         config = self._config
         if not config.order:
             return np.sort(_last_of(groups, np.arange(len(groups)), len(firsts))) if config.later_wins else firsts
-        if codes is not None and self._exact and not _ambiguous(codes):
+        rows: Rows = np.arange(batch.num_rows)
+        if codes is not None:  # most rows lose by their first column: the others are compared by all
             best = np.full(len(firsts), CODE_MAX, np.int64)
             np.minimum.at(best, groups, codes)
             rows = np.flatnonzero(codes == best[groups])
-            if not config.later_wins:
-                rows = rows[::-1]
-            return np.sort(_last_of(groups[rows], rows, len(firsts)))
+            if self._exact and not _ambiguous(codes):
+                if not config.later_wins:
+                    rows = rows[::-1]
+                return np.sort(_last_of(groups[rows], rows, len(firsts)))
+            batch = batch.select(config.order_columns).take(pa.array(rows))
         columns = self._order_codes(batch)
         if config.later_wins:
-            columns = [*columns, -np.arange(batch.num_rows)]
-        rows = sorted_rows(groups, columns)
-        starts = np.flatnonzero(np.diff(groups[rows], prepend=-1))
-        return np.sort(rows[starts])
+            columns = [*columns, -rows]
+        groups = groups[rows]
+        places = sorted_rows(groups, columns)
+        starts = np.flatnonzero(np.diff(groups[places], prepend=-1))
+        return np.sort(rows[places[starts]])
 
     def _order_codes(self, batch: pa.RecordBatch) -> Codes:
         return sort_codes([batch.column(name) for name in self._config.order_columns], self._config.order)
@@ -182,7 +189,8 @@ class BestRowOperator(Operator):
         before[known] = new.num_rows + np.arange(len(known))  # without -U rows it only says that there was a row
         rows = pa.concat_batches([new, old]) if old.num_rows else new
         ranks = None if config.rank_column is None else np.ones(new.num_rows, np.int64)
-        return Changes(before, numbers, ranks, ranks).batch(rows, config.rank_column, config.update_before)
+        changes = Changes(before, numbers, ranks, ranks).batch(rows, config.rank_column, config.update_before)
+        return some_columns(changes, config.columns)
 
 
 def _ambiguous(codes: Rows) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lakeward.engine.api.changelog import DELETE, INSERT, UPDATE_AFTER, UPDATE_BEFORE, updating
+from lakeward.engine.api.changelog import DELETE, INSERT, ROW_KIND, UPDATE_AFTER, UPDATE_BEFORE, updating
 from lakeward.operators.windows.columns import Mask, Rows
 
 NONE = -1
@@ -75,6 +76,17 @@ def rank_field(name: str) -> pa.Field:
 def with_rank(schema: pa.Schema, rank_column: str | None) -> pa.Schema:
     """The schema with a column of rank numbers."""
     return schema if rank_column is None else schema.append(rank_field(rank_column))
+
+
+def some_columns(batch: pa.RecordBatch, columns: Sequence[str] | None) -> pa.RecordBatch:
+    """The batch with some of its columns; None: as it is."""
+    return batch if columns is None else batch.select(list(columns))
+
+
+def narrowed_schema(schema: pa.Schema, *needed: Collection[str] | None) -> pa.Schema:
+    """A schema with the columns that anybody needs, in its order."""
+    names = {ROW_KIND}.union(*(one for one in needed if one is not None))
+    return pa.schema([field for field in schema if field.name in names], metadata=schema.metadata)
 
 
 def _after(old: Rows) -> npt.NDArray[np.int64]:

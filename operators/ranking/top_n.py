@@ -12,7 +12,7 @@ from lakeward.engine.api.context import OperatorContext, Output
 from lakeward.engine.api.operator import Operator
 from lakeward.engine.api.state import Matches, RowIds
 from lakeward.operators.ranking.best_row import CODE
-from lakeward.operators.ranking.changes import NONE, Changes, equal_rows, with_rank
+from lakeward.operators.ranking.changes import NONE, Changes, equal_rows, some_columns, with_rank
 from lakeward.operators.ranking.keyed_rows import KeyedRows, plain
 from lakeward.operators.ranking.order import (
     CODE_MAX,
@@ -43,6 +43,7 @@ class TopNConfig:
         upsert_key: The columns that tell rows of an updating input apart, and the keys: where rows may move from one
             key to another, both have to be in the result's. None: only all columns tell rows apart.
         update_before: Whether to send -U rows.
+        columns: The columns of the result that are sent, row kinds among them; None: all.
     """
 
     schema: pa.Schema
@@ -53,6 +54,7 @@ class TopNConfig:
     rank_column: str | None = None
     upsert_key: tuple[str, ...] | None = None
     update_before: bool = True
+    columns: tuple[str, ...] | None = None
 
     @property
     def by_place(self) -> bool:
@@ -121,6 +123,7 @@ class TopNOperator(Operator):
         """Rank the rows among those that are kept, and send what that changes."""
         if not batch.num_rows:
             return
+        batch = some_columns(batch, self._config.schema.names)
         plain_batch = without_kinds(batch)
         keys = [plain(plain_batch.column(name)) for name in self._config.keys]
         groups, firsts = group_rows(keys)
@@ -171,7 +174,8 @@ class TopNOperator(Operator):
             columns = []
         kinds = pa.array(np.full(len(ranks), INSERT, np.int8))
         schema = updating(with_rank(self._schema, self._config.rank_column))
-        out.emit(pa.RecordBatch.from_arrays([*rows.columns, *columns, kinds], schema=schema))
+        sent = pa.RecordBatch.from_arrays([*rows.columns, *columns, kinds], schema=schema)
+        out.emit(some_columns(sent, self._config.columns))
 
     def _ranks(self, ranking: _Ranking) -> tuple[Rows, Rows]:
         """The ranks before and after; 0 for rows beyond the last rank that is sent."""
@@ -270,7 +274,7 @@ class TopNOperator(Operator):
             changes = _really_changed(_joined(changes, rows.select(config.upsert_key)), rows)
         elif self._retracts:
             changes = _without_returns(changes, rows)
-        out.emit(changes.batch(rows, config.rank_column, config.update_before))
+        out.emit(some_columns(changes.batch(rows, config.rank_column, config.update_before), config.columns))
 
     def _rows_of(self, changes: Changes, ids: RowIds, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, Changes]:
         """The rows that changes are about, and the changes with their numbers in it."""
