@@ -69,6 +69,11 @@ class KeyRows:
         lists = self._starts.nbytes + self._counts.nbytes + self._rooms.nbytes + self._dead.nbytes
         return self._map.size_bytes + lists + self._entries.nbytes
 
+    @property
+    def used(self) -> bool:
+        """Whether any row was ever added."""
+        return len(self._starts) > 0
+
     def add(self, keys: KeyBatch, ids: Int64Array) -> Int64Array:
         """Add a row to each key, none of which is null; returns the keys' slots."""
         self._map.move_some()

@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from lakeward.engine.api.state import RowIds
-from lakeward.engine.state.keys import KeyCodec
+from lakeward.engine.core.hashing import Int64Array
+from lakeward.engine.state.keys import KeyBatch, KeyCodec
 from lakeward.engine.state.row_chunks import Chunk
 from lakeward.engine.state.row_directory import RowDirectory
 from lakeward.engine.state.row_index import KeyRows
+from lakeward.engine.state.row_log import Encode, KeyLog
 
 _BYTES_PER_ROW = 5  # a chunk's id of the row, and whether it is dead
 _BYTES_PER_CHUNK = 1_000
@@ -20,11 +22,13 @@ class RowPane:
     Args:
         namespace: Which one.
         codec: The table's key.
+        encode: Hashes and encodes its columns.
     """
 
-    def __init__(self, namespace: int, codec: KeyCodec) -> None:
+    def __init__(self, namespace: int, codec: KeyCodec, encode: Encode) -> None:
         self.namespace = namespace
         self.keys = KeyRows(codec)
+        self.log = KeyLog(encode)
         self.chunks: list[Chunk] = []
         self.rows = 0
         self.live = 0
@@ -33,7 +37,27 @@ class RowPane:
     @property
     def size_bytes(self) -> int:
         """Memory that stays in use when the chunks' rows are in the store."""
-        return self.keys.size_bytes + self.rows * _BYTES_PER_ROW + len(self.chunks) * _BYTES_PER_CHUNK
+        return (
+            self.keys.size_bytes
+            + self.log.size_bytes
+            + self.rows * _BYTES_PER_ROW
+            + len(self.chunks) * _BYTES_PER_CHUNK
+        )
+
+    def find(self, keys: KeyBatch, directory: RowDirectory) -> tuple[Int64Array, RowIds]:
+        """Positions in `keys`, none of which is null, rising, and the rows that have these keys, as they came."""
+        if self.log.rows and not self.keys.used:
+            found = self.log.find(keys)
+            if found is not None:
+                return found
+        self.index(directory)
+        return self.keys.find(keys, directory.chunks)
+
+    def index(self, directory: RowDirectory) -> None:
+        """Enter the rows of the log in the index."""
+        if self.log.rows:
+            for ids, keys in self.log.take():
+                directory.slots[ids] = self.keys.add(keys, ids)
 
     def all_ids(self, directory: RowDirectory) -> RowIds:
         """Ids of the rows, and of removed ones that the index still holds."""

@@ -2,10 +2,11 @@
 
 A row id is a number in a directory of arrays (`row_directory.py`) that say in which chunk, at which place the row lies,
 so that chunks can be put together and cleaned of dead rows without anybody noticing. Each namespace has an index of its
-own (`row_index.py`) and is dropped with it as a whole. Small chunks are joined with the one before them as in a binary
-counter, so that each row is copied a logarithmic number of times and there are few chunks (the logarithmic method of
-Bentley and Saxe, 1980; Lucene and LSM trees merge alike). What is written to the store are chunks, when a checkpoint is
-taken or memory runs short (`row_blobs.py`); the index always stays in memory.
+own (`row_index.py`), made when its rows are looked for (`row_log.py`), and is dropped with it as a whole. Small chunks
+are joined with the one before them as in a binary counter, so that each row is copied a logarithmic number of times and
+there are few chunks (the logarithmic method of Bentley and Saxe, 1980; Lucene and LSM trees merge alike). What is
+written to the store are chunks, when a checkpoint is taken or memory runs short (`row_blobs.py`); the index always
+stays in memory.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ from lakeward.engine.api.state import Matches, RowIds, RowsSpec, RowTable
 from lakeward.engine.core.errors import InternalError, SchemaError
 from lakeward.engine.core.hashing import Int64Array
 from lakeward.engine.state.budget import MemoryBudget
-from lakeward.engine.state.keys import KeyBatch
 from lakeward.engine.state.row_blobs import RowBlobs, Runs, StoredChunk
 from lakeward.engine.state.row_cache import ChunkCache
 from lakeward.engine.state.row_chunks import CHUNK_ROWS_MAX, CHUNK_ROWS_MIN, Chunk, compact, join, owned
@@ -96,7 +96,11 @@ class ChunkedRowTable(RowTable):
         """
         rows, batch = self._form.encode(keys)
         wanted = self._panes if namespaces is None else {*namespaces} & self._panes.keys()
-        found = [self._panes[name].keys.find(batch, self._directory.chunks) for name in sorted(wanted)]
+        panes = [self._panes[name] for name in sorted(wanted)]
+        read = [pane for pane in panes if pane.log.rows]
+        found = [pane.find(batch, self._directory) for pane in panes]
+        if read:
+            self._settle(read)
         found = [pair for pair in found if len(pair[0])]
         if not found:
             return Matches(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
@@ -195,7 +199,7 @@ class ChunkedRowTable(RowTable):
 
     def _pane(self, namespace: int) -> RowPane:
         if namespace not in self._panes:
-            self._panes[namespace] = RowPane(namespace, self._form.codec)
+            self._panes[namespace] = RowPane(namespace, self._form.codec, self._form.encode)
         return self._panes[namespace]
 
     def _chunk(self, number: int) -> Chunk:
@@ -227,7 +231,6 @@ class ChunkedRowTable(RowTable):
         self._cache.settle(self._index_bytes + self._directory.size_bytes)
 
     def _append(self, batch: pa.RecordBatch, pane: RowPane) -> RowIds:
-        rows, keys = self._form.encode([batch.column(name) for name in self.spec.key])
         fields = self._form.fields_part(batch)
         ids = self._directory.allocate(batch.num_rows)
         part = owned(self._form.rows_part(batch))
@@ -235,7 +238,7 @@ class ChunkedRowTable(RowTable):
         self._next_number += 1
         self._enter(chunk, pane)
         self._directory.place(ids, chunk.handle)
-        self._index(pane, ids, rows, keys)
+        self._log(pane, ids, [part.column(name) for name in self.spec.key])
         for name, values in fields.items():
             self._directory.fields[name][ids] = values
         self._cache.keep(chunk)
@@ -255,12 +258,10 @@ class ChunkedRowTable(RowTable):
         pane.live += chunk.live
         self._live += chunk.live
 
-    def _index(self, pane: RowPane, ids: RowIds, rows: Int64Array | None, keys: KeyBatch) -> None:
-        """Enter rows under their keys; `rows` are those without a null in the key (None: all)."""
-        if rows is not None:
-            self._directory.slots[ids] = _NO_SLOT
-            ids = ids[rows]
-        self._directory.slots[ids] = pane.keys.add(keys, ids)
+    def _log(self, pane: RowPane, ids: RowIds, keys: Sequence[pa.Array]) -> None:
+        """Note rows under their keys, for when they are looked for; those with a null in the key never are."""
+        self._directory.slots[ids] = _NO_SLOT
+        pane.log.append(ids, keys)
 
     def _take_over(self, stored: StoredChunk) -> None:
         """Enter a chunk of the store, whose rows stay there until they are used."""
@@ -275,8 +276,7 @@ class ChunkedRowTable(RowTable):
         self._enter(chunk, pane)
         self._directory.chunks[ids] = chunk.handle
         self._directory.places[ids] = places
-        rows, keys = self._form.encode([stored.rows.column(name).take(pa.array(places)) for name in self.spec.key])
-        self._index(pane, ids, rows, keys)
+        self._log(pane, ids, [stored.rows.column(name).take(pa.array(places)) for name in self.spec.key])
         for name, values in self._form.stored_fields(stored).items():
             self._directory.fields[name][ids] = values[places]
         self._next_number = max(self._next_number, stored.number + 1)
@@ -331,6 +331,9 @@ class ChunkedRowTable(RowTable):
         """Rows have died; their ids are given out again when no list holds them any longer."""
         self._directory.chunks[ids] = NO_CHUNK
         slots = self._directory.slots.take(ids).astype(np.int64)
+        if pane.log.rows and int(slots.min(initial=0)) < 0:
+            pane.index(self._directory)
+            slots = self._directory.slots.take(ids).astype(np.int64)
         indexed = slots != _NO_SLOT
         self._directory.release(ids[~indexed])
         self._directory.release(pane.keys.forget(slots[indexed], self._directory.chunks))
