@@ -182,6 +182,22 @@ class RowTable(ABC):
         """Add rows; returns their ids."""
 
     @abstractmethod
+    def put(self, batch: pa.RecordBatch, ids: RowIds, namespace: int = 0) -> RowIds:
+        """Give rows the place of others of the same key, whose ids they get; where the id is -1, add them.
+
+        Cheaper than `remove` and `append`, since nothing has to be found or indexed anew for a row that is replaced. It
+        is meant for tables of one row a key: among several rows of a key the new one's place is open.
+
+        Args:
+            batch: The rows.
+            ids: Which row of the namespace each one replaces, each id once; its key must be the same.
+            namespace: Where they belong.
+
+        Returns:
+            The rows' ids.
+        """
+
+    @abstractmethod
     def find(self, keys: Sequence[pa.Array], namespaces: Sequence[int] | None = None) -> Matches:
         """The rows that have these keys, in all namespaces or in some."""
 

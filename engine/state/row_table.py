@@ -33,6 +33,7 @@ from lakeward.engine.state.row_spec import RowForm
 from lakeward.engine.state.values import AnyArray, to_arrow
 
 _NO_SLOT = -1
+_NEW = -1
 
 
 class ChunkedRowTable(RowTable):
@@ -78,15 +79,34 @@ class ChunkedRowTable(RowTable):
         Raises:
             SchemaError: The batch has other columns than the table, or a null in a mutable one.
         """
+        return self.put(batch, np.full(batch.num_rows, _NEW, dtype=np.int64), namespace)
+
+    def put(self, batch: pa.RecordBatch, ids: RowIds, namespace: int = 0) -> RowIds:
+        """Give rows the place of others of the same key, whose ids they get; where the id is -1, add them.
+
+        Raises:
+            InternalError: There is no such row in this namespace, or it is named twice.
+            SchemaError: The batch has other columns than the table, or a null in a mutable one.
+        """
         batch = self._form.checked(batch)
-        parts = [batch.slice(first, CHUNK_ROWS_MAX) for first in range(0, batch.num_rows, CHUNK_ROWS_MAX)]
-        if not parts:
+        fields = self._form.fields_part(batch)  # refuses nulls, before anything has changed
+        if not batch.num_rows:
             return np.zeros(0, dtype=np.int64)
         pane = self._pane(namespace)
-        ids = [self._append(part, pane) for part in parts]
+        worn = self._vacate(pane, ids[ids != _NEW])
+        new = np.flatnonzero(ids == _NEW)
+        ids = ids.copy()
+        ids[new] = self._directory.allocate(len(new))
+        self._log(pane, ids, new, batch)
+        for name, values in fields.items():
+            self._directory.fields[name][ids] = values
+        rows = self._form.rows_part(batch)
+        for first in range(0, batch.num_rows, CHUNK_ROWS_MAX):
+            self._append(rows.slice(first, CHUNK_ROWS_MAX), ids[first : first + CHUNK_ROWS_MAX], pane)
         self._next_append += 1
+        self._clean([chunk for chunk in worn if self._chunks[chunk.handle] is chunk])
         self._settle([pane])
-        return ids[0] if len(ids) == 1 else np.concatenate(ids)
+        return ids
 
     def find(self, keys: Sequence[pa.Array], namespaces: Sequence[int] | None = None) -> Matches:
         """The rows that have these keys, in all namespaces or in some.
@@ -149,13 +169,9 @@ class ChunkedRowTable(RowTable):
         Raises:
             InternalError: There is no such row, or it is named twice.
         """
-        order, numbers, starts, counts = grouped(self._directory.chunks_of(ids))
-        chunks = [self._chunk(number) for number in numbers.tolist()]
-        gone: dict[int, list[RowIds]] = {}
-        for chunk, start, count in zip(chunks, starts.tolist(), counts.tolist(), strict=True):
-            part = ids[order[start : start + count]]
-            if not chunk.bury(self._directory.places[part]):
-                raise InternalError(f"a row is removed twice from state table '{self.spec.name}'")
+        buried = self._bury(ids)
+        chunks, gone = [chunk for chunk, _ in buried], dict[int, list[RowIds]]()
+        for chunk, part in buried:
             gone.setdefault(chunk.namespace, []).append(part)
         for namespace, parts in gone.items():
             self._unindex(self._panes[namespace], np.concatenate(parts))
@@ -163,6 +179,28 @@ class ChunkedRowTable(RowTable):
                 self.drop(namespace)
         self._clean([chunk for chunk in chunks if chunk.namespace in self._panes])
         self._settle([self._panes[namespace] for namespace in gone if namespace in self._panes])
+
+    def _bury(self, ids: RowIds) -> list[tuple[Chunk, RowIds]]:
+        """Mark rows as dead in their chunks; returns which ones those are."""
+        order, numbers, starts, counts = grouped(self._directory.chunks_of(ids))
+        buried = []
+        for number, start, count in zip(numbers.tolist(), starts.tolist(), counts.tolist(), strict=True):
+            chunk, part = self._chunk(number), ids[order[start : start + count]]
+            if not chunk.bury(self._directory.places[part]):
+                raise InternalError(f"a row is removed twice from state table '{self.spec.name}'")
+            buried.append((chunk, part))
+        return buried
+
+    def _vacate(self, pane: RowPane, ids: RowIds) -> list[Chunk]:
+        """Make rows dead whose ids other rows get; the index knows nothing of it. Returns their chunks."""
+        if not len(ids):
+            return []
+        chunks = [chunk for chunk, _ in self._bury(ids)]
+        if any(chunk.namespace != pane.namespace for chunk in chunks):
+            raise InternalError(f"a row of state table '{self.spec.name}' is replaced by one of another namespace")
+        pane.live -= len(ids)
+        self._live -= len(ids)
+        return chunks
 
     def drop(self, namespace: int) -> None:
         """Forget a namespace as a whole; what never reached the store costs it nothing."""
@@ -230,21 +268,14 @@ class ChunkedRowTable(RowTable):
             pane.counted_bytes = size
         self._cache.settle(self._index_bytes + self._directory.size_bytes)
 
-    def _append(self, batch: pa.RecordBatch, pane: RowPane) -> RowIds:
-        fields = self._form.fields_part(batch)
-        ids = self._directory.allocate(batch.num_rows)
-        part = owned(self._form.rows_part(batch))
-        chunk = Chunk(pane.namespace, self._next_number, part, ids, Runs.one(self._next_append))
+    def _append(self, rows: pa.RecordBatch, ids: RowIds, pane: RowPane) -> None:
+        chunk = Chunk(pane.namespace, self._next_number, owned(rows), ids, Runs.one(self._next_append))
         self._next_number += 1
         self._enter(chunk, pane)
         self._directory.place(ids, chunk.handle)
-        self._log(pane, ids, [part.column(name) for name in self.spec.key])
-        for name, values in fields.items():
-            self._directory.fields[name][ids] = values
         self._cache.keep(chunk)
         while len(pane.chunks) > 1 and _joinable(*pane.chunks[-2:]):
             self._join(pane, len(pane.chunks) - 2)
-        return ids
 
     def _enter(self, chunk: Chunk, pane: RowPane) -> None:
         if self._free_handles:
@@ -258,8 +289,13 @@ class ChunkedRowTable(RowTable):
         pane.live += chunk.live
         self._live += chunk.live
 
-    def _log(self, pane: RowPane, ids: RowIds, keys: Sequence[pa.Array]) -> None:
-        """Note rows under their keys, for when they are looked for; those with a null in the key never are."""
+    def _log(self, pane: RowPane, ids: RowIds, new: Int64Array, batch: pa.RecordBatch) -> None:
+        """Note new rows under their keys, for when they are looked for; those with a null in the key never are."""
+        if not len(new):
+            return
+        keys = [batch.column(name) for name in self.spec.key]
+        if len(new) < batch.num_rows:
+            ids, keys = ids[new], [array.take(pa.array(new)) for array in keys]
         self._directory.slots[ids] = _NO_SLOT
         pane.log.append(ids, keys)
 
@@ -276,7 +312,7 @@ class ChunkedRowTable(RowTable):
         self._enter(chunk, pane)
         self._directory.chunks[ids] = chunk.handle
         self._directory.places[ids] = places
-        self._log(pane, ids, [stored.rows.column(name).take(pa.array(places)) for name in self.spec.key])
+        self._log(pane, ids, np.arange(live), stored.rows.take(pa.array(places)))
         for name, values in self._form.stored_fields(stored).items():
             self._directory.fields[name][ids] = values[places]
         self._next_number = max(self._next_number, stored.number + 1)

@@ -149,7 +149,7 @@ class BestRowOperator(Operator):
         beside = [] if codes is None else [pa.array(codes)]
         kept = pa.RecordBatch.from_arrays([*new.columns, *beside], schema=self._rows.schema)
         old = self._whole(held[known]) if self._config.update_before else new.slice(0, 0)
-        self._rows.replace(held[known], kept)
+        self._rows.put(kept, held)
         out.emit(self._changes(old, new, known))
 
     def _wins(self, new: pa.RecordBatch, held: RowIds) -> Mask:

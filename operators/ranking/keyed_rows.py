@@ -51,16 +51,20 @@ class KeyedRows:
 
     def append(self, batch: pa.RecordBatch, namespace: int = 0) -> None:
         """Add rows, to a namespace that can be dropped as a whole."""
+        self.put(batch, np.full(batch.num_rows, -1, np.int64), namespace)
+
+    def put(self, batch: pa.RecordBatch, ids: RowIds, namespace: int = 0) -> None:
+        """Give rows the place of others of the same key; where the id is -1, add them. One row a key."""
         if not batch.num_rows:
             return
         null = _some_null([batch.column(name) for name in self._key])
         if null is None:
-            self._table.append(batch, 2 * namespace)
+            self._table.put(batch, ids, 2 * namespace)
             return
         self._nullable = True
-        self._table.append(batch.filter(pa.array(null)), 2 * namespace + _NULL_KEYS)
+        self._table.put(batch.filter(pa.array(null)), ids[null], 2 * namespace + _NULL_KEYS)
         if not null.all():
-            self._table.append(batch.filter(pa.array(~null)), 2 * namespace)
+            self._table.put(batch.filter(pa.array(~null)), ids[~null], 2 * namespace)
 
     def drop_below(self, namespace: int) -> None:
         """Forget all namespaces below this one."""
