@@ -59,6 +59,10 @@ class KeyBatch(ABC):
     def take(self, rows: Int64Array) -> KeyBatch:
         """The keys of some rows."""
 
+    @abstractmethod
+    def equal(self, rows: Int64Array, others: Int64Array) -> BoolArray:
+        """For each pair of rows, none of them null, whether they have the same key."""
+
 
 class IntKeys(KeyBatch):
     """Keys of one fixed-width column.
@@ -82,6 +86,11 @@ class IntKeys(KeyBatch):
     def take(self, rows: Int64Array) -> IntKeys:
         """The keys of some rows."""
         return IntKeys(self.values.take(rows), _take(self.nulls, rows), self.hashes.take(rows))
+
+    def equal(self, rows: Int64Array, others: Int64Array) -> BoolArray:
+        """Compare values."""
+        equal: BoolArray = self.values.take(rows) == self.values.take(others)
+        return equal
 
 
 class ByteKeys(KeyBatch):
@@ -114,6 +123,17 @@ class ByteKeys(KeyBatch):
         """The keys of some rows; the words are shared."""
         nulls = _take(self.nulls, rows)
         return ByteKeys(self.lengths.take(rows), self.starts.take(rows), self.words, self.hashes.take(rows), nulls)
+
+    def equal(self, rows: Int64Array, others: Int64Array) -> BoolArray:
+        """Compare lengths, then word after word."""
+        lengths = self.lengths.take(rows)
+        equal: BoolArray = lengths == self.lengths.take(others)
+        starts, other_starts = self.starts.take(rows), self.starts.take(others)
+        for number in range((int(lengths.max(initial=0)) + 7) >> 3):
+            alike = np.flatnonzero(equal & (lengths > number * 8))
+            words = self.words.take(starts.take(alike) + number)
+            equal[alike] = words == self.words.take(other_starts.take(alike) + number)
+        return equal
 
     def dense_words(self) -> UInt64Array | None:
         """The words as one row a key, if all keys have the same number of words, one after the other."""
@@ -204,8 +224,13 @@ class KeyCodec:
         arrays = self._checked(arrays)
         if self.single:
             return self._encode_single(arrays[0])
-        offsets, data = binary_buffers(_join(arrays))
-        return self.from_bytes(offsets, data, self.hash(arrays))
+        records = _records(arrays)
+        if records is None:
+            offsets, data = binary_buffers(_join(arrays))
+            return self.from_bytes(offsets, data, self.hash(arrays))
+        length, words = records
+        starts = np.arange(len(arrays[0])) * (-(-length // 8))
+        return ByteKeys(np.full(len(arrays[0]), length), starts, words, self.hash(arrays), None)
 
     def _encode_single(self, array: pa.Array) -> KeyBatch:
         nulls = null_mask(array) if array.null_count else None
@@ -239,12 +264,6 @@ class KeyCodec:
             return [_with_nulls(joined, keys.nulls).cast(self.types[0])]
         return _split(joined, self.types)
 
-    def rehash(self, keys: ByteKeys) -> ByteKeys:
-        """Composite keys read back from storage carry no hash of their columns yet."""
-        if not self.single:
-            keys.hashes = self.hash(self.decode(keys))
-        return keys
-
     def _checked(self, arrays: Sequence[pa.Array]) -> list[pa.Array]:
         plain = [a.dictionary_decode() if pa.types.is_dictionary(a.type) else a for a in arrays]
         plain = [a.combine_chunks() if isinstance(a, pa.ChunkedArray) else a for a in plain]
@@ -273,19 +292,46 @@ def _join(arrays: Sequence[pa.Array]) -> pa.Array:
     rows = len(arrays[0])
     strings = [a for a in arrays if is_binary_like(a.type)]
     header = np.zeros(rows, dtype=_header_dtype([a.type for a in arrays]))
-    for number, array in enumerate(arrays):
-        header[f"t{number}"] = 0 if not array.null_count else null_mask(array)
-        if is_binary_like(array.type):
-            lengths = pc.binary_length(array)
-            header[f"v{number}"] = as_int64(lengths)
-        else:
-            header[f"v{number}"] = as_int64(array)
+    _fill_header(header, arrays)
     offsets = np.arange(rows + 1, dtype=np.int64) * header.dtype.itemsize
     fixed = pa.Array.from_buffers(pa.large_binary(), rows, [None, pa.py_buffer(offsets), pa.py_buffer(header)])
     if not strings:
         return fixed
     parts = [pc.fill_null(a.cast(pa.large_binary()), b"") for a in strings]
     return pc.binary_join_element_wise(fixed, *parts, pa.scalar(b"", pa.large_binary()))
+
+
+def _fill_header(header: npt.NDArray[np.void], arrays: Sequence[pa.Array]) -> None:
+    for number, array in enumerate(arrays):
+        if array.null_count:
+            header[f"t{number}"] = null_mask(array)
+        lengths_or_values = pc.binary_length(array) if is_binary_like(array.type) else array
+        header[f"v{number}"] = as_int64(lengths_or_values)
+
+
+def _records(arrays: Sequence[pa.Array]) -> tuple[int, UInt64Array] | None:
+    """What `_join` makes, packed into words, and its length; if the strings of each column are all of one length."""
+    texts = [_texts_of_one_length(array) for array in arrays if is_binary_like(array.type)]
+    header = _header_dtype([array.type for array in arrays])
+    length = header.itemsize + sum(text.itemsize for text in texts if text is not None)
+    if length > KEY_BYTES_MAX or any(text is None for text in texts):
+        return None
+    fields = [(f"s{number}", text.dtype) for number, text in enumerate(texts) if text is not None]
+    dtype = np.dtype([*((name, header[name]) for name in header.names or ()), *fields, ("padding", f"V{-length % 8}")])
+    records = np.zeros(len(arrays[0]), dtype=dtype)
+    _fill_header(records, arrays)
+    for number, text in enumerate(texts):
+        records[f"s{number}"] = text
+    return length, records.view(np.uint64)
+
+
+def _texts_of_one_length(array: pa.Array) -> npt.NDArray[np.void] | None:
+    """The strings as they lie in memory, if all have the same length, and there is no null."""
+    offsets, data = binary_buffers(array)
+    length = int(offsets[-1] - offsets[0]) // max(len(array), 1)
+    if array.null_count or not length or (np.diff(offsets) != length).any():
+        return None
+    return data[offsets[0] : offsets[-1]].view(f"V{length}")
 
 
 def _header_dtype(types: Sequence[pa.DataType]) -> np.dtype[np.void]:

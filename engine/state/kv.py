@@ -6,7 +6,7 @@ reference model and for simulation. `lakeward.testing.state_suite` holds the che
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 from lakeward.engine.core.snapshots import LocalFile
@@ -17,7 +17,7 @@ KeyValue = tuple[bytes, bytes]
 class KeyValueStore(Protocol):
     """An ordered map of bytes to bytes, owned by one subtask. Not durable by itself: its checkpoints are."""
 
-    def write(self, puts: Sequence[KeyValue], deletes: Sequence[bytes] = ()) -> None:
+    def write(self, puts: Iterable[KeyValue], deletes: Sequence[bytes] = ()) -> None:
         """Delete `deletes`, then store `puts`, as one step.
 
         Args:

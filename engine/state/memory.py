@@ -6,7 +6,7 @@ import os
 import struct
 import zlib
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from lakeward.engine.core.errors import CheckpointError, CorruptionError
 from lakeward.engine.core.snapshots import LocalFile
@@ -31,7 +31,7 @@ class MemoryKeyValueStore:
         self._rows = {} if rows is None else rows
         self._sorted: list[bytes] | None = None
 
-    def write(self, puts: Sequence[KeyValue], deletes: Sequence[bytes] = ()) -> None:
+    def write(self, puts: Iterable[KeyValue], deletes: Sequence[bytes] = ()) -> None:
         """Delete `deletes`, then store `puts`."""
         for key in deletes:
             self._rows.pop(key, None)

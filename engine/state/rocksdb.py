@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice, starmap
 
 from rocksdict import (
     BlockBasedOptions,
@@ -26,7 +28,7 @@ from lakeward.engine.core.errors import CheckpointError, CorruptionError
 from lakeward.engine.core.snapshots import LocalFile
 from lakeward.engine.state.kv import KeyValue
 
-_WRITE_ROWS_MAX = 65_536
+_WRITE_ROWS_MAX = 4_096  # more at once would not stay in the processor's cache
 _REOPEN_PREFIXES = ("CURRENT", "MANIFEST-")
 _TABLE_SUFFIXES = (".sst", ".blob")
 _BLOB_BYTES_MIN = 16 << 10
@@ -65,18 +67,19 @@ class RocksDbStore:
             raise CorruptionError(f"cannot open the state store {directory}: {error}") from error
         self._db.set_write_options(self._write_options)
 
-    def write(self, puts: Sequence[KeyValue], deletes: Sequence[bytes] = ()) -> None:
+    def write(self, puts: Iterable[KeyValue], deletes: Sequence[bytes] = ()) -> None:
         """Delete `deletes`, then store `puts`; sorted input makes this several times faster."""
         if deletes:
             batch = WriteBatch(raw_mode=True)
             for key in deletes:
                 batch.delete(key)
             self._db.write(batch, self._write_options)
-        for start in range(0, len(puts), _WRITE_ROWS_MAX):
+        rest = iter(puts)
+        while True:
             batch = WriteBatch(raw_mode=True)
-            put = batch.put
-            for key, value in puts[start : start + _WRITE_ROWS_MAX]:
-                put(key, value)
+            deque(starmap(batch.put, islice(rest, _WRITE_ROWS_MAX)), maxlen=0)
+            if batch.is_empty():
+                return
             self._db.write(batch, self._write_options)
 
     def delete_range(self, start: bytes, end: bytes) -> None:

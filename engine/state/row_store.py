@@ -1,23 +1,24 @@
 """One table's rows in a key-value store, in batches.
 
-A key is: table id (u16), namespace (i64), key group (u16), null tag (u8), key bytes; numbers big-endian with the sign
-bit flipped, so that panes, and key groups within a pane, are contiguous ranges. Table id 0 holds the number of keys of
-each pane, under table id and namespace.
+A key is: table id (u16), namespace (i64), key group (u16); then for keys of one integer a null tag (u8) and the key,
+for others the key's hash (u64), a null tag and the key's bytes. Numbers are big-endian, the sign bit flipped, so that
+panes, and key groups within a pane, are contiguous ranges. Within a group byte strings lie by their hashes: sorting
+numbers takes a tenth of the time that sorting strings does, and the hash need not be computed again. Table id 0 holds
+the number of keys of each pane, under table id and namespace.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import islice, pairwise
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from lakeward.engine.core.errors import CorruptionError
-from lakeward.engine.core.hashing import NULL_HASH, Int64Array, binary_buffers
+from lakeward.engine.core.hashing import Int64Array, binary_buffers
 from lakeward.engine.core.keygroups import key_groups
 from lakeward.engine.state.keys import ByteKeys, IntKeys, KeyBatch, KeyCodec, spread
 from lakeward.engine.state.kv import KeyValueStore
@@ -28,8 +29,9 @@ _PANE = struct.Struct(">HQ")
 _PREFIX = struct.Struct(">HQH")
 _COUNT_KEY = struct.Struct(">HHQ")
 _COUNT = struct.Struct("<Q")
-_HEAD = np.dtype([("table", ">u2"), ("namespace", ">u8"), ("group", ">u2"), ("tag", "u1")])
-_INT_KEY = np.dtype([*[(name, _HEAD[name]) for name in _HEAD.names or ()], ("key", ">u8")])
+_GROUP = [("table", ">u2"), ("namespace", ">u8"), ("group", ">u2")]
+_HEAD = np.dtype([*_GROUP, ("hash", ">u8"), ("tag", "u1")])
+_INT_KEY = np.dtype([*_GROUP, ("tag", "u1"), ("key", ">u8")])
 _SCAN_ROWS = 32_768
 
 
@@ -77,13 +79,15 @@ class RowStore:
         if isinstance(keys, IntKeys):
             return self._sorted_int_keys(namespace, keys)
         assert isinstance(keys, ByteKeys)
+        order = np.argsort(keys.hashes)
+        keys = keys.take(order)
         heads = self._heads(namespace, keys, _HEAD)
-        offsets = np.arange(len(keys) + 1, dtype=np.int64) * _HEAD.itemsize
-        buffers = [None, pa.py_buffer(offsets), pa.py_buffer(heads)]
-        head = pa.Array.from_buffers(pa.large_binary(), len(keys), buffers)
-        joined = pc.binary_join_element_wise(head, keys.to_arrow(), pa.scalar(b"", pa.large_binary()))
-        order = pc.sort_indices(joined)
-        return joined.take(order).to_pylist(), order.to_numpy(zero_copy_only=False).astype(np.int64)
+        heads["hash"] = keys.hashes
+        names = _joined(heads, keys)
+        alike = np.flatnonzero(keys.hashes[1:] == keys.hashes[:-1])
+        if len(alike):
+            _sort_alike(names, order, np.union1d(alike, alike + 1))
+        return names, order
 
     def _sorted_int_keys(self, namespace: int, keys: IntKeys) -> tuple[list[bytes], Int64Array]:
         records = self._heads(namespace, keys, _INT_KEY)
@@ -92,7 +96,7 @@ class RowStore:
         order = np.argsort(biased)
         major = records["group"].astype(np.uint16) * np.uint16(2) + records["tag"]
         order = order[np.argsort(major[order], kind="stable")]  # sixteen bits: a radix sort
-        return records[order].view(f"V{_INT_KEY.itemsize}").tolist(), order
+        return _pieces(records[order]), order
 
     def _heads(self, namespace: int, keys: KeyBatch, dtype: np.dtype[np.void]) -> npt.NDArray[np.void]:
         records = np.empty(len(keys), dtype=dtype)
@@ -104,7 +108,7 @@ class RowStore:
 
     def write(self, keys: Sequence[bytes], values: Sequence[bytes], deletes: Sequence[bytes] = ()) -> None:
         """Store rows under `sorted_keys`, after forgetting `deletes`."""
-        self._store.write(list(zip(keys, values, strict=True)), sorted(deletes))
+        self._store.write(zip(keys, values, strict=True), sorted(deletes))
 
     def get(self, namespace: int, keys: KeyBatch) -> tuple[Int64Array, list[bytes]]:
         """Which rows of `keys` are stored, and their values."""
@@ -144,14 +148,43 @@ class RowStore:
         lengths = offsets[1:] - offsets[:-1] - _HEAD.itemsize
         if len(lengths) and int(lengths.min()) < 0:
             raise CorruptionError("a stored key is shorter than its header")
-        nulls = data[offsets[:-1] + (_HEAD.itemsize - 1)] == 0
+        heads = data[spread(offsets[:-1], np.full(len(names), _HEAD.itemsize))].view(_HEAD)
         bodies = np.zeros(len(names) + 1, dtype=np.int64)
         np.cumsum(lengths, out=bodies[1:])
-        keys = self._codec.from_bytes(bodies, data[spread(offsets[:-1] + _HEAD.itemsize, lengths)], None)
+        body = data[spread(offsets[:-1] + _HEAD.itemsize, lengths)]
+        keys = self._codec.from_bytes(bodies, body, heads["hash"].astype(np.uint64))
+        nulls = heads["tag"] == 0
         if nulls.any():
             keys.nulls = nulls
-            keys.hashes[nulls] = NULL_HASH
-        return self._codec.rehash(keys)
+        return keys
+
+
+def _pieces(records: npt.NDArray[np.void]) -> list[bytes]:
+    """Each record as bytes."""
+    pieces: list[bytes] = records.view(f"V{records.itemsize}").tolist()
+    return pieces
+
+
+def _joined(heads: npt.NDArray[np.void], keys: ByteKeys) -> list[bytes]:
+    """Each head with its key behind it."""
+    offsets, data = binary_buffers(keys.to_arrow())
+    length = int(offsets[-1]) // max(len(keys), 1)
+    if length and (keys.lengths == length).all():
+        records = np.empty(len(keys), dtype=[("head", heads.dtype), ("key", f"V{length}")])
+        records["head"] = heads
+        records["key"] = data.view(f"V{length}")
+        return _pieces(records)
+    whole, ends = data.tobytes(), offsets.tolist()
+    bodies = [whole[start:end] for start, end in pairwise(ends)]
+    return [head + body for head, body in zip(_pieces(heads), bodies, strict=True)]
+
+
+def _sort_alike(names: list[bytes], order: Int64Array, places: Int64Array) -> None:
+    """Put store keys of equal hashes in order; they lie beside each other, at these places."""
+    chosen = sorted(places.tolist(), key=names.__getitem__)
+    order[places] = order[chosen]
+    for place, name in zip(places.tolist(), [names[number] for number in chosen], strict=True):
+        names[place] = name
 
 
 def _decode_int_keys(names: Sequence[bytes]) -> IntKeys:

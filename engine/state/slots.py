@@ -14,9 +14,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from lakeward.engine.core.hashing import Int64Array, UInt64Array
+from lakeward.engine.core.hashing import Int64Array, UInt64Array, splitmix64
 from lakeward.engine.state.key_columns import KeyColumn, grown
-from lakeward.engine.state.keys import BoolArray, KeyBatch
+from lakeward.engine.state.keys import KeyBatch
 
 Buckets = npt.NDArray[np.int32]
 
@@ -24,8 +24,7 @@ _EMPTY = 0
 _DELETED = -1
 _BUCKETS_PER_KEY = 4
 _BUCKETS_MIN = 128
-_ROOM_SHARE = 32  # a table is made anew when less than this part of it can still be filled
-_ESTIMATE_MIN = 1_024  # for so many rows it is worth estimating how many keys they have
+_CLEAN_SHARE = 32  # a full table is made anew, not larger, when at least this part of it is deleted buckets
 _REHASH_AT_ONCE = 1 << 18
 _MOVE_MIN = 16_384
 _MOVE_PER_KEY = 8
@@ -72,14 +71,9 @@ class SlotMap:
 
     def growth_bytes(self, more: int) -> int:
         """Memory of the larger table that `more` new keys would make necessary; 0 when they fit."""
-        size = len(self._table)
-        if (self._live + self._tombstones + more) * _BUCKETS_PER_KEY <= size:
-            return 0
-        needed = _power_of_two((self._live + more) * _BUCKETS_PER_KEY)
-        if needed <= size and not self._worth_cleaning():
-            needed = size * 2
-        kept = size if needed <= _REHASH_AT_ONCE else 0  # a larger table is there beside the old one for a while
-        return max(0, needed - kept) * self._table.itemsize
+        size = self._size_for(more)
+        kept = len(self._table) if size <= _REHASH_AT_ONCE else 0  # a larger one is there beside the old for a while
+        return max(0, size - kept) * self._table.itemsize
 
     def occupied(self) -> Int64Array:
         """All slots that hold a key, rising."""
@@ -110,23 +104,16 @@ class SlotMap:
         Returns:
             The new slots, and the first row of each, in the order of the rows.
         """
-        created: list[tuple[Int64Array, Int64Array]] = []
-        if batch.nulls is not None:
-            rows = self._insert_null(batch.nulls, rows, slots, created)
-        estimated = len(rows) >= _ESTIMATE_MIN and self._room_for(_distinct(batch.hashes[rows]))
-        while len(rows):
-            chunk = rows[: self._vacant() if estimated else self._room(len(rows))]
-            estimated = False
-            self._insert_chunk(batch.take(chunk), chunk, slots, created)
-            rows = rows[len(chunk) :]
-            if len(rows):  # rows of keys that the chunk has just brought in
-                slots[rows] = self.find(batch.take(rows))
-                rows = rows[slots[rows] < 0]
-        if not created:
-            return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
-        if len(created) == 1:
-            return created[0]
-        return np.concatenate([slot for slot, _ in created]), np.concatenate([row for _, row in created])
+        null_rows, rows = self._insert_null(batch, rows, slots)
+        leaders = _leaders(batch, rows)
+        firsts = np.flatnonzero(leaders == np.arange(len(rows)))
+        new_rows = rows[firsts]
+        slots[new_rows] = new = self._add(batch if len(firsts) == len(batch) else batch.take(new_rows))
+        if len(firsts) < len(rows):
+            slots[rows] = slots[rows[leaders]]
+        if len(null_rows):
+            return np.concatenate([[NULL_SLOT], new]), np.concatenate([null_rows, new_rows])
+        return new, new_rows
 
     def insert_distinct(self, batch: KeyBatch) -> Int64Array:
         """Insert many keys that are known to be new and distinct (a restore); returns their slots."""
@@ -136,13 +123,7 @@ class SlotMap:
             self._has_null = True
             rows = np.flatnonzero(~batch.nulls)
             batch = batch.take(rows)
-        needed = (self._live + self._tombstones + len(rows)) * _BUCKETS_PER_KEY
-        if needed > len(self._table):
-            self._rebuild(_power_of_two(needed))
-        slots[rows] = self._allocate(len(rows))
-        self.keys.put(slots[rows], batch)
-        _place(self._table, batch.hashes, slots[rows])
-        self._live += len(rows)
+        slots[rows] = self._add(batch)
         return slots
 
     def remove(self, slots: Int64Array) -> None:
@@ -194,76 +175,44 @@ class SlotMap:
             going = np.flatnonzero((found != _EMPTY) & ~hit)
             rows, buckets = rows.take(going), buckets.take(going)
 
-    def _insert_null(
-        self, nulls: BoolArray, rows: Int64Array, slots: Int64Array, created: list[tuple[Int64Array, Int64Array]]
-    ) -> Int64Array:
-        is_null = nulls[rows]
+    def _insert_null(self, batch: KeyBatch, rows: Int64Array, slots: Int64Array) -> tuple[Int64Array, Int64Array]:
+        """Give the null key its slot; returns its first row if it is new, and the rows of other keys."""
+        if batch.nulls is None:
+            return rows[:0], rows
+        is_null = batch.nulls[rows]
         null_rows = rows[is_null]
-        if len(null_rows):
-            slots[null_rows] = NULL_SLOT
-            if not self._has_null:
-                self._has_null = True
-                created.append((np.array([NULL_SLOT]), null_rows[:1]))
-        return rows[~is_null]
+        slots[null_rows] = NULL_SLOT
+        first = null_rows[: 0 if self._has_null else 1]
+        self._has_null = self._has_null or len(null_rows) > 0
+        return first, rows[~is_null]
 
-    def _insert_chunk(
-        self, chunk: KeyBatch, rows: Int64Array, slots: Int64Array, created: list[tuple[Int64Array, Int64Array]]
-    ) -> None:
-        """All rows of one key walk the same buckets in step, so the first row of each key is the one that claims."""
-        mask = len(self._table) - 1
-        buckets = (chunk.hashes & np.uint64(mask)).view(np.int64)
-        pending, winners, step = np.arange(len(rows)), [], 0
-        while len(pending):
-            here = buckets[pending]
-            won = pending[_claim(self._table, here)]
-            self._settle(chunk, rows, slots, won, buckets[won])
-            winners.append(won)
-            found = self._table[here].astype(np.int64)
-            hit = self.keys.matches(found, chunk, pending) & (found > 0)
-            slots[rows[pending[hit]]] = found[hit]
-            pending, step = pending[~hit], step + 1
-            buckets[pending] = (buckets[pending] + step) & mask
-        first = np.sort(np.concatenate(winners))
-        created.append((slots[rows[first]], rows[first]))
+    def _add(self, batch: KeyBatch) -> Int64Array:
+        """Enter keys that are new, distinct and not null; returns their slots."""
+        count = len(batch)
+        size = self._size_for(count)
+        if size:
+            self._resize(size)
+        new = self._allocate(count)
+        self.keys.put(new, batch)
+        _place(self._table, batch.hashes, new)
+        self._live += count
         if self._old is not None:
-            self._move(max(_MOVE_MIN, _MOVE_PER_KEY * len(first)))
+            self._move(max(_MOVE_MIN, _MOVE_PER_KEY * count))
+        return new
 
-    def _settle(
-        self, chunk: KeyBatch, rows: Int64Array, slots: Int64Array, won: Int64Array, buckets: Int64Array
-    ) -> None:
-        """Rows that claimed a bucket become slots."""
-        if not len(won):
-            return
-        new = self._allocate(len(won))
-        self.keys.put(new, chunk.take(won))
-        self._table[buckets] = new
-        slots[rows[won]] = new
-        self._live += len(won)
+    def _size_for(self, more: int) -> int:
+        """Buckets of the table that `more` new keys make necessary; 0 when they fit."""
+        size = len(self._table)
+        if (self._live + self._tombstones + more) * _BUCKETS_PER_KEY <= size:
+            return 0
+        needed = _power_of_two((self._live + more) * _BUCKETS_PER_KEY)
+        if needed <= size and not self._worth_cleaning():
+            return size * 2
+        return max(needed, size)
 
-    def _room(self, wanted: int) -> int:
-        """How many rows may be inserted before the load limit; makes room first when that is few."""
-        while True:
-            room = len(self._table) // _BUCKETS_PER_KEY - self._live - self._tombstones
-            if room >= min(wanted, len(self._table) // _ROOM_SHARE):
-                return room
-            self._grow()
-
-    def _room_for(self, keys: int) -> bool:
-        """Grow at once to what a batch brings, while that is cheap; doubling would probe its rows again each time."""
-        while (self._live + self._tombstones + keys) * _BUCKETS_PER_KEY > len(self._table):
-            if len(self._table) > _REHASH_AT_ONCE:
-                return False
-            self._grow()
-        return True
-
-    def _vacant(self) -> int:
-        """How many rows may be inserted that have fewer keys, for sure: even if all differ, a quarter stays empty."""
-        return len(self._table) * 3 // 4 - self._live - self._tombstones
-
-    def _grow(self) -> None:
+    def _resize(self, size: int) -> None:
         if self._old is not None:
             self._move(len(self._old))
-        size = len(self._table) if self._worth_cleaning() else len(self._table) * 2
         if len(self._table) <= _REHASH_AT_ONCE:
             self._rebuild(size)
             return
@@ -273,7 +222,7 @@ class SlotMap:
 
     def _worth_cleaning(self) -> bool:
         """Whether leaving out the deleted buckets makes enough room."""
-        return self._tombstones * _ROOM_SHARE >= len(self._table)
+        return self._tombstones * _CLEAN_SHARE >= len(self._table)
 
     def _rebuild(self, size: int) -> None:
         slots = self.occupied()
@@ -309,12 +258,32 @@ class SlotMap:
         self._free_count = need
 
 
-def _distinct(hashes: UInt64Array) -> int:
-    """About how many different hashes there are, and a little more: by linear counting (Whang and others, 1990)."""
-    size = _power_of_two(4 * len(hashes))
-    seen = np.zeros(size, dtype=np.bool_)
-    seen[hashes & np.uint64(size - 1)] = True
-    return int(-1.05 * size * np.log1p(-np.count_nonzero(seen) / size)) + 32
+def _leaders(batch: KeyBatch, rows: Int64Array) -> Int64Array:
+    """For each of some rows, which of them is the first that has its key.
+
+    Rows write their number to a place of a small table that their hash says, the first of them last, and read back who
+    won: the first row of their key, unless another key has the same place. Those try again at other places. Each time
+    at least one key a place is done, even if all hashes are the same.
+    """
+    leaders = pending = np.arange(len(rows))
+    hashes = batch.hashes.take(rows)
+    while len(pending):
+        size = _power_of_two(4 * len(pending))
+        places = (hashes & np.uint64(size - 1)).view(np.int64)
+        table = np.empty(size, dtype=np.int32)
+        table[places[::-1]] = pending[::-1]
+        found = table.take(places).astype(np.int64)
+        others = np.flatnonzero(found != pending)
+        if not len(others):
+            break
+        others_pending, others_found = pending.take(others), found.take(others)
+        same = batch.equal(rows.take(others_pending), rows.take(others_found))
+        if leaders is pending:
+            leaders = pending.copy()
+        leaders[others_pending[same]] = others_found[same]
+        pending = others_pending[~same]
+        hashes = splitmix64(hashes.take(others[~same]))
+    return leaders
 
 
 def _power_of_two(at_least: int) -> int:
@@ -327,18 +296,6 @@ def _rounded_up(count: int) -> int:
     while capacity < count:
         capacity += capacity // 2
     return capacity
-
-
-def _claim(table: Buckets, buckets: Int64Array) -> Int64Array:
-    """Of the rows whose bucket is empty, the first of each bucket; their buckets now hold a mark."""
-    vacant = np.flatnonzero(table[buckets] == _EMPTY)
-    if not len(vacant):
-        return vacant
-    wanted = buckets[vacant]
-    marks = np.arange(_DELETED - len(vacant), _DELETED, dtype=np.int32)
-    table[wanted[::-1]] = marks[::-1]  # of several writes to one bucket the last stays: the first row's
-    first: Int64Array = vacant[table[wanted] == marks]
-    return first
 
 
 def _place(table: Buckets, hashes: UInt64Array, slots: Int64Array) -> None:

@@ -79,6 +79,7 @@ class Journal(MemoryKeyValueStore):
         self.ranges = 0
 
     def write(self, puts: Any, deletes: Any = ()) -> None:
+        puts = list(puts)
         assert [key for key, _ in puts] == sorted({key for key, _ in puts}), "puts are not sorted and distinct"
         assert list(deletes) == sorted(deletes)
         self.puts += [key for key, _ in puts]

@@ -340,6 +340,7 @@ class Journal(MemoryKeyValueStore):
         self.calls = []
 
     def write(self, puts: Any, deletes: Any = ()) -> None:
+        puts = list(puts)
         assert [key for key, _ in puts] == sorted({key for key, _ in puts}), "puts are not sorted and distinct"
         self.calls += ["write"] if puts or deletes else []
         super().write(puts, deletes)
