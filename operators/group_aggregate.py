@@ -30,7 +30,7 @@ from lakeward.engine.core.ids import CheckpointId
 from lakeward.engine.core.json_types import JsonObject
 from lakeward.operators.aggregate import ROWS, Aggregation, BoundAggregate
 from lakeward.operators.aggregates.compare import differing
-from lakeward.operators.aggregates.grouping import group_keys
+from lakeward.operators.grouping import group_keys
 from lakeward.operators.windows.columns import Mask, Rows, Values, group_rows
 from lakeward.operators.windows.operator import key_types
 from lakeward.operators.windows.timed import ALL_KEY, KeyTypes, event_times_us

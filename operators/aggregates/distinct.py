@@ -24,9 +24,9 @@ from lakeward.engine.api.context import OperatorContext
 from lakeward.engine.api.state import ColumnSpec, RowIds, RowsSpec, StateTable
 from lakeward.engine.core.errors import SchemaError
 from lakeward.engine.core.hashing import as_int64, hash_array, splitmix64, unmix64
-from lakeward.operators.aggregates.grouping import Groups, group_rows_of
 from lakeward.operators.aggregates.identity import ID, LOW_HALF
 from lakeward.operators.aggregates.lanes import Fetch, Inputs, holding
+from lakeward.operators.grouping import Groups, group_rows_of
 from lakeward.operators.windows.columns import InputColumn, Mask, Rows, Values, group_rows, is_fixed, to_numpy
 
 VALUE = "#value"

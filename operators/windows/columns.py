@@ -14,20 +14,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from lakeward.operators.grouping import group_keys
+from lakeward.operators.grouping import is_fixed as is_fixed
+
 Values = npt.NDArray[Any]
 Rows = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
-
-
-def is_fixed(kind: pa.DataType) -> bool:
-    """Whether values of the type fit a numpy column of at most eight bytes a value."""
-    types = pa.types
-    return bool(
-        types.is_integer(kind)
-        or types.is_floating(kind)
-        or types.is_boolean(kind)
-        or (types.is_temporal(kind) and not types.is_interval(kind))
-    )
 
 
 def storage_type(kind: pa.DataType) -> pa.DataType:
@@ -161,15 +153,10 @@ def group_rows(arrays: Sequence[pa.Array]) -> tuple[Rows, Rows]:
     Returns:
         The number of each row, and for each number the first row that has it.
     """
-    codes = _codes(arrays[0])
-    for array in arrays[1:]:
-        more = _codes(array)
-        width = int(more.max()) + 1 if len(more) else 1
-        codes = _codes(pa.array(codes * width + more))
-    count = int(codes.max()) + 1 if len(codes) else 0
-    firsts = np.full(count, len(codes), dtype=np.int64)
-    np.minimum.at(firsts, codes, np.arange(len(codes)))
-    return codes, firsts
+    if not len(arrays[0]):
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    groups = group_keys(arrays)
+    return groups.numbers, groups.rows
 
 
 def winners(groups: Rows, ranks: Rows, size: int) -> Rows:
@@ -197,11 +184,3 @@ def positions(order: Rows) -> Rows:
     places = np.empty(len(order), dtype=np.int64)
     places[order] = np.arange(len(order))
     return places
-
-
-def _codes(array: pa.Array) -> Rows:
-    if pa.types.is_dictionary(array.type):
-        array = array.dictionary_decode()
-    codes = array.dictionary_encode(null_encoding="encode").indices
-    numbers: Rows = codes.to_numpy(zero_copy_only=False).astype(np.int64)
-    return numbers

@@ -61,6 +61,8 @@ def strftime_kernel(format: str, kind: pa.DataType) -> Kernel:
         low, high = int(ticks.min()) // step, int(ticks.max()) // step
         if high - low < max(_FEW_STEPS, len(ticks) // _ROWS_A_STEP):
             texts = write(pa.array(np.arange(low, high + 1) * step).view(kind))
+            if low == high:
+                return _repeated(texts[0].as_buffer().to_pybytes(), array)
             return texts.take(_with_validity((ticks // step - low).astype(np.int32), pa.int32(), array))
         return digits(ticks, array) if digits is not None and digits.shows(ticks) else _distinct(write, array, step)
 
@@ -79,6 +81,13 @@ def _ticks_of(array: pa.Array) -> Ticks:
         return ticks
     valid = array.is_valid().to_numpy(zero_copy_only=False)
     return np.where(valid, ticks, ticks[int(np.argmax(valid))])
+
+
+def _repeated(text: bytes, source: pa.Array) -> pa.Array:
+    """The same text for every row that has a time."""
+    offsets = np.arange(len(source) + 1, dtype=np.int32) * np.int32(len(text))
+    buffers = [_validity(source), pa.py_buffer(offsets), pa.py_buffer(text * len(source))]
+    return pa.Array.from_buffers(pa.string(), len(source), buffers)
 
 
 def _with_validity(values: npt.NDArray[Any], kind: pa.DataType, source: pa.Array) -> pa.Array:

@@ -9,11 +9,25 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from lakeward.engine.core.hashing import as_int64, is_binary_like, null_mask
-from lakeward.operators.windows.columns import Rows
+from lakeward.engine.core.hashing import as_int64, binary_buffers, is_binary_like, null_mask
+
+Rows = npt.NDArray[np.int64]
 
 _FACTORS = (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB, 0xD6E8FEB86659FD93)
 _BITS_MIN = 8
+_WORD = 8
+_SHORT_BYTES_MAX = 32
+
+
+def is_fixed(kind: pa.DataType) -> bool:
+    """Whether values of the type fit a numpy column of at most eight bytes a value."""
+    types = pa.types
+    return bool(
+        types.is_integer(kind)
+        or types.is_floating(kind)
+        or types.is_boolean(kind)
+        or (types.is_temporal(kind) and not types.is_interval(kind))
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +35,7 @@ class Groups:
     """The different rows of some columns.
 
     Args:
-        rows: A row of each group, rising.
+        rows: The first row of each group, rising.
         numbers: The group of each row.
     """
 
@@ -33,11 +47,11 @@ class Groups:
 
 
 def group_keys(arrays: Sequence[pa.Array]) -> Groups:
-    """Number the different rows of key columns; nulls equal each other, and NaN does too.
+    """Number the different rows of columns in the order of their first appearance; null equals null, NaN equals NaN.
 
     >>> groups = group_keys([pa.array([7, 8, 7, 7]), pa.array(["a", "a", "a", None])])
-    >>> len(groups), bool(groups.numbers[0] == groups.numbers[2]), groups.rows.tolist()
-    (3, True, [1, 2, 3])
+    >>> groups.numbers.tolist(), groups.rows.tolist()
+    ([0, 1, 0, 2], [0, 1, 3])
 
     Args:
         arrays: Columns of one length, at least one row long.
@@ -46,22 +60,43 @@ def group_keys(arrays: Sequence[pa.Array]) -> Groups:
 
 
 def _words(array: pa.Array) -> list[Rows]:
-    """One or two int64 columns that are equal where the values are; none if there is one value only."""
+    """A few int64 columns that are equal where the values are; none if there is one value only."""
+    if pa.types.is_dictionary(array.type):
+        array = array.dictionary_decode()
     if is_binary_like(array.type):
-        codes = array.dictionary_encode(null_encoding="encode")
-        if len(codes.dictionary) == 1:
-            return []
-        return [codes.indices.to_numpy().astype(np.int64)]
-    words = [as_int64(array)]
-    return words if not array.null_count else [*words, null_mask(array).astype(np.int64)]
+        words = None if array.null_count else _words_of_short_texts(array)
+        return _dictionary_words(array) if words is None else words
+    if not is_fixed(array.type):
+        return _dictionary_words(array)
+    values = [as_int64(array)]
+    return values if not array.null_count else [*values, null_mask(array).astype(np.int64)]
+
+
+def _dictionary_words(array: pa.Array) -> list[Rows]:
+    codes = array.dictionary_encode(null_encoding="encode")
+    return [] if len(codes.dictionary) == 1 else [codes.indices.to_numpy().astype(np.int64)]
+
+
+def _words_of_short_texts(array: pa.Array) -> list[Rows] | None:
+    """The bytes of strings that are all of one length, and short, eight to a column: no dictionary has to be made."""
+    offsets, data = binary_buffers(array)
+    length, count = int(offsets[1] - offsets[0]), len(array)
+    if not _WORD <= length <= _SHORT_BYTES_MAX or (np.diff(offsets) != length).any():
+        return None
+    texts = data[offsets[0] : offsets[-1]]
+    if (texts[length:] == texts[:-length]).all():
+        return []
+    places = [*range(0, length - _WORD, _WORD), length - _WORD]  # the last two may overlap
+    loads = [np.ndarray(count, np.int64, texts.data, offset=place, strides=(length,)) for place in places]
+    return [load.copy() for load in loads]
 
 
 def group_rows_of(columns: Sequence[Rows], count: int) -> Groups:
     """Number the different rows of int64 columns.
 
-    Rows write their number to a place of a small table that their hash says, and read back who was last: rows of one
-    group find one of themselves, unless another group has the same place. Those try again with another hash. That is a
-    few passes over the rows, without sorting them or building a dictionary.
+    Rows write their number to a place of a small table that their hash says, the first of them last, and read back who
+    won: rows of one group find its first row, unless another group has the same place. Those try again with another
+    hash. That is a few passes over the rows, without sorting them or building a dictionary.
 
     Args:
         columns: At most a few; none if all rows are equal.
@@ -69,7 +104,7 @@ def group_rows_of(columns: Sequence[Rows], count: int) -> Groups:
     """
     columns = [column for column in columns if column[0] != column[-1] or (column != column[0]).any()]
     if not columns:
-        return Groups(np.array([count - 1]), np.zeros(count, np.int64))
+        return Groups(np.array([0]), np.zeros(count, np.int64))
     order = np.arange(count, dtype=np.int32)
     leaders = _leaders(columns, order, 0)
     rows = np.flatnonzero(leaders == order)
@@ -79,11 +114,11 @@ def group_rows_of(columns: Sequence[Rows], count: int) -> Groups:
 
 
 def _leaders(columns: Sequence[Rows], order: npt.NDArray[np.int32], attempt: int) -> npt.NDArray[np.int32]:
-    """For each row one row of its group, the same for all of the group."""
+    """For each row the first row of its group."""
     bits = max(_BITS_MIN, (len(order) * 4 - 1).bit_length())
     places = _places(columns, attempt, bits)
     table = np.empty(1 << bits, np.int32)
-    table[places] = order
+    table[places[::-1]] = order[::-1]
     leaders: npt.NDArray[np.int32] = table[places]
     same = columns[0][leaders] == columns[0]
     for column in columns[1:]:
