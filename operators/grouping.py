@@ -105,39 +105,38 @@ def group_rows_of(columns: Sequence[Rows], count: int) -> Groups:
     columns = [column for column in columns if column[0] != column[-1] or (column != column[0]).any()]
     if not columns:
         return Groups(np.array([0]), np.zeros(count, np.int64))
-    order = np.arange(count, dtype=np.int32)
-    leaders = _leaders(columns, order, 0)
-    rows = np.flatnonzero(leaders == order)
+    leaders = _leaders(columns, 0)
+    rows = np.flatnonzero(leaders == np.arange(count))
     numbers = np.empty(count, np.int64)
     numbers[rows] = np.arange(len(rows))
-    return Groups(rows, numbers[leaders])
+    return Groups(rows, numbers.take(leaders))
 
 
-def _leaders(columns: Sequence[Rows], order: npt.NDArray[np.int32], attempt: int) -> npt.NDArray[np.int32]:
+def _leaders(columns: Sequence[Rows], attempt: int) -> Rows:
     """For each row the first row of its group."""
-    bits = max(_BITS_MIN, (len(order) * 4 - 1).bit_length())
+    count = len(columns[0])
+    bits = max(_BITS_MIN, (count * 4 - 1).bit_length())
     places = _places(columns, attempt, bits)
     table = np.empty(1 << bits, np.int32)
-    table[places[::-1]] = order[::-1]
-    leaders: npt.NDArray[np.int32] = table[places]
-    same = columns[0][leaders] == columns[0]
+    table[np.ascontiguousarray(places[::-1])] = np.arange(count - 1, -1, -1, dtype=np.int32)
+    leaders: Rows = table.take(places, mode="clip").astype(np.int64)
+    same = columns[0].take(leaders, mode="clip") == columns[0]
     for column in columns[1:]:
-        same &= column[leaders] == column
+        same &= column.take(leaders, mode="clip") == column
     rest = np.flatnonzero(~same)
     if len(rest):
-        again = _leaders([column[rest] for column in columns], order[: len(rest)], attempt + 1)
-        leaders[rest] = rest[again]
+        leaders[rest] = rest[_leaders([column[rest] for column in columns], attempt + 1)]
     return leaders
 
 
 def _places(columns: Sequence[Rows], attempt: int, bits: int) -> Rows:
     """A hash of each row, another one at each attempt: multiplied in turn, the high bits taken (Fibonacci hashing)."""
-    hashes = np.zeros(len(columns[0]), np.uint64)
+    hashes: npt.NDArray[np.uint64] | None = None
     for number, column in enumerate(columns):
-        factor = _FACTORS[(attempt + number) % len(_FACTORS)] ^ (2 * attempt << 20)
-        hashes ^= column.view(np.uint64)
-        hashes *= np.uint64(factor)
+        factor = np.uint64(_FACTORS[(attempt + number) % len(_FACTORS)] ^ (2 * attempt << 20))
+        hashes = column.view(np.uint64) * factor if hashes is None else (hashes ^ column.view(np.uint64)) * factor
         hashes ^= hashes >> np.uint64(32)
+    assert hashes is not None, "without columns all rows are equal"
     hashes *= np.uint64(_FACTORS[-1])
     hashes >>= np.uint64(64 - bits)
     return hashes.view(np.int64)

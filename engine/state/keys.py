@@ -60,8 +60,8 @@ class KeyBatch(ABC):
         """The keys of some rows."""
 
     @abstractmethod
-    def equal(self, rows: Int64Array, others: Int64Array) -> BoolArray:
-        """For each pair of rows, none of them null, whether they have the same key."""
+    def equal(self, rows: Int64Array) -> BoolArray:
+        """For each key, none of them null, whether that of the row beside it in `rows` is the same."""
 
 
 class IntKeys(KeyBatch):
@@ -87,9 +87,9 @@ class IntKeys(KeyBatch):
         """The keys of some rows."""
         return IntKeys(self.values.take(rows), _take(self.nulls, rows), self.hashes.take(rows))
 
-    def equal(self, rows: Int64Array, others: Int64Array) -> BoolArray:
+    def equal(self, rows: Int64Array) -> BoolArray:
         """Compare values."""
-        equal: BoolArray = self.values.take(rows) == self.values.take(others)
+        equal: BoolArray = self.values.take(rows, mode="clip") == self.values
         return equal
 
 
@@ -124,15 +124,14 @@ class ByteKeys(KeyBatch):
         nulls = _take(self.nulls, rows)
         return ByteKeys(self.lengths.take(rows), self.starts.take(rows), self.words, self.hashes.take(rows), nulls)
 
-    def equal(self, rows: Int64Array, others: Int64Array) -> BoolArray:
+    def equal(self, rows: Int64Array) -> BoolArray:
         """Compare lengths, then word after word."""
-        lengths = self.lengths.take(rows)
-        equal: BoolArray = lengths == self.lengths.take(others)
-        starts, other_starts = self.starts.take(rows), self.starts.take(others)
-        for number in range((int(lengths.max(initial=0)) + 7) >> 3):
-            alike = np.flatnonzero(equal & (lengths > number * 8))
-            words = self.words.take(starts.take(alike) + number)
-            equal[alike] = words == self.words.take(other_starts.take(alike) + number)
+        equal: BoolArray = self.lengths.take(rows) == self.lengths
+        others = self.starts.take(rows)
+        for number in range((int(self.lengths.max(initial=0)) + 7) >> 3):
+            alike = np.flatnonzero(equal & (self.lengths > number * 8))
+            words = self.words.take(self.starts.take(alike) + number)
+            equal[alike] = words == self.words.take(others.take(alike) + number)
         return equal
 
     def dense_words(self) -> UInt64Array | None:

@@ -84,7 +84,7 @@ class SlotMap:
 
     def find(self, batch: KeyBatch) -> Int64Array:
         """The slot of each key, -1 where it is not in the map."""
-        slots = self._probe(self._table, batch)
+        slots = self._probe(self._table, batch) if self._live else np.full(len(batch), -1, dtype=np.int64)
         if self._old is not None:
             rows = np.flatnonzero(slots < 0)
             if len(rows):
@@ -105,12 +105,17 @@ class SlotMap:
             The new slots, and the first row of each, in the order of the rows.
         """
         null_rows, rows = self._insert_null(batch, rows, slots)
-        leaders = _leaders(batch, rows)
-        firsts = np.flatnonzero(leaders == np.arange(len(rows)))
-        new_rows = rows[firsts]
-        slots[new_rows] = new = self._add(batch if len(firsts) == len(batch) else batch.take(new_rows))
-        if len(firsts) < len(rows):
-            slots[rows] = slots[rows[leaders]]
+        keys = batch if len(rows) == len(batch) else batch.take(rows)
+        leaders = _leaders(keys)
+        if leaders is None:
+            slots[rows] = new = self._add(keys)
+            new_rows = rows
+        else:
+            firsts = np.flatnonzero(leaders == np.arange(len(rows)))
+            new, new_rows = self._add(keys.take(firsts)), rows.take(firsts)
+            taken = np.empty(len(rows), dtype=np.int64)
+            taken[firsts] = new
+            slots[rows] = taken.take(leaders)
         if len(null_rows):
             return np.concatenate([[NULL_SLOT], new]), np.concatenate([null_rows, new_rows])
         return new, new_rows
@@ -258,32 +263,35 @@ class SlotMap:
         self._free_count = need
 
 
-def _leaders(batch: KeyBatch, rows: Int64Array) -> Int64Array:
-    """For each of some rows, which of them is the first that has its key.
+def _leaders(keys: KeyBatch) -> Int64Array | None:
+    """For each row the first row that has its key; None: all keys are different.
 
-    Rows write their number to a place of a small table that their hash says, the first of them last, and read back who
-    won: the first row of their key, unless another key has the same place. Those try again at other places. Each time
-    at least one key a place is done, even if all hashes are the same.
+    A row looks for its first at a place that its hash says. Rows of several keys with one place try again at other
+    places; each time at least one key a place is done, even if all hashes are the same.
     """
-    leaders = pending = np.arange(len(rows))
-    hashes = batch.hashes.take(rows)
-    while len(pending):
-        size = _power_of_two(4 * len(pending))
-        places = (hashes & np.uint64(size - 1)).view(np.int64)
-        table = np.empty(size, dtype=np.int32)
-        table[places[::-1]] = pending[::-1]
-        found = table.take(places).astype(np.int64)
-        others = np.flatnonzero(found != pending)
-        if not len(others):
-            break
-        others_pending, others_found = pending.take(others), found.take(others)
-        same = batch.equal(rows.take(others_pending), rows.take(others_found))
-        if leaders is pending:
-            leaders = pending.copy()
-        leaders[others_pending[same]] = others_found[same]
-        pending = others_pending[~same]
-        hashes = splitmix64(hashes.take(others[~same]))
+    hashes = keys.hashes
+    leaders = _winners(hashes)
+    if (leaders == np.arange(len(keys))).all():
+        return None
+    rest = rows = np.flatnonzero(~keys.equal(leaders))
+    while len(rest):
+        keys, hashes = keys.take(rest), splitmix64(hashes.take(rest))
+        found = _winners(hashes)
+        same = keys.equal(found)
+        leaders[rows[same]] = rows[found[same]]
+        rest = np.flatnonzero(~same)
+        rows = rows[rest]
     return leaders
+
+
+def _winners(hashes: UInt64Array) -> Int64Array:
+    """Rows write their number to the place that their hash says, the first of them last; for each row who won."""
+    count = len(hashes)
+    size = _power_of_two(4 * count)
+    places = (hashes & np.uint64(size - 1)).view(np.int64)
+    table = np.empty(size, dtype=np.int32)
+    table[np.ascontiguousarray(places[::-1])] = np.arange(count - 1, -1, -1, dtype=np.int32)
+    return table.take(places, mode="clip").astype(np.int64)
 
 
 def _power_of_two(at_least: int) -> int:

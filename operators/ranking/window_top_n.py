@@ -21,6 +21,8 @@ from lakeward.operators.windows.columns import Mask, Rows, group_rows
 from lakeward.operators.windows.progress import Progress
 from lakeward.operators.windows.timed import WINDOW_END, event_times_us
 
+_WAITING_ROWS_MAX = 65_536
+
 
 @dataclass(frozen=True, slots=True)
 class WindowTopNConfig:
@@ -46,12 +48,16 @@ class WindowTopNConfig:
 class WindowTopNOperator(Operator):
     """One subtask. A batch is cut to its own first rows before it is kept; windows lie in namespaces by their ends.
 
+    Rows go to the table of rows at a checkpoint, or when they are many: most windows are over before.
+
     Args:
         config: What is ranked.
     """
 
     def __init__(self, config: WindowTopNConfig) -> None:
         self._config = config
+        self._waiting: dict[int, list[pa.RecordBatch]] = {}
+        self._waiting_rows = 0
 
     def open(self, context: OperatorContext) -> None:
         """Open the table of rows."""
@@ -69,7 +75,18 @@ class WindowTopNOperator(Operator):
         rows = np.sort(rows)
         ends_us = ends_us[rows]
         for end_us in np.unique(ends_us).tolist():
-            self._rows.append(batch.take(pa.array(rows[ends_us == end_us])), end_us)
+            first = batch.take(pa.array(rows[ends_us == end_us]))
+            self._waiting.setdefault(end_us, []).append(first)
+            self._waiting_rows += first.num_rows
+        if self._waiting_rows > _WAITING_ROWS_MAX:
+            self._keep()
+
+    def _keep(self) -> None:
+        """Put the waiting rows into the table."""
+        for end_us, batches in self._waiting.items():
+            self._rows.append(pa.concat_batches(batches), end_us)
+        self._waiting.clear()
+        self._waiting_rows = 0
 
     def _in_time(self, batch: pa.RecordBatch, ends_us: Rows) -> tuple[pa.RecordBatch, Rows]:
         """The rows whose window is not over."""
@@ -82,16 +99,21 @@ class WindowTopNOperator(Operator):
 
     def on_watermark(self, timestamp_us: int, out: Output) -> None:
         """Send the answers of windows that are over, in the order of their ends."""
-        for end_us in self._rows.namespaces():
+        kept = self._rows.namespaces()
+        for end_us in sorted({*kept, *self._waiting}):
             if end_us - 1 > timestamp_us:
                 break
-            batches = [batch for _, batch in self._rows.scan(end_us)]
-            self._send(batches, out)
-            self._rows.drop(end_us)
+            batches = [batch for _, batch in self._rows.scan(end_us)] if end_us in kept else []
+            waiting = self._waiting.pop(end_us, [])
+            self._waiting_rows -= sum(batch.num_rows for batch in waiting)
+            self._send([*batches, *waiting], out)
+            if batches:
+                self._rows.drop(end_us)
         self._progress.advance(timestamp_us)
 
     def snapshot(self, checkpoint: CheckpointId) -> JsonObject:
-        """How far time has come: which windows are over."""
+        """How far time has come: which windows are over. Waiting rows go to the table, which is saved next."""
+        self._keep()
         return self._progress.snapshot()
 
     def _send(self, batches: Sequence[pa.RecordBatch], out: Output) -> None:
