@@ -41,16 +41,16 @@ class RowLayout:
         little = [(f"c{i}", dtype.newbyteorder("<")) for i, (_, dtype) in enumerate(self._fixed)]
         self._record = np.dtype([("version", "<u2"), *little])
 
-    def pack(self, columns: Mapping[str, AnyArray], slots: AnyArray) -> list[bytes]:
-        """The rows of `slots` as bytes."""
+    def pack(self, columns: Mapping[str, AnyArray], slots: AnyArray, order: AnyArray) -> list[bytes]:
+        """The rows of `slots` as bytes, in another order: rows are brought into it whole, not column by column."""
         records = np.empty(len(slots), dtype=self._record)
         records["version"] = self.version
         for number, (name, _) in enumerate(self._fixed):
             records[f"c{number}"] = columns[name].take(slots)
-        heads: list[bytes] = records.view(f"V{self._record.itemsize}").tolist()
+        heads: list[bytes] = records.view(f"V{self._record.itemsize}").take(order).tolist()
         if not self._objects:
             return heads
-        parts = [_pack_objects(columns[name].take(slots).tolist(), encode) for name, encode, _ in self._objects]
+        parts = [_pack_objects(columns[name].take(slots[order]).tolist(), encode) for name, encode, _ in self._objects]
         return [b"".join(row) for row in zip(heads, *parts, strict=True)]
 
     def unpack(self, rows: Sequence[bytes]) -> dict[str, AnyArray]:

@@ -271,7 +271,7 @@ class SlotPane(Pane):
             self._write_deletes()
             return
         names, order = self._context.rows.sorted_keys(self._namespace, self._map.keys.gather(slots))
-        values = self._context.layouts.current.pack(self._columns.arrays, slots[order])
+        values = self._context.layouts.current.pack(self._columns.arrays, slots, order)
         self._context.rows.write(names, values, self._deletes)
         self._deletes = []
         self._columns.mark_written(slots)
