@@ -66,6 +66,13 @@ def test_a_large_batch_of_spread_times_is_formatted_like_a_small_one(format: str
     assert whole[::97] == [evaluate(col("a").dt.format(format), a=array.slice(i, 1))[0] for i in range(0, 3_000, 97)]
 
 
+def test_a_batch_of_one_day_has_its_text_in_every_row_that_has_a_time() -> None:
+    morning = datetime(2026, 1, 2, tzinfo=UTC)
+    times = [None, morning, morning + timedelta(hours=23), None, morning + timedelta(minutes=1)]
+    array = pa.array([morning, *times], pa.timestamp("us", "UTC")).slice(1)
+    assert evaluate(col("a").dt.format("%Y-%m-%d"), a=array) == [None if t is None else "2026-01-02" for t in times]
+
+
 def test_years_beyond_four_digits_and_the_zone_itself_are_left_to_arrow() -> None:
     far = pa.array([253_402_300_800, 0, *range(0, 10**9, 10**7)]).cast(pa.timestamp("s", "UTC"))
     assert evaluate(col("a").dt.format("%Y"), a=far)[:2] == ["10000", "1970"]

@@ -17,8 +17,8 @@ from lakeward.engine.api.changelog import ROW_KIND
 from lakeward.engine.core.errors import CheckpointError, SchemaError
 from lakeward.operators.aggregate import Aggregation, BoundAggregate, aggregate_type
 from lakeward.operators.aggregates import distinct, identity
-from lakeward.operators.grouping import group_keys
 from lakeward.operators.group_aggregate import GroupAggregate
+from lakeward.operators.grouping import group_keys
 from lakeward.operators.windows.assigners import WindowAssigner
 from lakeward.operators.windows.operator import WindowAggregate
 from lakeward.testing.harness import HarnessConfig, OperatorHarness
