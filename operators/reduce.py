@@ -33,6 +33,9 @@ ReduceFunction = Callable[[Row, Row], Row]
 """Takes the accumulated row and a new one, and returns the new accumulated row."""
 
 
+_ROWS_A_PART = 1024  # rows that become columns while they are in the processor's cache
+
+
 class RowReducer:
     """Calls the function, and moves rows between Python objects and state columns.
 
@@ -54,6 +57,10 @@ class RowReducer:
         self._reader = RowReader(schema, self._row_class)
         self._dicts = self._row_class is None or issubclass(self._row_class, dict)
         self._get: Callable[[Row, str], Any] = operator.getitem if self._dicts else getattr
+        getter = operator.itemgetter if self._dicts else operator.attrgetter
+        self._getters = [getter(name) for name in schema.names]
+        self._names = frozenset(schema.names)
+        self._copy: Callable[[Row], Row] = dict if self._dicts else copy.copy
         self._check_signature()
 
     def _check_signature(self) -> None:
@@ -93,13 +100,15 @@ class RowReducer:
         """
         try:
             # A copy: a function that changes its first argument must not change the row that was already sent.
-            result = self._function(dict(held) if self._dicts else copy.copy(held), row)
+            result = self._function(self._copy(held), row)
         except Exception as error:
             raise self._error(f"raised {type(error).__name__}: {error}", row) from error
-        if self._dicts and (not isinstance(result, Mapping) or set(result) != set(self.schema.names)):
-            raise self._error(f"returned {result!r}, which is not a row of the columns {self.schema.names}", row)
-        if not self._dicts and type(result) is not self._row_class:
+        if type(result) is self._row_class:  # not only for the error: the check of a mapping costs more than the call
+            return result
+        if not self._dicts:
             raise self._error(f"returned {result!r}, not a row of the class that it takes", row)
+        if not (type(result) is dict or isinstance(result, Mapping)) or result.keys() != self._names:
+            raise self._error(f"returned {result!r}, which is not a row of the columns {self.schema.names}", row)
         return result
 
     def _error(self, what: str, row: Row) -> UserCodeError:
@@ -139,8 +148,8 @@ class RowReducer:
             UserCodeError: A value does not fit its column; names function and column.
         """
         arrays = []
-        for field in self.schema:
-            values = [self._get(row, field.name) for row in rows]
+        for field, get in zip(self.schema, self._getters, strict=True):
+            values = list(map(get, rows))
             try:
                 arrays.append(list_to_column(values, field.type))
             except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
@@ -175,13 +184,17 @@ class ReduceOperator(Operator):
         slots, new = pane.insert(keys)
         known = np.setdiff1d(slots, slots[new])
         held: dict[int, Row] = dict(zip(known.tolist(), reducer.rows(reducer.load(pane.column, known)), strict=True))
-        results: list[Row] = []
+        fold, results, parts = reducer.fold, [], []
         for slot, row in zip(slots.tolist(), reducer.rows(batch), strict=True):
-            held[slot] = reducer.fold(held[slot], row) if slot in held else row
-            results.append(held[slot])
+            before = held.get(slot)
+            held[slot] = result = row if before is None else fold(before, row)
+            results.append(result)
+            if len(results) == _ROWS_A_PART:
+                parts.append(reducer.to_batch(results))
+                results = []
         last = np.fromiter(held, dtype=np.int64, count=len(held))
         reducer.store(pane.column, last, reducer.to_batch(list(held.values())))
-        out.emit(reducer.to_batch(results))
+        out.emit(pa.concat_batches([*parts, reducer.to_batch(results)]))
 
 
 def plain(array: pa.Array) -> pa.Array:
