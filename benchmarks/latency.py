@@ -2,10 +2,10 @@
 
     python benchmarks/latency.py [--seconds 20] [--share 0.5] [--broker noida]
 
-The peak is measured first: a topic that is full already is read as fast as it goes, by the wall clock. Then a producer
-in a process of its own sends at that share of the peak, every record with its time, and the sink takes the time when a
-row arrives. All of it runs on this machine's cores, broker and producer too. Latencies of the first two seconds, in
-which the job starts, are left out.
+A producer in a process of its own sends rows with their time, and the sink takes the time when a row arrives. The peak
+is measured first: the producer sends as fast as it can, and what arrives at the sink meanwhile, by the wall clock, is
+the most that this machine carries from end to end. Then it sends at a share of that. All of it runs on this machine's
+cores, broker and producer too. What is sent in the first two seconds, in which the job starts, is left out.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ from lakeward.engine.core.json_types import JsonObject
 from lakeward.testing.brokers import Broker, start_broker
 
 PARTITIONS = 4
-PEAK_ROWS = 2_000_000
+PEAK_SECONDS = 8.0
+PEAK_ASKED = 5_000_000.0
+BURST_ROWS = 20_000
+WAITING_ROWS = 400_000
 TICK_S = 0.005
 WARM_UP_S = 2.0
 SCHEMA = pa.schema([("id", pa.int64()), ("sent_us", pa.int64()), ("extra", pa.string())])
@@ -71,21 +74,20 @@ class _LatencyWriter(SinkWriter):
         sent = np.concatenate([column.to_numpy() for _, column in self._arrivals])
         ages = np.concatenate([now - column.to_numpy() for now, column in self._arrivals])
         ages = ages[sent >= sent.min() + WARM_UP_S * 1e6] / 1000
-        result = {f"p{p}": float(np.percentile(ages, p)) for p in (50, 95, 99, 99.9)} | {"rows": len(ages)}
+        start, end = sent.min() + WARM_UP_S * 1e6, sent.max()
+        arrived = sum(len(column) for now, column in self._arrivals if start <= now <= end)
+        result = {f"p{p}": float(np.percentile(ages, p)) for p in (50, 95, 99, 99.9)}
+        result |= {"rows": len(ages), "rate": arrived / (end - start) * 1e6}
         Path(self._path).write_text(json.dumps(result))
 
 
 def job(options: dict[str, str]) -> None:
-    """Reads the topic: to its end when it is full already, else until it is told to stop."""
+    """Reads the topic until it is told to stop."""
     env = lw.StreamExecutionEnvironment(checkpoint_interval="5s", checkpoint_dir=options["directory"])
-    stop = "latest" if options["kind"] == "peak" else None
-    source = lw.KafkaSource(options["bootstrap"], options["topic"], format=lw.Json(schema=SCHEMA), stop=stop)
+    source = lw.KafkaSource(options["bootstrap"], options["topic"], format=lw.Json(schema=SCHEMA))
     rows = env.from_source(source, uid="rows").filter(col("id") >= 0).with_columns(double=col("id") * 2)
-    rows.sink_to(lw.BlackholeSink() if stop else LatencySink(options["result"]), uid="out")
-    started = time.perf_counter()
+    rows.sink_to(LatencySink(options["result"]), uid="out")
     env.execute("latency")
-    if stop:
-        Path(options["result"]).write_text(json.dumps({"wall_s": time.perf_counter() - started}))
 
 
 def produce(options: dict[str, str]) -> None:
@@ -98,11 +100,14 @@ def produce(options: dict[str, str]) -> None:
     started, sent = time.time(), 0
     tail = b',"extra":"%s"}' % EXTRA.encode()
     while (elapsed := time.time() - started) < seconds:
-        middle = b',"sent_us":%d' % int(time.time() * 1e6) + tail
-        due = int(elapsed * rate)
+        if len(producer) > WAITING_ROWS:
+            producer.poll(TICK_S)
+            continue
+        due = min(int(elapsed * rate), sent + BURST_ROWS)
+        # All rows of a burst are one text: making each by itself would cost this process more than sending it.
+        row = {"value": b'{"id":%d,"sent_us":%d' % (sent, int(time.time() * 1e6)) + tail}
         for partition in range(PARTITIONS):
-            burst = [{"value": b'{"id":%d' % number + middle} for number in range(sent + partition, due, PARTITIONS)]
-            if burst:
+            if burst := [row] * len(range(sent + partition, due, PARTITIONS)):
                 producer.produce_batch(options["topic"], burst, partition=partition)
         sent = max(sent, due)
         producer.poll(0)
@@ -117,31 +122,15 @@ def child(**options: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def peak(broker: Broker, directory: Path) -> float:
-    """Rows a second by the wall clock, start-up left out by two sizes."""
-    walls = []
-    for rows in (PEAK_ROWS // 4, PEAK_ROWS):
-        topic, result = f"peak-{rows}", directory / f"peak-{rows}"
-        broker.create_topic(topic, PARTITIONS)
-        line = b'{"id":7,"sent_us":1767225600000000,"extra":"%s"}' % EXTRA.encode()
-        for partition in range(PARTITIONS):
-            broker.produce(topic, [line] * (rows // PARTITIONS), partition=partition)
-        options = {"kind": "peak", "directory": f"{result}-checkpoints", "result": str(result)}
-        if child(bootstrap=broker.bootstrap, topic=topic, **options).wait() != 0:
-            raise RuntimeError("the job failed")
-        walls.append(json.loads(result.read_text())["wall_s"])
-    return (PEAK_ROWS - PEAK_ROWS // 4) / (walls[1] - walls[0])
-
-
-def measure(broker: Broker, directory: Path, rate: float, seconds: float) -> dict[str, float]:
-    """Percentiles of the latency at a rate, in milliseconds."""
-    broker.create_topic("paced", PARTITIONS)
-    result = directory / "paced"
-    options = {"kind": "paced", "directory": f"{result}-checkpoints", "result": str(result)}
-    running = child(bootstrap=broker.bootstrap, topic="paced", **options)
+def measure(broker: Broker, directory: Path, topic: str, rate: float, seconds: float) -> dict[str, float]:
+    """Percentiles of the latency at a rate, in milliseconds, and the rate at which rows arrived."""
+    broker.create_topic(topic, PARTITIONS)
+    result = directory / topic
+    options = {"kind": "job", "directory": f"{result}-checkpoints", "result": str(result)}
+    running = child(bootstrap=broker.bootstrap, topic=topic, **options)
     time.sleep(3)  # the job starts; what it measures begins two seconds after its first record
     sender = child(
-        bootstrap=broker.bootstrap, topic="paced", kind="produce", rate=str(rate), seconds=str(seconds + WARM_UP_S)
+        bootstrap=broker.bootstrap, topic=topic, kind="produce", rate=str(rate), seconds=str(seconds + WARM_UP_S)
     )
     sent, _ = sender.communicate()
     if sender.returncode != 0:
@@ -166,9 +155,9 @@ def main() -> None:
         produce(options) if options["kind"] == "produce" else job(options)
         return
     with tempfile.TemporaryDirectory() as folder, start_broker(Path(folder), kind=arguments.broker) as broker:
-        highest = peak(broker, Path(folder))
+        highest = measure(broker, Path(folder), "peak", PEAK_ASKED, PEAK_SECONDS)["rate"]
         rate = highest * arguments.share
-        found = measure(broker, Path(folder), rate, arguments.seconds)
+        found = measure(broker, Path(folder), "paced", rate, arguments.seconds)
         print(f"peak {highest:,.0f} rows a second; sent {rate:,.0f} a second for {arguments.seconds:.0f} s")
         print(", ".join(f"{name} {value:,.1f} ms" for name, value in found.items() if name.startswith("p")))
         print(f"{found['rows']:,.0f} rows measured of {found['sent']:,.0f} sent")

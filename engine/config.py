@@ -64,7 +64,7 @@ class EngineConfig:
     checkpoint_failures_tolerated: int = 0
     checkpoints_retained: int = 3
     batch_rows: int = 32_768
-    linger_ms: int = 50
+    linger_ms: int = 20
     channel_batches_max: int = 8
     state_memory_bytes: int = 1 << 30
     restart: RestartConfig = RestartConfig()
