@@ -27,6 +27,7 @@ from lakeward.engine.core.ids import SplitId
 from lakeward.engine.core.json_types import JsonObject
 
 BATCH_ROWS = 32_768
+KEY_STEP = 1_000_003
 POOL_BATCHES = 64
 ALONE_ROWS = 4_000_000
 ROWS_A_SECOND = 200_000  # of event time
@@ -89,6 +90,13 @@ class PoolReader(SourceReader):
         self._open = True
         self._read = int(position["rows"]) if position else 0  # type: ignore[arg-type]
 
+    def _keys_of(self, pick: int) -> pa.Array:
+        """The pool's keys; moved on with each round through the pool if that has fewer rows than there are keys."""
+        if self._source.keys <= POOL_BATCHES * BATCH_ROWS:
+            return self._keys[pick]
+        moved = self._read // (POOL_BATCHES * BATCH_ROWS) * KEY_STEP
+        return pa.array((self._keys[pick].to_numpy() + moved) % self._source.keys)
+
     def poll(self) -> SplitBatch | SplitFinished | None:
         """The next batch."""
         if not self._open:
@@ -99,7 +107,7 @@ class PoolReader(SourceReader):
         pick = self._read // BATCH_ROWS % POOL_BATCHES
         if self._source.keys:
             at = self._offsets + self._read * 1_000_000 // ROWS_A_SECOND
-            columns = [self._keys[pick], self._values[pick], pa.array(at).view(pa.timestamp("us"))]
+            columns = [self._keys_of(pick), self._values[pick], pa.array(at).view(pa.timestamp("us"))]
         else:
             columns = [self._keys[pick], self._values[pick], self._floats[pick]]
         self._read += BATCH_ROWS
