@@ -10,6 +10,7 @@ import matplotlib as mpl
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
+NAMES = {"flink": "flink sql", "threads": "pyflink (threads)"}
 COLOURS = {
     "lakeward": "#0b7285",
     "flink": "#e8590c",
@@ -28,12 +29,12 @@ def main(data: dict[str, object], path: str) -> None:
     for place, engine in enumerate(engines):  # type: ignore[arg-type]
         at = [i + place * width for i, q in enumerate(queries) if f"{q} {engine}" in rates]  # type: ignore[arg-type,operator]
         values = [rates[f"{q} {engine}"] / 1e3 for q in queries if f"{q} {engine}" in rates]  # type: ignore[index,operator,union-attr]
-        axes.bar(at, values, width, label=engine, color=COLOURS[engine])
+        axes.bar(at, values, width, label=NAMES.get(engine, engine), color=COLOURS[engine])
     axes.set_yscale("log")
     axes.set_ylabel("thousand bids per CPU second")
     axes.set_xticks([i + 0.4 - width / 2 for i in range(len(queries))], queries)  # type: ignore[arg-type]
-    axes.set_title("Nexmark from JSON lines, one core, checkpoints on (more is better)", fontsize=10)
-    axes.legend(ncols=5, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.08), frameon=False)
+    axes.set_title("Nexmark from JSON lines, checkpoints on (more is better)", fontsize=10)
+    axes.legend(ncols=len(engines), fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.08), frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     figure.savefig(path)
