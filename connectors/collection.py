@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from datetime import datetime
+from decimal import Decimal
 from typing import Any, TypeAlias
 
 import pyarrow as pa
@@ -229,6 +230,11 @@ def _column(name: str, values: list[Any], kind: pa.DataType | None) -> pa.Array:
             f"column {name!r}, row {number}: {values[number]!r} ({type(values[number]).__name__}) does not fit "
             f"{kind if kind is not None else 'the rows before it'}"
         ) from error
+    if kind is not None and pa.types.is_integer(kind):
+        # Arrow would cut fractions off.
+        number = next((i for i, one in enumerate(values) if isinstance(one, float | Decimal)), -1)
+        if number >= 0:
+            raise SchemaError(f"column {name!r}, row {number}: {values[number]!r} is no integer, as {kind} needs")
     if pa.types.is_null(column.type) and kind is None:
         raise SchemaError(f"column {name!r} is null in every row", hint="pass schema= to say its type")
     return column

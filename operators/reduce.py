@@ -60,7 +60,8 @@ class RowReducer:
         getter = operator.itemgetter if self._dicts else operator.attrgetter
         self._getters = [getter(name) for name in schema.names]
         self._names = frozenset(schema.names)
-        self._copy: Callable[[Row], Row] = dict if self._dicts else copy.copy
+        shallow: Callable[[Row], Row] = dict if self._dicts else copy.copy
+        self._copy = copy.deepcopy if any(pa.types.is_nested(field.type) for field in schema) else shallow
         self._check_signature()
 
     def _check_signature(self) -> None:

@@ -10,6 +10,7 @@ import dataclasses
 from array import array
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from decimal import Decimal
 from itertools import repeat
 from operator import attrgetter, itemgetter, sub
 from typing import Any
@@ -157,7 +158,7 @@ def _number_column(values: Sequence[Any], kind: pa.DataType, code: str) -> pa.Ar
 def _check_integers(values: Sequence[Any]) -> None:
     """Arrow would cut fractions off."""
     for value in values:
-        if isinstance(value, float | np.floating):
+        if isinstance(value, float | np.floating | Decimal):
             raise TypeError(f"{value!r} is no integer")
 
 

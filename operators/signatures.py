@@ -6,6 +6,7 @@ like, or of those that are listed for it.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import typing
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -189,8 +190,9 @@ def _named(
     """The columns that the parameters are named like."""
     found: list[Argument] = []
     in_order = True
+    given = function.keywords if isinstance(function, functools.partial) else {}
     for name, one in parameters.items():
-        if one.kind in _VARIADIC:
+        if one.kind in _VARIADIC or name in given:
             continue
         if name not in schema.names:
             in_order = False

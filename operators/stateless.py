@@ -5,8 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
+from lakeward.engine.api.changelog import (
+    DELETE,
+    INSERT,
+    UPDATE_AFTER,
+    UPDATE_BEFORE,
+    is_updating,
+    kinds_of,
+    with_kinds,
+    without_kinds,
+)
 from lakeward.engine.api.context import Output
 from lakeward.engine.api.expression import BoundExpression, Frame
 from lakeward.engine.api.operator import Operator, OperatorFactory, PassedRows
@@ -65,7 +77,10 @@ class Filter(OperatorFactory):
 
 
 class FilterOperator(Operator):
-    """Runs a `Filter`. A batch whose rows all stay is passed on as it is; one without any is dropped."""
+    """Runs a `Filter`. A batch whose rows all stay is passed on as it is; one without any is dropped.
+
+    Of an update in an updating stream that only one of the two rows passes, a deletion or an insertion is made.
+    """
 
     def __init__(self, predicate: BoundExpression, columns: Sequence[str] | None = None) -> None:
         self._predicate = predicate
@@ -75,12 +90,24 @@ class FilterOperator(Operator):
         """Keep some of the rows."""
         mask = self._predicate.evaluate(batch)
         kept = mask.true_count
+        if 0 < kept < batch.num_rows and is_updating(batch.schema):
+            batch = _unpaired(batch, mask.fill_null(False).to_numpy(zero_copy_only=False))
         if self._columns is not None and kept and batch.num_columns > len(self._columns):
             batch = batch.select(self._columns)
         if kept == batch.num_rows:
             out.emit(batch)
         elif kept:
             out.emit(batch.filter(mask))
+
+
+def _unpaired(batch: pa.RecordBatch, kept: npt.NDArray[np.bool_]) -> pa.RecordBatch:
+    """Of an update of which one half is left out, the other is a deletion or an insertion."""
+    kinds = kinds_of(batch).copy()
+    pairs = (kinds[:-1] == UPDATE_BEFORE) & (kinds[1:] == UPDATE_AFTER)
+    gone, come = pairs & kept[:-1] & ~kept[1:], pairs & ~kept[:-1] & kept[1:]
+    kinds[:-1][gone] = DELETE
+    kinds[1:][come] = INSERT
+    return with_kinds(without_kinds(batch), kinds)
 
 
 @dataclass(frozen=True, slots=True)

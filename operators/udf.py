@@ -255,7 +255,13 @@ class FilterRowsOperator(Operator):
         """Ask the function for every row; pass the rows' own columns on."""
         answers: list[bool] = []
         for chunk in self._calls.chunks(batch):
-            answers.extend(map(bool, self._calls.results(chunk)))
+            results, first = self._calls.results(chunk), len(answers)
+            try:
+                answers.extend(map(bool, results))  # stops at the one that fails
+            except Exception as error:
+                at = len(answers) - first
+                problem = TypeError(f"it returned {results[at]!r}, which is neither true nor false: {error}")
+                raise self._calls.failure(problem, [values[at] for values in chunk]) from error
         kept = sum(answers)
         if kept == batch.num_rows:
             out.emit(batch)

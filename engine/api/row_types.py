@@ -128,10 +128,19 @@ def arrow_type(hint: Any, where: str = "") -> pa.DataType:
         return _SCALARS[hint]
     if is_row_class(hint):
         return pa.struct(list(schema_of(hint)))
-    found = _generic_type(hint, where) if get_origin(hint) is not None else _SCALARS.get(hint)
+    if isinstance(hint, Mapping):
+        return pa.struct(list(schema_of(hint)))
+    found = _generic_type(hint, where) if get_origin(hint) is not None else _scalar(hint)
     if found is None:
         raise SchemaError(f"{where + ': ' if where else ''}no Arrow type for {hint!r}", hint=_TYPE_HINT)
     return found
+
+
+def _scalar(hint: Any) -> pa.DataType | None:
+    try:
+        return _SCALARS.get(hint)
+    except TypeError:  # it has no hash: a list, for example
+        return None
 
 
 def schema_of(row_type: Any) -> pa.Schema:

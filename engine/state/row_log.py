@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from lakeward.engine.api.state import RowIds
 from lakeward.engine.core.hashing import Int64Array, UInt64Array
 from lakeward.engine.state.keys import BoolArray, ByteKeys, IntKeys, KeyBatch, spread
+from lakeward.engine.state.row_chunks import owned
 
 Encode = Callable[[Sequence[pa.Array]], tuple[Int64Array | None, KeyBatch]]
 """Key columns to keys; with the rows that have no null in them (None: all)."""
@@ -48,6 +49,8 @@ class KeyLog:
 
     def append(self, ids: RowIds, keys: Sequence[pa.Array]) -> None:
         """Note rows."""
+        # Keys that are a part of something larger would keep all of it in memory.
+        keys = owned(pa.RecordBatch.from_arrays(list(keys), [str(number) for number in range(len(keys))])).columns
         self._raw.append((ids, keys))
         self.rows += len(ids)
         self.size_bytes += ids.nbytes + sum(array.nbytes for array in keys)

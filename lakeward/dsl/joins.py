@@ -526,12 +526,12 @@ def _check_versions(made: _Join) -> None:
     """Versions that are updated must be those of the join's key: of each there is one at a time.
 
     Raises:
-        GraphError: They are told apart by more, or by nothing.
+        GraphError: They are told apart by other columns, or by nothing.
     """
     known = made.right.upsert_key
-    if made.right.is_updating and not (known and set(known) <= set(made.right_keys)):
+    if made.right.is_updating and set(known or ()) != set(made.right_keys):
         rows = f"its rows are told apart by {', '.join(known)}" if known else "nothing tells its rows apart"
-        hint = 'keep one row a key first: .key_by(key).deduplicate(keep="last", order_by=time), or use .join(...)'
+        hint = "give an append-only stream of versions, or one with one row a key, or use .join(...)"
         problem = f"the versions of a temporal join are one row a key ({', '.join(made.right_keys)}), but {rows}"
         raise made.error(GraphError(problem, hint=hint))
 

@@ -96,6 +96,7 @@ class KeyedStream(KeyedRankingVerbs):
         """
         stream = self._stream
         stream._refuse_updates("reduce", "aggregate it, or use .to_changelog() before key_by")
+        stream = _without_dictionaries(stream)
         stream._check_function(function)
         work = stream._work(lambda: Reduce(self.keys, stream.schema, function))
         node = _exchange(stream, self.keys, "reduce", work, stream.schema, uid, parallelism)
@@ -199,6 +200,12 @@ def _check_old_rows(stream: DataStream) -> None:
             raise stream._error(SchemaError(problem, hint="leave out update_before=False there"))
         if not getattr(node.work, "stateful", False):  # what has state sends old rows of its own accord
             waiting += [edge.upstream for edge in node.inputs]
+
+
+def _without_dictionaries(stream: DataStream) -> DataStream:
+    """Dictionary-encoded columns as plain ones, for state that keeps values."""
+    coded = [field for field in stream.schema if pa.types.is_dictionary(field.type)]
+    return stream.with_columns(*(col(one.name).cast(one.type.value_type).alias(one.name) for one in coded))
 
 
 def _key_hint(key: str, kind: pa.DataType) -> str:
@@ -441,6 +448,7 @@ class WindowedStream:
         if self._options.trigger is not None:
             raise self._stream._error(ConfigError("reduce sends nothing early", hint="use .aggregate(...)"))
         stream, time_column = self._with_time_column()
+        stream = _without_dictionaries(stream)
         keys, tag = self._all_keys(), self._options.late_tag
         stream._check_function(function)
         lateness_us = self._options.allowed_lateness_us

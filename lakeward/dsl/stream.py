@@ -16,7 +16,7 @@ from lakeward.engine.api.changelog import ROW_KIND, append_only, is_updating, up
 from lakeward.engine.api.expression import BoundExpression
 from lakeward.engine.api.operator import OperatorFactory
 from lakeward.engine.api.sink import Sink
-from lakeward.engine.core.errors import GraphError, LakewardError, SchemaError
+from lakeward.engine.core.errors import ConfigError, GraphError, LakewardError, SchemaError
 from lakeward.engine.core.expect import expect, user_location
 from lakeward.engine.core.ids import OperatorId
 from lakeward.engine.core.names import did_you_mean
@@ -649,6 +649,8 @@ class DataStream(JoinVerbs, RankingVerbs):
         if columns is None:
             return None
         expect(columns, (list, tuple), "columns", 'list names: columns=["price", "amount"]')
+        if not columns:
+            raise self._error(ConfigError("columns is empty: the function would get nothing", hint="name one or more"))
         for name in columns:
             self._check_column(name)
         return tuple(columns)

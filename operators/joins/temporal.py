@@ -268,8 +268,7 @@ class _TemporalJoin(Operator):
         reached = versions_us <= watermark_us
         rows, ids, versions_us = matches.rows[reached], matches.ids[reached], versions_us[reached]
         ids = ids[np.lexsort((versions_us, rows))]
-        replaced = np.append(np.diff(rows) == 0, False)
-        replaced |= self._ends(ids)  # without the versions before it an end is nothing
+        replaced = np.append(np.diff(rows) == 0, False)  # a key's last end stays, so that a late version is before it
         if replaced.any():
             table.remove(ids[replaced])
 

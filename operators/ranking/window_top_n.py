@@ -21,7 +21,12 @@ from lakeward.operators.windows.columns import Mask, Rows, group_rows
 from lakeward.operators.windows.progress import Progress
 from lakeward.operators.windows.timed import WINDOW_END, event_times_us
 
-_WAITING_ROWS_MAX = 65_536
+_WAITING_BYTES_MAX = 16 << 20
+_BATCH_BYTES = 4096  # about what a batch costs beside its rows
+
+
+def _size_bytes(batch: pa.RecordBatch) -> int:
+    return int(batch.nbytes) + _BATCH_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +53,7 @@ class WindowTopNConfig:
 class WindowTopNOperator(Operator):
     """One subtask. A batch is cut to its own first rows before it is kept; windows lie in namespaces by their ends.
 
-    Rows go to the table of rows at a checkpoint, or when they are many: most windows are over before.
+    Rows go to the table of rows at a checkpoint, or when they take much memory: most windows are over before.
 
     Args:
         config: What is ranked.
@@ -57,7 +62,7 @@ class WindowTopNOperator(Operator):
     def __init__(self, config: WindowTopNConfig) -> None:
         self._config = config
         self._waiting: dict[int, list[pa.RecordBatch]] = {}
-        self._waiting_rows = 0
+        self._waiting_bytes = 0
 
     def open(self, context: OperatorContext) -> None:
         """Open the table of rows."""
@@ -77,8 +82,8 @@ class WindowTopNOperator(Operator):
         for end_us in np.unique(ends_us).tolist():
             first = batch.take(pa.array(rows[ends_us == end_us]))
             self._waiting.setdefault(end_us, []).append(first)
-            self._waiting_rows += first.num_rows
-        if self._waiting_rows > _WAITING_ROWS_MAX:
+            self._waiting_bytes += _size_bytes(first)
+        if self._waiting_bytes > _WAITING_BYTES_MAX:
             self._keep()
 
     def _keep(self) -> None:
@@ -86,7 +91,7 @@ class WindowTopNOperator(Operator):
         for end_us, batches in self._waiting.items():
             self._rows.append(pa.concat_batches(batches), end_us)
         self._waiting.clear()
-        self._waiting_rows = 0
+        self._waiting_bytes = 0
 
     def _in_time(self, batch: pa.RecordBatch, ends_us: Rows) -> tuple[pa.RecordBatch, Rows]:
         """The rows whose window is not over."""
@@ -105,7 +110,7 @@ class WindowTopNOperator(Operator):
                 break
             batches = [batch for _, batch in self._rows.scan(end_us)] if end_us in kept else []
             waiting = self._waiting.pop(end_us, [])
-            self._waiting_rows -= sum(batch.num_rows for batch in waiting)
+            self._waiting_bytes -= sum(map(_size_bytes, waiting))
             self._send([*batches, *waiting], out)
             if batches:
                 self._rows.drop(end_us)

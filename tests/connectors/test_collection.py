@@ -173,3 +173,16 @@ def test_a_schema_may_be_given_in_the_words_of_python(schema: SchemaLike) -> Non
 def test_a_schema_that_names_a_field_twice_is_refused() -> None:
     with pytest.raises(SchemaError, match="names a field twice"):
         CollectionSource([(1, 2)], schema=pa.schema([("n", pa.int64()), ("n", pa.int64())]))
+
+
+@pytest.mark.parametrize("value", [1.5, 2.0, Decimal("1.9")])
+def test_what_is_no_integer_is_not_cut_off_to_one(value: object) -> None:
+    with pytest.raises(SchemaError, match=r"column 'n', row 1: .* is no integer"):
+        CollectionSource([{"n": 1}, {"n": value}], schema={"n": int})
+
+
+def test_a_schema_may_hold_rows_as_dicts_of_types_but_no_list_of_types() -> None:
+    source = CollectionSource([{"r": {"a": 1}}], schema={"r": {"a": int}})
+    assert source.schema.field("r").type == pa.struct({"a": pa.int64()})
+    with pytest.raises(SchemaError, match="column 'r': no Arrow type"):
+        CollectionSource([{"r": 1}], schema={"r": [int]})

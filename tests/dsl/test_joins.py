@@ -151,6 +151,11 @@ REFUSALS: list[tuple[Callable[[DataStream, DataStream], Any], type[LakewardError
         GraphError,
         "one row a key (user), but its rows are told apart by user, name",
     ),
+    (
+        lambda o, u: o.with_columns(name=lw.lit("x")).temporal_join(latest(u), on=["user", "name"], version="at"),
+        GraphError,
+        "one row a key (user, name), but its rows are told apart by user",
+    ),
     (lambda o, u: o.temporal_join(latest(u), on="user"), GraphError, "from when on a right row is valid"),
     (lambda o, u: latest(o).temporal_join(u, on="user"), SchemaError, "cannot take the updating stream"),
     (lambda o, u: o.lookup_join(u, on="user", how="right"), ConfigError, "lookup_join: how"),

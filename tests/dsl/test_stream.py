@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -240,3 +241,27 @@ def test_a_checkpoint_directory_may_be_a_path_and_a_column_be_selected_under_a_n
 def test_an_environment_with_options_that_cannot_work_is_refused(options: dict[str, object]) -> None:
     with pytest.raises((ConfigError, LakewardError)):
         lw.StreamExecutionEnvironment(**options)  # type: ignore[arg-type]
+
+
+def test_a_filter_function_whose_result_is_neither_true_nor_false_is_named_with_its_row() -> None:
+    stream = lw.StreamExecutionEnvironment().from_collection([{"v": 1, "k": 2}])
+    with pytest.raises(lw.LakewardError, match=r"returned col\("):
+        stream.filter(lambda v, k: col("v") > 1).execute_and_collect()
+
+
+def test_a_function_of_no_columns_is_refused_when_it_is_written() -> None:
+    stream = lw.StreamExecutionEnvironment().from_collection([{"v": 1}])
+    with pytest.raises(lw.LakewardError, match="columns is empty"):
+        stream.map(lambda: 1, columns=[], returns={"x": int})
+
+
+def test_reduce_takes_dictionary_encoded_columns_and_functions_that_change_lists_of_their_first_row() -> None:
+    def longer(held: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
+        held["seen"].extend(row["seen"])
+        return held
+
+    table = pa.table({"k": [1, 1, 1], "seen": [[0], [1], [2]], "name": pa.array(["a", "b", "c"]).dictionary_encode()})
+    stream = lw.StreamExecutionEnvironment().from_collection(table).key_by("k").reduce(longer)
+    found = stream.execute_and_collect()
+    assert found["seen"].to_pylist() == [[0], [0, 1], [0, 1, 2]]
+    assert found["name"].to_pylist() == ["a", "a", "a"]

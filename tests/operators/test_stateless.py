@@ -6,10 +6,12 @@ import pyarrow as pa
 import pytest
 
 from lakeward.dsl.expressions import Expr, bind_columns, col, lit
+from lakeward.engine.api.changelog import DELETE, INSERT, UPDATE_AFTER, UPDATE_BEFORE, updating
 from lakeward.engine.api.context import Output
 from lakeward.engine.api.operator import OperatorFactory
 from lakeward.engine.core.errors import SchemaError
 from lakeward.operators.stateless import Filter, Identity, Project
+from lakeward.testing.harness import OperatorHarness
 
 BATCH = pa.record_batch({"a": [1, None, 3, 4], "b": ["x", "y", None, "z"]})
 
@@ -104,3 +106,14 @@ def test_descriptions_say_what_is_computed() -> None:
 
 def test_a_union_passes_batches_on_as_they_are() -> None:
     assert run(Identity(), BATCH)[0] is BATCH
+
+
+def test_of_an_update_of_which_one_row_is_left_out_a_deletion_or_an_insertion_is_made() -> None:
+    schema = updating(pa.schema({"k": pa.int64(), "v": pa.int64()}))
+    rows = [(1, 1, UPDATE_BEFORE), (1, 9, UPDATE_AFTER), (2, 9, UPDATE_BEFORE), (2, 1, UPDATE_AFTER)]
+    rows += [(3, 1, UPDATE_BEFORE), (3, 2, UPDATE_AFTER), (4, 9, UPDATE_BEFORE), (4, 8, UPDATE_AFTER), (5, 1, INSERT)]
+    batch = pa.RecordBatch.from_pylist([dict(zip(schema.names, row, strict=True)) for row in rows], schema=schema)
+    with OperatorHarness(Filter((col("v") < 5).bind(schema)), schema) as harness:
+        harness.send(batch)
+        found = [tuple(row.values()) for row in harness.take()]
+    assert found == [(1, 1, DELETE), (2, 1, INSERT), (3, 1, UPDATE_BEFORE), (3, 2, UPDATE_AFTER), (5, 1, INSERT)]
