@@ -44,9 +44,9 @@ class FilesSource(Source):
     checkpoint is an error, never read as if it had not.
 
     >>> import tempfile, pyarrow.parquet
-    >>> folder = tempfile.mkdtemp()
-    >>> pyarrow.parquet.write_table(pa.table({"n": [1, 2, 3]}), f"{folder}/a.parquet")
-    >>> FilesSource(folder).schema.names
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     pyarrow.parquet.write_table(pa.table({"n": [1, 2, 3]}), f"{folder}/a.parquet")
+    ...     FilesSource(folder).schema.names
     ['n']
 
     Args:

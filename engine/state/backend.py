@@ -46,7 +46,8 @@ class StateBackend:
     >>> import numpy as np, pyarrow as pa
     >>> from lakeward.engine.api.state import ColumnSpec
     >>> from lakeward.engine.state.memory import MemoryStoreFactory
-    >>> work = tempfile.mkdtemp()
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> work = folder.name
     >>> backend = StateBackend(MemoryStoreFactory(), work + "/a", range(128), 128, memory_bytes=1 << 20)
     >>> spec = TableSpec("counts", (("shop", pa.string()),), (ColumnSpec("n", pa.int64()),))
     >>> table = backend.table(spec)
@@ -58,6 +59,7 @@ class StateBackend:
     >>> again.restore([RestoreSource(files.tables, work + "/snapshot", 0, 128)])
     >>> next(again.table(spec).pane().scan()).sort_by("shop").to_pydict()
     {'shop': ['a', 'b'], 'n': [2, 1]}
+    >>> folder.cleanup()
 
     Args:
         store_factory: Makes the key-value store.

@@ -112,6 +112,7 @@ class OperatorHarness:
     ) -> None:
         self.schemas = (schema,) if isinstance(schema, pa.Schema) else tuple(schema)
         self._directory = Path(tempfile.mkdtemp(prefix="lakeward-harness-"))
+        self._forget = weakref.finalize(self, shutil.rmtree, str(self._directory), ignore_errors=True)
         self._context = _Context(config, restored, self._directory / "state")
         self._out = _Output()
         self.operator = factory.create()
@@ -212,7 +213,7 @@ class OperatorHarness:
         """Close the operator and delete its state; snapshots stay."""
         self.operator.close()
         self._context.close()
-        shutil.rmtree(self._directory, ignore_errors=True)
+        self._forget()
 
     def __enter__(self) -> OperatorHarness:
         return self

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pyiceberg.io.pyarrow import PyArrowFile, PyArrowFileIO
 from pyiceberg.table import Table
@@ -20,8 +21,6 @@ from lakeward.connectors.iceberg.publish import Publisher
 from lakeward.connectors.iceberg.recovery import Policy
 from lakeward.engine.core.clock import SystemClock
 from lakeward.testing.lake import LocalLake
-
-pytestmark = pytest.mark.unreadable_tables(reason="the commits name data files that nobody wrote")
 
 TABLE = "shop.orders"
 SCHEMA = pa.schema([("id", pa.int64()), ("name", pa.string())])
@@ -38,11 +37,15 @@ class Traffic:
 
 
 class Stream:
-    """A sink's commits without its data files, one after another."""
+    """A sink's commits, one after another; each of a data file of one row, written past the sink's writers."""
 
     def __init__(self, lake: LocalLake) -> None:
         self.lake = LakeTable(TableSpec(TABLE, lake.catalog))
-        self.uuid = str(self.lake.ensure(SCHEMA).metadata.table_uuid)
+        table = self.lake.ensure(SCHEMA)
+        self.uuid = str(table.metadata.table_uuid)
+        self.schema = table.schema().as_arrow()
+        self.folder = lake.folder / "files"
+        self.folder.mkdir()
         self.done = 0
         self.last: Marker | None = None
         self.restart()
@@ -52,32 +55,33 @@ class Stream:
 
     def commit(self) -> None:
         self.done += 1
-        files = [written(self.done)]
+        files = [self.write(self.done)]
         target = Marker(Position(1, self.done), commit_token(files), "job")
         self.last = self.publisher.publish(files, target, self.last)
 
+    def write(self, number: int) -> WrittenFile:
+        path, name = self.folder / f"{number:06}.parquet", f"row-{number}"
+        pq.write_table(pa.Table.from_arrays([pa.array([number]), pa.array([name])], schema=self.schema), path)
+        counts = {1: 1, 2: 1}
+        bounds = {1: number.to_bytes(8, "little"), 2: name.encode()}
+        return WrittenFile(
+            path=path.as_uri(),
+            spec_id=0,
+            schema_id=0,
+            partition=(),
+            record_count=1,
+            size_bytes=path.stat().st_size,
+            column_sizes=counts,
+            value_counts=counts,
+            null_counts={1: 0, 2: 0},
+            nan_counts={},
+            lower_bounds=bounds,
+            upper_bounds=bounds,
+            split_offsets=(4,),
+        )
+
     def load(self) -> Table:
         return self.publisher.load()
-
-
-def written(number: int) -> WrittenFile:
-    counts = {1: 100, 2: 100}
-    bounds = {1: number.to_bytes(8, "little"), 2: f"row-{number}".encode()}
-    return WrittenFile(
-        path=f"file:///nowhere/{number:06}.parquet",
-        spec_id=0,
-        schema_id=0,
-        partition=(),
-        record_count=100,
-        size_bytes=4_000 + number,
-        column_sizes=counts,
-        value_counts=counts,
-        null_counts={1: 0, 2: 0},
-        nan_counts={},
-        lower_bounds=bounds,
-        upper_bounds=bounds,
-        split_offsets=(4,),
-    )
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Merging manifests: which, and that copying entries gives what decoding them gives."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import pyarrow as pa
@@ -137,14 +138,7 @@ def compare(table: Table, manifests: list[ManifestFile]) -> None:
     assert [s._data for s in ours.partitions or []] == [s._data for s in theirs.partitions or []]
 
 
-@pytest.mark.parametrize(
-    "codec",
-    [
-        "gzip",
-        "null",
-        pytest.param("zstd", marks=pytest.mark.unreadable_tables(reason="DuckDB 1.5.5 knows no zstd in Avro")),
-    ],
-)
+@pytest.mark.parametrize("codec", ["gzip", "null", "zstd"])
 @pytest.mark.parametrize("spec", [SPEC, PartitionSpec()], ids=["partitioned", "unpartitioned"])
 def test_copied_entries_are_those_that_decoding_gives(lake: LocalLake, spec: PartitionSpec, codec: str) -> None:
     table = made(lake, {"write.avro.compression-codec": codec}, spec)
@@ -152,6 +146,12 @@ def test_copied_entries_are_those_that_decoding_gives(lake: LocalLake, spec: Par
         table.append(rows(*ids))
     assert copy_entries(table.io, current(table)) is not None
     compare(table, current(table))
+    if codec == "zstd":  # which DuckDB 1.5.5 does not know in Avro: it reads the table when all its manifests are new
+        with table.transaction() as change:
+            change.set_properties({"write.avro.compression-codec": "gzip"})
+        table.overwrite(table.scan().to_arrow())
+    read = check_readers_agree(table, "id")
+    assert read["id"].to_pylist() == [-5, 1, 2, 3, 7, 70_000, 2**40, None]
 
 
 def test_entries_that_were_merged_before_keep_their_numbers(lake: LocalLake) -> None:
@@ -191,18 +191,16 @@ def test_manifests_of_format_version_one_are_decoded(lake: LocalLake) -> None:
     assert entries(table, [merged(table, current(table))]) == entries(table, current(table))
 
 
-@pytest.mark.unreadable_tables(reason="a manifest is damaged on purpose")
 def test_a_damaged_manifest_is_noticed(lake: LocalLake) -> None:
     table = made(lake)
     table.append(rows(1))
-    path = current(table)[0].manifest_path.removeprefix("file://")
-    with open(path, "r+b") as file:
-        file.seek(-1, 2)
-        last = file.read(1)
-        file.seek(-1, 2)
-        file.write(bytes([last[0] ^ 1]))
+    path = Path(current(table)[0].manifest_path.removeprefix("file://"))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     with pytest.raises(ValueError, match="damaged"):
         copy_entries(table.io, current(table))
+    path.write_bytes(whole)
+    assert copy_entries(table.io, current(table)) is not None
 
 
 def test_independent_readers_read_a_table_of_merged_manifests(lake: LocalLake) -> None:

@@ -56,8 +56,8 @@ class Pair:
         self.types, self.key_of = KEY_KINDS[kind]
         self.factory = factory
         self.memory_bytes = memory_bytes
-        self.directory = tempfile.mkdtemp()
-        self.names = (f"{self.directory}/{n}" for n in itertools.count())
+        self.scratch = tempfile.TemporaryDirectory()
+        self.names = (f"{self.scratch.name}/{n}" for n in itertools.count())
         self.spec = TableSpec("t", tuple((f"k{i}", t) for i, t in enumerate(self.types)), COLUMNS)
         self.model: dict[int, dict[tuple[Any, ...], Row]] = {}
         self.open(None)
@@ -126,6 +126,10 @@ class Pair:
         self.backend.close()
         self.open(source)
 
+    def close(self) -> None:
+        self.backend.close()
+        self.scratch.cleanup()
+
     def check(self) -> None:
         live = {namespace: rows for namespace, rows in self.model.items() if rows}
         assert self.table.namespaces() == sorted(live)
@@ -172,7 +176,7 @@ def play(kind: str, factory: StoreFactory, memory_bytes: int, steps: list[tuple[
     pair.check()
     pair.restore()
     pair.check()
-    pair.backend.close()
+    pair.close()
 
 
 @pytest.mark.parametrize("kind", KEY_KINDS)
@@ -199,6 +203,7 @@ def test_a_long_random_program_on_little_memory_behaves_like_a_dictionary(kind: 
         if random.random() < 0.02:
             pair.drop(7)
     pair.check()
+    pair.close()
 
 
 @pytest.mark.parametrize("kind", ["int64 with null", "string", "composite"])
