@@ -202,7 +202,7 @@ class GroupOperator(Operator):
         groups = group_keys(arrays)
         picked = pa.array(groups.rows)
         own = [array.take(picked) for array in arrays]
-        keys = self._table.keys(own)
+        keys = self._table.keys(own, distinct=True)
         pane = self._table.pane()
         slots, new = pane.insert(keys)
         state = {name: pane.column(name)[slots] for name in self._columns}

@@ -112,8 +112,13 @@ class StateTable(ABC):
         """Its description."""
 
     @abstractmethod
-    def keys(self, arrays: Sequence[pa.Array]) -> Keys:
-        """Hash and encode a batch's key columns, in the order of `TableSpec.key`."""
+    def keys(self, arrays: Sequence[pa.Array], distinct: bool = False) -> Keys:
+        """Hash and encode a batch's key columns.
+
+        Args:
+            arrays: The columns, in the order of `TableSpec.key`.
+            distinct: Whether it is known that all keys are different: new ones are then not compared with each other.
+        """
 
     @abstractmethod
     def pane(self, namespace: int = 0) -> Pane:
@@ -139,14 +144,18 @@ class RowsSpec:
     Args:
         name: Unique in the operator, among slot tables too; part of the stored state.
         schema: Of the rows, as the operator appends them.
-        key: The columns that rows are found by; they decide the key group. Not nested.
+        key: The columns that rows are found by. Not nested.
         mutable: Columns of the schema that may be changed in place: fixed width, never null.
+        routing: How many of the first key columns decide the key group, and so the subtask; None: all of them.
+        unique: Whether no two rows of a namespace have the same key. Their index is smaller and faster.
     """
 
     name: str
     schema: pa.Schema
     key: tuple[str, ...]
     mutable: tuple[str, ...] = ()
+    routing: int | None = None
+    unique: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,12 +207,30 @@ class RowTable(ABC):
         """
 
     @abstractmethod
+    def find_or_append(self, batch: pa.RecordBatch, namespace: int = 0) -> tuple[RowIds, RowIds]:
+        """Find the row of each key, and add those rows whose key has none; only in tables whose keys are unique.
+
+        Cheaper than `find` and then `append`, since keys are hashed and looked for once.
+
+        Args:
+            batch: Rows of different keys, none of them null. Of those whose key has a row, nothing but the key is used.
+            namespace: Where they belong.
+
+        Returns:
+            The id of each key's row, and the positions in the batch, rising, of the rows that were added.
+        """
+
+    @abstractmethod
     def find(self, keys: Sequence[pa.Array], namespaces: Sequence[int] | None = None) -> Matches:
         """The rows that have these keys, in all namespaces or in some."""
 
     @abstractmethod
     def take(self, ids: RowIds, columns: Sequence[str] | None = None) -> pa.RecordBatch:
         """Rows by id, in the order of `ids`, all columns or some; an id may come many times."""
+
+    @abstractmethod
+    def reading_order(self, ids: RowIds) -> npt.NDArray[np.int64]:
+        """The positions of `ids` in the order in which the rows lie in memory, where `take` copies them fastest."""
 
     @abstractmethod
     def get(self, name: str, ids: RowIds) -> npt.NDArray[Any]:

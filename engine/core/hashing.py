@@ -96,10 +96,15 @@ def _zeros(array: pa.Array) -> UInt64Array:
 
 def hash_columns(arrays: Sequence[pa.Array]) -> UInt64Array:
     """Hash rows of one or more key columns; one column hashes as by `hash_array`."""
-    hashes = hash_array(arrays[0])
-    for array in arrays[1:]:
-        hashes = splitmix64(hashes * _COMBINE ^ hash_array(array))
-    return hashes
+    return combine_hashes([hash_array(array) for array in arrays])
+
+
+def combine_hashes(hashes: Sequence[UInt64Array]) -> UInt64Array:
+    """Hashes of rows out of those of their columns, in order."""
+    combined = hashes[0]
+    for column in hashes[1:]:
+        combined = splitmix64(combined * _COMBINE ^ column)
+    return combined
 
 
 def is_binary_like(kind: pa.DataType) -> bool:

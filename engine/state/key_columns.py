@@ -8,11 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from lakeward.engine.core.hashing import NULL_HASH, Int64Array, UInt64Array, splitmix64
-from lakeward.engine.state.keys import BoolArray, ByteKeys, IntKeys, KeyBatch, spread
+from lakeward.engine.state.keys import BoolArray, ByteKeys, IntKeys, KeyBatch, KeyCodec, WideKeys, spread
 
 _LENGTH_BITS = 24
 _LENGTH_MASK = (1 << _LENGTH_BITS) - 1
 _GARBAGE_WORDS_MIN = 1 << 10
+_ROOM = 4
 
 
 class KeyColumn(Protocol):
@@ -53,10 +54,21 @@ class KeyColumn(Protocol):
 
 
 def grown(array: npt.NDArray[np.generic], capacity: int) -> npt.NDArray[np.generic]:
-    """A copy with room for `capacity` elements; the new ones are undefined."""
-    larger = np.empty(capacity, dtype=array.dtype)
+    """The array with `capacity` elements, of which the new ones are undefined; the old array is not used any more.
+
+    It is copied to a place with room to grow on, so that it is seldom copied again: fresh memory costs more than the
+    copying. Room that was never used is address space and nothing else.
+
+    Args:
+        array: One that owns its memory, or was returned by this function.
+        capacity: At least its length.
+    """
+    if array.base is not None and len(array.base) >= capacity:
+        return array.base[:capacity]
+    room = capacity if array.dtype == object else _ROOM * capacity
+    larger = np.empty(room, dtype=array.dtype)
     larger[: len(array)] = array
-    return larger
+    return larger[:capacity]
 
 
 class IntKeyColumn:
@@ -108,6 +120,60 @@ class IntKeyColumn:
         return 8.0
 
 
+class WideKeyColumn:
+    """Keys of several int64 each.
+
+    Args:
+        codec: The key.
+    """
+
+    def __init__(self, codec: KeyCodec) -> None:
+        self._hash = codec.hash_wide
+        self._columns = [np.zeros(1, dtype=np.int64) for _ in codec.types]
+
+    def ensure(self, capacity: int) -> None:
+        """Make room."""
+        if capacity > len(self._columns[0]):
+            self._columns = [grown(column, capacity) for column in self._columns]  # type: ignore[misc]
+
+    def put(self, slots: Int64Array, keys: KeyBatch) -> None:
+        """Set the keys of slots."""
+        assert isinstance(keys, WideKeys)
+        for column, values in zip(self._columns, keys.columns, strict=True):
+            column[slots] = values
+
+    def free(self, slots: Int64Array) -> None:
+        """Nothing to do: the slot's bytes are used again."""
+
+    def matches(self, slots: Int64Array, keys: KeyBatch, rows: Int64Array | None) -> BoolArray:
+        """Compare, the last column first: it tells most keys apart."""
+        assert isinstance(keys, WideKeys)
+        equal: BoolArray | None = None
+        for column, values in zip(self._columns[::-1], keys.columns[::-1], strict=True):
+            alike: BoolArray = column.take(slots, mode="clip") == (values if rows is None else values.take(rows))
+            equal = alike if equal is None else equal & alike
+        assert equal is not None, "there is at least one column"
+        return equal
+
+    def hashes(self, slots: Int64Array) -> UInt64Array:
+        """Computed from the values: cheaper than storing them."""
+        return self._hash([column.take(slots) for column in self._columns])
+
+    def gather(self, slots: Int64Array) -> WideKeys:
+        """Keys of slots."""
+        columns = [column.take(slots) for column in self._columns]
+        return WideKeys(columns, self._hash(columns))
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory in use."""
+        return sum(column.nbytes for column in self._columns)
+
+    def bytes_per_slot(self) -> float:
+        """Eight a column."""
+        return 8.0 * len(self._columns)
+
+
 class ByteKeyColumn:
     """Keys of any length: eight-byte words in one arena, and per slot its place, length and hash."""
 
@@ -150,12 +216,18 @@ class ByteKeyColumn:
             self._compact()
 
     def matches(self, slots: Int64Array, keys: KeyBatch, rows: Int64Array | None) -> BoolArray:
-        """Compare lengths, then word after word."""
+        """Compare lengths, then word after word; of some rows, which follow a chain of other keys, the hashes first."""
         assert isinstance(keys, ByteKeys)
+        if rows is None:
+            return self._equal(slots, keys, keys.lengths, keys.starts)
+        equal: BoolArray = self._hashes.take(slots, mode="clip") == keys.hashes.take(rows)
+        alike = np.flatnonzero(equal)
+        rows = rows.take(alike)
+        equal[alike] = self._equal(slots.take(alike), keys, keys.lengths.take(rows), keys.starts.take(rows))
+        return equal
+
+    def _equal(self, slots: Int64Array, keys: ByteKeys, lengths: Int64Array, starts: Int64Array) -> BoolArray:
         places = self._places.take(slots, mode="clip")
-        lengths, starts = keys.lengths, keys.starts
-        if rows is not None:
-            lengths, starts = lengths.take(rows), starts.take(rows)
         equal: BoolArray = (places & _LENGTH_MASK) == lengths
         if len(slots):
             self._compare_words(equal, places >> _LENGTH_BITS, keys, lengths, starts)
@@ -217,3 +289,10 @@ class ByteKeyColumn:
         self._places[slots] = ((ends - counts) << _LENGTH_BITS) | lengths
         self._used_words = len(kept)
         self._garbage_words = 0
+
+
+def key_column(codec: KeyCodec) -> KeyColumn:
+    """The column for the keys that a codec makes."""
+    if codec.integral:
+        return IntKeyColumn()
+    return WideKeyColumn(codec) if codec.wide else ByteKeyColumn()

@@ -1,10 +1,11 @@
 """A batch's keys, hashed and encoded once, and the codec between Arrow key columns and them.
 
-One fixed-width key column becomes int64 values. Everything else becomes one canonical byte string a row: the bytes
-themselves for a single string column, else a header (one null tag a column, eight bytes a fixed-width column, four
-bytes of length a string column) followed by the strings. The hash of a key is always `hash_columns` of its columns,
-the one that routes rows, so that a key's group can be told from the state alone. Where only the first columns route,
-the high half of the hash, which makes the key group, is theirs, and the low half, which makes the bucket, is of all.
+One fixed-width key column becomes int64 values, several that are never null become as many. Everything else becomes one
+canonical byte string a row: the bytes themselves for a single string column, else a header (one null tag a column,
+eight bytes a fixed-width column, four bytes of length a string column) followed by the strings. The hash of a key is
+always `hash_columns` of its columns, the one that routes rows, so that a key's group can be told from the state alone.
+Where only the first columns route, the high half of the hash, which makes the key group, is theirs, and the low half,
+which makes the bucket, is of all.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from lakeward.engine.core.hashing import (
     UInt64Array,
     as_int64,
     binary_buffers,
+    combine_hashes,
     hash_columns,
     is_binary_like,
     null_mask,
@@ -44,13 +46,17 @@ class KeyBatch(ABC):
     Args:
         hashes: As by `KeyCodec.hash`.
         nulls: Which keys are null (only for a single key column); None: none.
+
+    Attributes:
+        distinct: Whether all keys are known to be different.
     """
 
-    __slots__ = ("hashes", "nulls")
+    __slots__ = ("distinct", "hashes", "nulls")
 
     def __init__(self, hashes: UInt64Array, nulls: BoolArray | None) -> None:
         self.hashes = hashes
         self.nulls = nulls
+        self.distinct = False
 
     def __len__(self) -> int:
         return len(self.hashes)
@@ -62,6 +68,15 @@ class KeyBatch(ABC):
     @abstractmethod
     def equal(self, rows: Int64Array) -> BoolArray:
         """For each key, none of them null, whether that of the row beside it in `rows` is the same."""
+
+    @abstractmethod
+    def same(self, other: KeyBatch) -> BoolArray:
+        """For each key, none of them null, whether the one at its place in another batch is the same."""
+
+    @property
+    @abstractmethod
+    def size_bytes(self) -> int:
+        """Memory in use."""
 
 
 class IntKeys(KeyBatch):
@@ -91,6 +106,57 @@ class IntKeys(KeyBatch):
         """Compare values."""
         equal: BoolArray = self.values.take(rows, mode="clip") == self.values
         return equal
+
+    def same(self, other: KeyBatch) -> BoolArray:
+        """Compare values."""
+        assert isinstance(other, IntKeys), "keys of one codec are of one kind"
+        equal: BoolArray = self.values == other.values
+        return equal
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory in use."""
+        return self.values.nbytes + self.hashes.nbytes
+
+
+class WideKeys(KeyBatch):
+    """Keys of several fixed-width columns, never null.
+
+    Args:
+        columns: The columns' bits as int64.
+        hashes: As in `KeyBatch`.
+    """
+
+    __slots__ = ("columns",)
+
+    def __init__(self, columns: Sequence[Int64Array], hashes: UInt64Array) -> None:
+        super().__init__(hashes, None)
+        self.columns = columns
+
+    def take(self, rows: Int64Array) -> WideKeys:
+        """The keys of some rows."""
+        return WideKeys([column.take(rows) for column in self.columns], self.hashes.take(rows))
+
+    def equal(self, rows: Int64Array) -> BoolArray:
+        """Compare column after column."""
+        return _all_equal([column.take(rows, mode="clip") for column in self.columns], self.columns)
+
+    def same(self, other: KeyBatch) -> BoolArray:
+        """Compare column after column."""
+        assert isinstance(other, WideKeys), "keys of one codec are of one kind"
+        return _all_equal(self.columns, other.columns)
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory in use."""
+        return sum(column.nbytes for column in self.columns) + self.hashes.nbytes
+
+
+def _all_equal(some: Sequence[Int64Array], others: Sequence[Int64Array]) -> BoolArray:
+    equal: BoolArray = some[0] == others[0]
+    for one, other in zip(some[1:], others[1:], strict=True):
+        equal &= one == other
+    return equal
 
 
 class ByteKeys(KeyBatch):
@@ -133,6 +199,17 @@ class ByteKeys(KeyBatch):
             words = self.words.take(self.starts.take(alike) + number)
             equal[alike] = words == self.words.take(others.take(alike) + number)
         return equal
+
+    def same(self, other: KeyBatch) -> BoolArray:
+        """Compare bytes."""
+        assert isinstance(other, ByteKeys), "keys of one codec are of one kind"
+        equal: BoolArray = pc.equal(self.to_arrow(), other.to_arrow()).to_numpy(zero_copy_only=False)
+        return equal
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory in use."""
+        return self.hashes.nbytes + self.lengths.nbytes + self.starts.nbytes + self.words.nbytes
 
     def dense_words(self) -> UInt64Array | None:
         """The words as one row a key, if all keys have the same number of words, one after the other."""
@@ -190,12 +267,15 @@ class KeyCodec:
     Args:
         key: Name and Arrow type of each key column.
         routing: How many of the first columns decide the key group; None: all.
+        nullable: Whether a column of a composite key can be null.
 
     Raises:
         SchemaError: There is no key column, one has a type that cannot be a key, or `routing` is not a number of them.
     """
 
-    def __init__(self, key: Sequence[tuple[str, pa.DataType]], routing: int | None = None) -> None:
+    def __init__(
+        self, key: Sequence[tuple[str, pa.DataType]], routing: int | None = None, nullable: bool = True
+    ) -> None:
         if not key:
             raise SchemaError("a keyed table needs at least one key column")
         if routing is not None and not 1 <= routing <= len(key):
@@ -204,7 +284,9 @@ class KeyCodec:
             _check_key_type(name, kind)
         self.types = [kind for _, kind in key]
         self.single = len(key) == 1
-        self.integral = self.single and not is_binary_like(self.types[0])
+        fixed = not any(map(is_binary_like, self.types))
+        self.integral = self.single and fixed
+        self.wide = not self.single and fixed and not nullable
         self._routing = routing if routing is not None and routing < len(key) else None
 
     def hash(self, arrays: Sequence[pa.Array]) -> UInt64Array:
@@ -213,6 +295,14 @@ class KeyCodec:
         if self._routing is None:
             return hashes
         return (hash_columns(arrays[: self._routing]) & ~_LOW_HALF) | (hashes & _LOW_HALF)
+
+    def hash_wide(self, columns: Sequence[Int64Array]) -> UInt64Array:
+        """As `hash`, of the columns of `WideKeys`."""
+        parts = [splitmix64(column.view(np.uint64)) for column in columns]
+        hashes = combine_hashes(parts)
+        if self._routing is None:
+            return hashes
+        return (combine_hashes(parts[: self._routing]) & ~_LOW_HALF) | (hashes & _LOW_HALF)
 
     def encode(self, arrays: Sequence[pa.Array]) -> KeyBatch:
         """Hash and encode key columns.
@@ -223,6 +313,9 @@ class KeyCodec:
         arrays = self._checked(arrays)
         if self.single:
             return self._encode_single(arrays[0])
+        if self.wide:
+            columns = [as_int64(array) for array in arrays]
+            return WideKeys(columns, self.hash_wide(columns))
         records = _records(arrays)
         if records is None:
             offsets, data = binary_buffers(_join(arrays))
@@ -257,6 +350,8 @@ class KeyCodec:
         """The key columns, of the key's Arrow types."""
         if isinstance(keys, IntKeys):
             return [_from_int64(keys.values, keys.nulls, self.types[0])]
+        if isinstance(keys, WideKeys):
+            return [_from_int64(column, None, kind) for column, kind in zip(keys.columns, self.types, strict=True)]
         assert isinstance(keys, ByteKeys)
         joined = keys.to_arrow()
         if self.single:

@@ -12,7 +12,7 @@ from lakeward.engine.api.state import Keys, Pane, SlotArray, TableSpec
 from lakeward.engine.core.hashing import Int64Array
 from lakeward.engine.state.budget import MemoryBudget
 from lakeward.engine.state.columns import Columns, next_capacity
-from lakeward.engine.state.key_columns import ByteKeyColumn, IntKeyColumn
+from lakeward.engine.state.key_columns import key_column
 from lakeward.engine.state.keys import BoolArray, KeyBatch, KeyCodec
 from lakeward.engine.state.layout import Layouts
 from lakeward.engine.state.row_store import RowStore
@@ -167,7 +167,7 @@ class SlotPane(Pane):
         self._shrink_wanted = True
 
     def _new_map(self) -> SlotMap:
-        return SlotMap(IntKeyColumn() if self._context.codec.integral else ByteKeyColumn())
+        return SlotMap(key_column(self._context.codec))
 
     def _begin(self, keys: Keys) -> KeyBatch:
         assert isinstance(keys, KeyBatch)

@@ -70,17 +70,20 @@ class StoredTable:
 
     def to_json(self) -> JsonObject:
         """Its description: readable, and exact in `key_schema` and each layout's `schema`."""
-        routing: JsonObject = {} if self.routing is None else {"routing": self.routing}
         return {
             "id": self.id,
             "key": [{"name": f.name, "type": str(f.type)} for f in self.key],
             "key_schema": schema_to_text(self.key),
             "layouts": {str(layout.version): layout.to_json() for layout in self.layouts},
-            **routing,
+            **_routing_json(self.routing),
         }
 
 
-def routing_of(spec: TableSpec) -> int | None:
+def _routing_json(routing: int | None) -> JsonObject:
+    return {} if routing is None else {"routing": routing}
+
+
+def routing_of(spec: TableSpec | RowsSpec) -> int | None:
     """How many of the first key columns decide the key group; None: all, also if they are counted."""
     return None if spec.routing == len(spec.key) else spec.routing
 
@@ -114,6 +117,8 @@ class StoredRows:
             was, now = getattr(self.spec, what), getattr(spec, what)
             if was != now:
                 raise self._changed(f"the {what} columns were {list(was)} and are now {list(now)}")
+        if routing_of(self.spec) != routing_of(spec):
+            raise self._changed("other columns of the key decide where its rows go")
 
     def _changed(self, change: str) -> CheckpointError:
         return CheckpointError(
@@ -130,13 +135,15 @@ class StoredRows:
             "schema": schema_to_text(self.spec.schema),
             "key": list(self.spec.key),
             "mutable": list(self.spec.mutable),
+            **_routing_json(routing_of(self.spec)),
         }
 
     @classmethod
     def from_json(cls, name: str, described: Mapping[str, Any]) -> StoredRows:
         """The inverse of `to_json`."""
         key, mutable = (tuple(str(column) for column in described[what]) for what in ("key", "mutable"))
-        return cls(int(described["id"]), RowsSpec(name, schema_from_text(described["schema"]), key, mutable))
+        schema, routing = schema_from_text(described["schema"]), described.get("routing")
+        return cls(int(described["id"]), RowsSpec(name, schema, key, mutable, routing))
 
 
 class TableRegistry:

@@ -90,7 +90,6 @@ class RowDirectory:
             raise InternalError(f"a state table cannot hold more than {_CAPACITY_MAX} rows in one subtask")
         capacity = min(_CAPACITY_MAX, max(_CAPACITY_MIN, count, old + old // 2))
         self.chunks = grown(self.chunks, capacity)  # type: ignore[assignment]
-        self.chunks[old:] = NO_CHUNK
         self.places = grown(self.places, capacity)  # type: ignore[assignment]
         self.slots = grown(self.slots, capacity)  # type: ignore[assignment]
         self.fields = {name: grown(array, capacity) for name, array in self.fields.items()}

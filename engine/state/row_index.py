@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lakeward.engine.core.hashing import Int64Array
-from lakeward.engine.state.key_columns import ByteKeyColumn, IntKeyColumn, grown
+from lakeward.engine.state.key_columns import grown, key_column
 from lakeward.engine.state.keys import KeyBatch, KeyCodec, spread
 from lakeward.engine.state.slots import SlotMap
 
@@ -53,7 +53,7 @@ class KeyRows:
     """
 
     def __init__(self, codec: KeyCodec) -> None:
-        self._map = SlotMap(IntKeyColumn() if codec.integral else ByteKeyColumn())
+        self._map = SlotMap(key_column(codec))
         self._starts = np.zeros(0, dtype=np.int64)
         self._counts = np.zeros(0, dtype=np.int32)
         self._rooms = np.zeros(0, dtype=np.int32)

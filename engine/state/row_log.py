@@ -12,11 +12,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from lakeward.engine.api.state import RowIds
 from lakeward.engine.core.hashing import Int64Array, UInt64Array
-from lakeward.engine.state.keys import BoolArray, ByteKeys, IntKeys, KeyBatch, spread
+from lakeward.engine.state.keys import KeyBatch, spread
 from lakeward.engine.state.row_chunks import owned
 
 Encode = Callable[[Sequence[pa.Array]], tuple[Int64Array | None, KeyBatch]]
@@ -96,7 +95,7 @@ class KeyLog:
         rows, keys = self._encode(columns)
         self._parts.append((ids if rows is None else ids[rows], keys))
         self._raw = []
-        self.size_bytes = sum(part_ids.nbytes + _size_bytes(part_keys) for part_ids, part_keys in self._parts)
+        self.size_bytes = sum(part_ids.nbytes + part_keys.size_bytes for part_ids, part_keys in self._parts)
 
 
 def _matches(
@@ -110,21 +109,5 @@ def _matches(
     rows, starts, hashes = rows[hit], starts[hit], hashes[hit]
     counts = np.searchsorted(ordered, hashes, side="right") - starts
     positions, rows = order[spread(starts, counts)], np.repeat(rows, counts)
-    same = _equal(wanted.take(positions), keys.take(rows))
+    same = wanted.take(positions).same(keys.take(rows))
     return positions[same], ids[rows[same]]
-
-
-def _size_bytes(keys: KeyBatch) -> int:
-    if isinstance(keys, ByteKeys):
-        return keys.hashes.nbytes + keys.lengths.nbytes + keys.starts.nbytes + keys.words.nbytes
-    return 2 * keys.hashes.nbytes
-
-
-def _equal(first: KeyBatch, second: KeyBatch) -> BoolArray:
-    if isinstance(first, IntKeys) and isinstance(second, IntKeys):
-        same: BoolArray = first.values == second.values
-        return same
-    assert isinstance(first, ByteKeys), "keys of one codec are of one kind"
-    assert isinstance(second, ByteKeys), "keys of one codec are of one kind"
-    equal: BoolArray = pc.equal(first.to_arrow(), second.to_arrow()).to_numpy(zero_copy_only=False)
-    return equal

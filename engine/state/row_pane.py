@@ -6,11 +6,13 @@ import numpy as np
 
 from lakeward.engine.api.state import RowIds
 from lakeward.engine.core.hashing import Int64Array
-from lakeward.engine.state.keys import KeyBatch, KeyCodec
+from lakeward.engine.state.keys import KeyBatch
 from lakeward.engine.state.row_chunks import Chunk
 from lakeward.engine.state.row_directory import RowDirectory
 from lakeward.engine.state.row_index import KeyRows
-from lakeward.engine.state.row_log import Encode, KeyLog
+from lakeward.engine.state.row_log import KeyLog
+from lakeward.engine.state.row_spec import RowForm
+from lakeward.engine.state.row_unique import UniqueKeyRows
 
 _BYTES_PER_ROW = 5  # a chunk's id of the row, and whether it is dead
 _BYTES_PER_CHUNK = 1_000
@@ -21,14 +23,13 @@ class RowPane:
 
     Args:
         namespace: Which one.
-        codec: The table's key.
-        encode: Hashes and encodes its columns.
+        form: The table's description.
     """
 
-    def __init__(self, namespace: int, codec: KeyCodec, encode: Encode) -> None:
+    def __init__(self, namespace: int, form: RowForm) -> None:
         self.namespace = namespace
-        self.keys = KeyRows(codec)
-        self.log = KeyLog(encode)
+        self.keys = UniqueKeyRows(form.codec) if form.spec.unique else KeyRows(form.codec)
+        self.log = KeyLog(form.encode)
         self.chunks: list[Chunk] = []
         self.rows = 0
         self.live = 0

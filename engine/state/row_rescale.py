@@ -28,7 +28,7 @@ class ChunkCopier:
 
     def __init__(self, target: RowBlobs, spec: RowsSpec, groups: range, max_parallelism: int) -> None:
         self._target = target
-        self._key = spec.key
+        self._routing = spec.key[: spec.routing]
         self._columns = [name for name in spec.schema.names if name not in spec.mutable]
         self._groups = groups
         self._max_parallelism = max_parallelism
@@ -47,7 +47,7 @@ class ChunkCopier:
 
     def _ours(self, chunk: StoredChunk) -> StoredChunk | None:
         """The live rows of our key groups; None when there are none."""
-        groups = key_groups(hash_columns([chunk.rows.column(name) for name in self._key]), self._max_parallelism)
+        groups = key_groups(hash_columns([chunk.rows.column(name) for name in self._routing]), self._max_parallelism)
         ours = (groups >= self._groups.start) & (groups < self._groups.stop)
         if chunk.dead is not None:
             ours &= ~chunk.dead

@@ -33,7 +33,8 @@ class RowForm:
         both = sorted({*spec.key} & {*spec.mutable})
         if both:
             raise _error(spec, f"has the key column '{both[0]}' as a mutable one", "key columns never change")
-        self.codec = KeyCodec([(name, spec.schema.field(name).type) for name in spec.key])
+        key = [(name, spec.schema.field(name).type) for name in spec.key]
+        self.codec = KeyCodec(key, spec.routing, nullable=False)  # rows with a null in the key are never looked for
         self.fields = {name: _mutable_dtype(spec, name) for name in spec.mutable}
         self.rows_schema = pa.schema([field for field in spec.schema if field.name not in self.fields])
         self.fields_schema = pa.schema([spec.schema.field(name) for name in spec.mutable])

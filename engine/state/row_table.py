@@ -12,7 +12,7 @@ stays in memory.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ from lakeward.engine.state.row_directory import NO_CHUNK, RowDirectory
 from lakeward.engine.state.row_index import grouped
 from lakeward.engine.state.row_pane import RowPane
 from lakeward.engine.state.row_spec import RowForm
+from lakeward.engine.state.row_unique import UniqueKeyRows
 from lakeward.engine.state.values import AnyArray, to_arrow
 
 _NO_SLOT = -1
@@ -98,15 +99,42 @@ class ChunkedRowTable(RowTable):
         ids = ids.copy()
         ids[new] = self._directory.allocate(len(new))
         self._log(pane, ids, new, batch)
-        for name, values in fields.items():
-            self._directory.fields[name][ids] = values
-        rows = self._form.rows_part(batch)
-        for first in range(0, batch.num_rows, CHUNK_ROWS_MAX):
-            self._append(rows.slice(first, CHUNK_ROWS_MAX), ids[first : first + CHUNK_ROWS_MAX], pane)
-        self._next_append += 1
+        self._enter_rows(self._form.rows_part(batch), fields, ids, pane)
         self._clean([chunk for chunk in worn if self._chunks[chunk.handle] is chunk])
         self._settle([pane])
         return ids
+
+    def find_or_append(self, batch: pa.RecordBatch, namespace: int = 0) -> tuple[RowIds, RowIds]:
+        """Find the row of each key, and add those rows whose key has none; only in tables whose keys are unique.
+
+        Raises:
+            InternalError: The table's keys are not unique.
+            SchemaError: The batch has other columns than the table, or a null in a key or mutable one.
+        """
+        batch = self._form.checked(batch)
+        fields = self._form.fields_part(batch)
+        left, keys = self._form.encode([batch.column(name) for name in self.spec.key])
+        if left is not None:
+            raise SchemaError(f"state table '{self.spec.name}' is given a null in a key column")
+        pane = self._pane(namespace)
+        if not isinstance(pane.keys, UniqueKeyRows):
+            raise InternalError(f"the keys of state table '{self.spec.name}' are not unique")
+        pane.index(self._directory)
+        ids = pane.keys.look_up(keys)
+        new = np.flatnonzero(ids < 0)
+        if len(new):
+            all_new = len(new) == len(ids)
+            ids[new] = new_ids = self._directory.allocate(len(new))
+            self._directory.slots[new_ids] = pane.keys.add_new(keys if all_new else keys.take(new), new_ids)
+            rows = self._form.rows_part(batch)
+            self._enter_rows(
+                rows if all_new else rows.take(pa.array(new)),
+                fields if all_new else {name: values[new] for name, values in fields.items()},
+                new_ids,
+                pane,
+            )
+            self._settle([pane])
+        return ids, new
 
     def find(self, keys: Sequence[pa.Array], namespaces: Sequence[int] | None = None) -> Matches:
         """The rows that have these keys, in all namespaces or in some.
@@ -145,6 +173,20 @@ class ChunkedRowTable(RowTable):
             for name in names
         ]
         return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+    def reading_order(self, ids: RowIds) -> Int64Array:
+        """The positions of `ids` in the order in which the rows lie in memory, where `take` copies them fastest.
+
+        Raises:
+            InternalError: There is no such row.
+        """
+        places = self._directory.chunks_of(ids) * CHUNK_ROWS_MAX + self._directory.places.take(ids)
+        bits = len(ids).bit_length()
+        if int(places.max(initial=0)) >> (63 - bits):
+            return np.argsort(places, kind="stable")
+        packed = (places << bits) | np.arange(len(ids))  # sorts faster than any `argsort`
+        packed.sort()
+        return packed & ((1 << bits) - 1)
 
     def get(self, name: str, ids: RowIds) -> npt.NDArray[Any]:
         """The values of a mutable column; times and dates as integers."""
@@ -237,7 +279,7 @@ class ChunkedRowTable(RowTable):
 
     def _pane(self, namespace: int) -> RowPane:
         if namespace not in self._panes:
-            self._panes[namespace] = RowPane(namespace, self._form.codec, self._form.encode)
+            self._panes[namespace] = RowPane(namespace, self._form)
         return self._panes[namespace]
 
     def _chunk(self, number: int) -> Chunk:
@@ -267,6 +309,14 @@ class ChunkedRowTable(RowTable):
             self._index_bytes += size - pane.counted_bytes
             pane.counted_bytes = size
         self._cache.settle(self._index_bytes + self._directory.size_bytes)
+
+    def _enter_rows(self, rows: pa.RecordBatch, fields: Mapping[str, AnyArray], ids: RowIds, pane: RowPane) -> None:
+        """Make chunks of new rows and their mutable columns."""
+        for name, values in fields.items():
+            self._directory.fields[name][ids] = values
+        for first in range(0, rows.num_rows, CHUNK_ROWS_MAX):
+            self._append(rows.slice(first, CHUNK_ROWS_MAX), ids[first : first + CHUNK_ROWS_MAX], pane)
+        self._next_append += 1
 
     def _append(self, rows: pa.RecordBatch, ids: RowIds, pane: RowPane) -> None:
         chunk = Chunk(pane.namespace, self._next_number, owned(rows), ids, Runs.one(self._next_append))
@@ -347,9 +397,12 @@ class ChunkedRowTable(RowTable):
             self._columns(chunk, names).take(pa.array(places[order[start : start + count]]))
             for chunk, start, count in zip(several, starts.tolist(), counts.tolist(), strict=True)
         ]
+        whole = pa.concat_batches(parts)
+        if (chunks[:-1] <= chunks[1:]).all():
+            return whole
         back = np.empty(len(ids), dtype=np.int64)
         back[order] = np.arange(len(ids))
-        return pa.concat_batches(parts).take(pa.array(back))
+        return whole.take(pa.array(back))
 
     def _columns(self, chunk: Chunk, names: Sequence[str]) -> pa.RecordBatch:
         rows = self._cache.rows(chunk)

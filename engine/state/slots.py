@@ -98,7 +98,7 @@ class SlotMap:
 
         Args:
             batch: All keys.
-            rows: The rows to insert, rising; the same key may be there several times.
+            rows: The rows to insert, rising; the same key may be there several times, unless the batch is distinct.
             slots: Where the slot numbers of `rows` are filled in.
 
         Returns:
@@ -106,7 +106,7 @@ class SlotMap:
         """
         null_rows, rows = self._insert_null(batch, rows, slots)
         keys = batch if len(rows) == len(batch) else batch.take(rows)
-        leaders = _leaders(keys)
+        leaders = None if batch.distinct else _leaders(keys)
         if leaders is None:
             slots[rows] = new = self._add(keys)
             new_rows = rows

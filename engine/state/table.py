@@ -31,14 +31,16 @@ class SlotTable(StateTable):
         """Its description."""
         return self._context.spec
 
-    def keys(self, arrays: Sequence[pa.Array]) -> KeyBatch:
-        """Hash and encode a batch's key columns.
+    def keys(self, arrays: Sequence[pa.Array], distinct: bool = False) -> KeyBatch:
+        """Hash and encode a batch's key columns, all different if `distinct`.
 
         Raises:
             SchemaError: Number or types of the columns are not the key's.
         """
         self._context.budget.advance()
-        return self._context.codec.encode(arrays)
+        keys = self._context.codec.encode(arrays)
+        keys.distinct = distinct
+        return keys
 
     def pane(self, namespace: int = 0) -> SlotPane:
         """The pane of a namespace, made when missing."""

@@ -5,8 +5,7 @@ of key and value; what a pair adds to the marks of its row changes the key's cou
 aggregate's, and no value is ever looked at twice.
 
 The rows are in a row table, which takes them many at a time and writes them to checkpoints as chunks. They are found by
-a fingerprint of 64 bits, of which the high half is that of the key's hash, so that rows move with their key when the
-job is rescaled. A fingerprint only narrows the search: key (by its number, see `identity`) and value are compared.
+the key's number (see `identity`), with which they move when the job is rescaled, and the value.
 
 Over an updating stream a row counts, for each condition, the rows that have its value; it goes when all are 0.
 """
@@ -14,17 +13,15 @@ Over an updating stream a row counts, for each condition, the rows that have its
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from lakeward.engine.api.context import OperatorContext
 from lakeward.engine.api.state import ColumnSpec, RowIds, RowsSpec, StateTable
 from lakeward.engine.core.errors import SchemaError
-from lakeward.engine.core.hashing import as_int64, hash_array, splitmix64, unmix64
-from lakeward.operators.aggregates.identity import ID, LOW_HALF
+from lakeward.engine.core.hashing import as_int64
+from lakeward.operators.aggregates.identity import ID
 from lakeward.operators.aggregates.lanes import Fetch, Inputs, holding
 from lakeward.operators.grouping import Groups, group_rows_of
 from lakeward.operators.windows.columns import InputColumn, Mask, Rows, Values, group_rows, is_fixed, to_numpy
@@ -34,7 +31,6 @@ VALUE = "#value"
 
 KeyTypes = tuple[tuple[str, pa.DataType], ...]
 
-_FINGERPRINT = "#fingerprint"
 _CONDITIONS_MAX = 62
 
 
@@ -69,39 +65,6 @@ def key_values(column: InputColumn) -> pa.Array:
     return stored if stored.type == kind else stored.view(kind)
 
 
-@dataclass(frozen=True, slots=True)
-class _Members:
-    """Different pairs of key and value.
-
-    Args:
-        ids: The keys' numbers.
-        values: The values; int64 if they have a fixed width, else an Arrow array.
-        fingerprints: By which their rows are found.
-    """
-
-    ids: Rows
-    values: Rows | pa.Array
-    fingerprints: Rows
-
-    @classmethod
-    def of(cls, ids: Rows, values: pa.Array) -> _Members:
-        """Pairs with their fingerprints."""
-        high = splitmix64(ids.view(np.uint64)) & ~LOW_HALF
-        low = splitmix64(hash_array(values) ^ ids.view(np.uint64)) & LOW_HALF
-        plain = as_int64(values) if is_fixed(values.type) else values
-        return cls(ids, plain, unmix64(high | low).view(np.int64))
-
-    def take(self, rows: Rows) -> _Members:
-        """Some of them."""
-        fixed = isinstance(self.values, np.ndarray)
-        values = self.values[rows] if fixed else self.values.take(pa.array(rows))
-        return _Members(self.ids[rows], values, self.fingerprints[rows])
-
-    def columns(self) -> list[pa.Array]:
-        """As columns of the row table."""
-        return [pa.array(self.fingerprints), pa.array(self.ids), pa.array(self.values)]
-
-
 class DistinctValues:
     """The different values of one column for each key, and how many there are under each condition.
 
@@ -128,11 +91,9 @@ class DistinctValues:
         names = [_name(condition) for condition in conditions]
         self._marks = [f"rows {name}" for name in names] if updating else [" | ".join(["marks", *names])]
         value = pa.field(VALUE, pa.int64() if self._fixed else key_type(kind))
-        fields = [pa.field(_FINGERPRINT, pa.int64()), pa.field(ID, pa.int64()), value]
-        schema = pa.schema([*fields, *(pa.field(mark, pa.int64()) for mark in self._marks)])
-        # What rows are compared by lies in flat columns, as mutable ones do, if it has a fixed width.
-        flat = (ID, VALUE) if self._fixed else (ID,)
-        self._spec = RowsSpec(f"distinct {column}", schema, (_FINGERPRINT,), (*flat, *self._marks))
+        schema = pa.schema([pa.field(ID, pa.int64()), value, *(pa.field(mark, pa.int64()) for mark in self._marks)])
+        key = (ID, VALUE)
+        self._spec = RowsSpec(f"distinct {column}", schema, key, tuple(self._marks), routing=1, unique=True)
 
     def open(self, context: OperatorContext, keys: StateTable) -> None:
         """Open the row table; `keys` is the table of aggregates."""
@@ -162,14 +123,14 @@ class DistinctValues:
         values = key_values(column)
         pairs = pairs_of(slots, values)
         homes = slots[pairs.rows]
-        members = _Members.of(fetch(ID)[homes], values.take(pa.array(pairs.rows)))
+        kept = values.take(pa.array(pairs.rows))
+        key = [pa.array(fetch(ID)[homes]), pa.array(as_int64(kept)) if self._fixed else kept]
         held = [None if one is None else _some(holding(inputs, one), chosen) for one in self._conditions]
-        at = self._find(members, namespace)
         if self._updating:
             signs = inputs.signs if inputs.signs is None or chosen is None else inputs.signs[chosen]
-            changes = self._count(members, at, namespace, pairs, held, signs)
+            changes = self._count(key, namespace, pairs, held, signs)
         else:
-            changes = self._mark(members, at, namespace, pairs, held)
+            changes = self._mark(key, namespace, pairs, held)
         for condition, moved in zip(self._conditions, changes, strict=True):
             where = np.flatnonzero(moved)
             np.add.at(fetch(self.counter(condition)), homes[where], moved[where])
@@ -183,62 +144,46 @@ class DistinctValues:
         wanted: Mask = np.logical_or.reduce(masks)
         return np.flatnonzero(wanted if valid is None else wanted & valid)
 
-    def _find(self, members: _Members, namespace: int) -> RowIds:
-        """The row of each pair, -1 where there is none yet."""
-        found = self._rows.find([pa.array(members.fingerprints)], [namespace])
-        at = np.full(len(members.ids), -1, np.int64)
-        if len(found.ids):
-            same = self._rows.get(ID, found.ids) == members.ids[found.rows]
-            if isinstance(members.values, np.ndarray):
-                same &= self._rows.get(VALUE, found.ids) == members.values[found.rows]
-            else:
-                values = self._rows.take(found.ids, [VALUE]).column(0)
-                equal = pc.equal(values, members.values.take(pa.array(found.rows)))
-                same &= equal.to_numpy(zero_copy_only=False)
-            at[found.rows[same]] = found.ids[same]
-        return at
+    def _rows_of(self, key: Sequence[pa.Array], marks: Sequence[Rows], namespace: int) -> tuple[RowIds, RowIds]:
+        """The row of each pair, and which pairs had none and got one with these marks."""
+        columns = [*key, *map(pa.array, marks)]
+        return self._rows.find_or_append(pa.RecordBatch.from_arrays(columns, schema=self._spec.schema), namespace)
 
-    def _append(self, members: _Members, marks: Sequence[Rows], at: RowIds, namespace: int) -> None:
-        """Make rows for the pairs that have none, and fill in their ids."""
-        new = np.flatnonzero(at < 0)
-        if len(new):
-            columns = [*members.take(new).columns(), *(pa.array(mark[new]) for mark in marks)]
-            at[new] = self._rows.append(pa.RecordBatch.from_arrays(columns, schema=self._spec.schema), namespace)
-
-    def _mark(
-        self, members: _Members, at: RowIds, namespace: int, pairs: Groups, held: Sequence[Mask | None]
-    ) -> list[Rows]:
+    def _mark(self, key: Sequence[pa.Array], namespace: int, pairs: Groups, held: Sequence[Mask | None]) -> list[Rows]:
         """Mark the pairs, a bit a condition; for each condition, 1 for the pairs that were not marked."""
         marks: Rows = np.zeros(len(pairs), np.int64)
         for number, holds in enumerate(held):
-            met = np.ones(len(pairs), np.int64)
-            if holds is not None:
+            if holds is None:
+                marks |= 1 << number
+            else:
                 met = np.zeros(len(pairs), np.int64)
-                met[pairs.numbers[holds]] = 1
-            marks |= met << number
-        name = self._marks[0]
-        known = np.flatnonzero(at >= 0)
-        fresh = marks.copy()
-        if len(known):
-            before = self._rows.get(name, at[known])
-            fresh[known] &= ~before
-            more = np.flatnonzero(fresh[known])
+                met[pairs.numbers[holds]] = 1 << number
+                marks |= met
+        ids, new = self._rows_of(key, [marks], namespace)
+        fresh = marks
+        if len(new) < len(ids):
+            name = self._marks[0]
+            known = np.ones(len(ids), np.bool_)
+            known[new] = False
+            rows = np.flatnonzero(known)
+            before = self._rows.get(name, ids[rows])
+            fresh = marks.copy()
+            fresh[rows] &= ~before
+            more = np.flatnonzero(fresh[rows])
             if len(more):
-                self._rows.set(name, at[known[more]], before[more] | marks[known[more]])
-        self._append(members, [marks], at, namespace)
+                self._rows.set(name, ids[rows[more]], before[more] | marks[rows[more]])
         return [fresh >> number & 1 for number in range(len(held))]
 
     def _count(
         self,
-        members: _Members,
-        at: RowIds,
+        key: Sequence[pa.Array],
         namespace: int,
         pairs: Groups,
         held: Sequence[Mask | None],
         signs: Rows | None,
     ) -> list[Rows]:
         """Count the rows of the pairs; for each condition, 1 for pairs that came, -1 for pairs that went."""
-        self._append(members, [np.zeros(len(pairs), np.int64)] * len(held), at, namespace)
+        at, _ = self._rows_of(key, [np.zeros(len(pairs), np.int64)] * len(held), namespace)
         changes = []
         unused = np.ones(len(pairs), np.bool_)
         for name, holds in zip(self._marks, held, strict=True):

@@ -35,6 +35,10 @@ class RowSource(Protocol):
         """Rows by number, in the order of `ids`, all columns or some."""
         ...
 
+    def reading_order(self, ids: Rows) -> Rows | None:
+        """The positions of `ids` in the order in which they are taken fastest; None: it does not matter."""
+        ...
+
 
 class BatchRows:
     """The rows of a batch, by position."""
@@ -48,6 +52,9 @@ class BatchRows:
         if len(ids) == batch.num_rows and np.array_equal(ids, np.arange(len(ids))):
             return batch
         return batch.take(pa.array(ids)) if batch.num_columns else _no_columns(len(ids))
+
+    def reading_order(self, ids: Rows) -> None:
+        """A batch is small enough for any order."""
 
 
 def _no_columns(rows: int) -> pa.RecordBatch:
@@ -81,6 +88,19 @@ class Pairs:
         if mask.all():
             return self
         return Pairs(self.sources, (self.numbers[LEFT][mask], self.numbers[RIGHT][mask]))
+
+    def in_reading_order(self, layout: JoinLayout) -> Pairs:
+        """The pairs as the rows of a table lie in memory: from there wide rows are copied three times as fast.
+
+        Not if that side has fewer columns than the other, which may be a batch that need not be copied as it is.
+        """
+        widths = [len(layout.sources(side)) for side in (LEFT, RIGHT)]
+        side = LEFT if widths[LEFT] > widths[RIGHT] else RIGHT
+        order = self.sources[side].reading_order(self.numbers[side]) if widths[side] else None
+        if order is None:
+            return self
+        left, right = (numbers[order] for numbers in self.numbers)
+        return Pairs(self.sources, (left, right))
 
     def chunks(self) -> Iterator[Pairs]:
         """The pairs in parts of a size that can be put into batches."""
@@ -147,9 +167,9 @@ class Sender:
         )
 
     def pairs(self, pairs: Pairs, kind: int, out: Output) -> None:
-        """Rows that have both sides."""
+        """Rows that have both sides, in any order."""
         if len(pairs):
-            for chunk in pairs.chunks():
+            for chunk in pairs.in_reading_order(self._layout).chunks():
                 self.send(chunk.columns(self._layout), kind, out)
 
     def alone(self, side: int, source: RowSource, numbers: Rows, kind: int, out: Output) -> None:

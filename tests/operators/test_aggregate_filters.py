@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from lakeward.engine.api.changelog import ROW_KIND
 from lakeward.engine.core.errors import CheckpointError, SchemaError
 from lakeward.operators.aggregate import Aggregation, BoundAggregate, aggregate_type
-from lakeward.operators.aggregates import distinct, identity
+from lakeward.operators.aggregates import identity
 from lakeward.operators.group_aggregate import GroupAggregate
 from lakeward.operators.grouping import group_keys
 from lakeward.operators.windows.assigners import WindowAssigner
@@ -135,22 +135,6 @@ def test_distinct_values_of_all_conditions_are_in_one_table_and_shared_inputs_ar
     assert len(names) == len(set(names))
     # rows and a key's number; seen by (x, -), (-, f), (x, f), (-, g), (x, g); three counters; three maxima
     assert len(names) == 2 + 5 + 3 + 3
-
-
-def test_values_and_keys_of_one_fingerprint_are_still_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distinct, "splitmix64", lambda words: np.zeros_like(words))
-    for kind, values in ((pa.int64(), [1, 2, 3]), (pa.string(), ["a", "b", "c"])):
-        factory = GroupAggregate(schema_of(kind), ("k",), (bound("count_distinct", kind, None),))
-        with OperatorHarness(factory, schema_of(kind)) as harness:
-            for _ in range(2):
-                for k in "ab":
-                    harness.send(as_rows([(k, 0, value, None, None) for value in values]))
-            harness.send(as_rows([("a", 0, values[0], None, None), ("c", 0, values[1], None, None)]))
-            assert [(row["k"], row["count_distinct x None"]) for row in harness.take()] == [
-                ("a", 3),
-                ("b", 3),
-                ("c", 1),
-            ]
 
 
 def test_keys_whose_hashes_are_equal_get_numbers_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -164,7 +164,11 @@ class Cluster:
         for table, chosen, ids in self.some(random, 0.6, repeat=True):
             batch = table.take(ids, columns)
             assert batch.schema.equals(pa.schema([self.spec.schema.field(name) for name in names]))
-            assert batch.to_pylist() == [{name: self.rows[u][1][name] for name in names} for u in chosen]
+            expected = [{name: self.rows[u][1][name] for name in names} for u in chosen]
+            assert batch.to_pylist() == expected
+            order = table.reading_order(ids)
+            assert sorted(order.tolist()) == list(range(len(ids)))
+            assert table.take(ids[order], columns).to_pylist() == [expected[row] for row in order.tolist()]
 
     def set(self, random: Random) -> None:
         for table, chosen, ids in self.some(random, 0.4, repeat=True):
