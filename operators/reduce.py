@@ -112,13 +112,35 @@ class RowReducer:
             raise self._error(f"returned {result!r}, which is not a row of the columns {self.schema.names}", row)
         return result
 
-    def _error(self, what: str, row: Row) -> UserCodeError:
+    def _error(self, what: str, row: Row, hint: str = "") -> UserCodeError:
         key = ", ".join(f"{column}={self._get(row, column)!r}" for column in self._keys) or "the whole stream"
         return UserCodeError(
             f"reduce {function_name(self._function)} {what}; key: {key}",
-            hint="a reduce function takes two rows and returns one of the same form, with all columns",
+            hint=hint or "a reduce function takes two rows and returns one of the same form, with all columns",
             location=code_location(self._function),
         )
+
+    def refuse_changes(self, before: pa.RecordBatch, after: pa.RecordBatch, columns: Sequence[str]) -> None:
+        """Check that the function has left some columns as they were.
+
+        Args:
+            before: Rows.
+            after: What was made of them, in the same order.
+            columns: Their names.
+
+        Raises:
+            UserCodeError: It has not; names the column.
+        """
+        for name in columns:
+            old, new = before.column(name), after.column(name)
+            pairs = () if old.equals(new) else zip(old.to_pylist(), new.to_pylist(), strict=True)
+            for row, (one, other) in enumerate(pairs):
+                if not _same(one, other):
+                    what = f"changed {name!r} from {one!r} to {other!r}"
+                    hint = (
+                        "with a trigger, results replace each other by key and window: leave their columns as they are"
+                    )
+                    raise self._error(what, next(self.rows(before.slice(row, 1))), hint)
 
     def load(self, fetch: Fetch, slots: Rows) -> pa.RecordBatch:
         """The rows kept at these slots of the columns that `fetch` gives."""
@@ -158,6 +180,11 @@ class RowReducer:
                 what = f"returned {values[wrong]!r}, which does not fit '{field.name}' ({field.type})"
                 raise self._error(what, rows[wrong]) from error
         return self.batch(arrays)
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether values are equal; NaN is equal to NaN."""
+    return bool(one == other) or (one != one and other != other)
 
 
 class ReduceOperator(Operator):

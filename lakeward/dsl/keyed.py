@@ -397,11 +397,7 @@ class WindowedStream:
         except LakewardError as error:
             raise stream._error(error) from None
         node = _exchange(stream, keys, "window", factory, factory.schema, uid, parallelism if keys else 1)
-        event_time = EventTime(WINDOW_END, -1) if _by_event_time(self._layout) else None
-        result = WindowResult(stream, node, self._options.late_tag, self._stream.schema.names, event_time)
-        if result.is_updating and not isinstance(self._layout, CountAssigner):
-            result.upsert_key = (*self._keys, *_bounds(self._layout))
-        return result
+        return self._result(stream, node, EventTime(WINDOW_END, -1) if _by_event_time(self._layout) else None)
 
     def _all_keys(self) -> tuple[str, ...]:
         """The key columns; the start of a window that rows carry is one of them."""
@@ -443,21 +439,38 @@ class WindowedStream:
             parallelism: Its subtasks.
 
         Returns:
-            A stream of the input's schema, with its event time, for windows of any kind.
+            A stream of the input's schema, with its event time, for windows of any kind. With a trigger, results have
+            to tell windows apart: they have the key columns, `window_start` and `window_end` (of windows that have
+            bounds), and the other columns.
+
+        Raises:
+            GraphError: The function does not take two rows.
+            SchemaError: There is a trigger, and rows have a column `window_start` or `window_end` of their own.
         """
-        if self._options.trigger is not None:
-            raise self._stream._error(ConfigError("reduce sends nothing early", hint="use .aggregate(...)"))
         stream, time_column = self._with_time_column()
         stream = _without_dictionaries(stream)
-        keys, tag = self._all_keys(), self._options.late_tag
+        keys, options = self._all_keys(), self._options
         stream._check_function(function)
-        lateness_us = self._options.allowed_lateness_us
-        name = tag.name if tag else None
+        lateness_us, trigger = options.allowed_lateness_us, options.trigger
+        tag = options.late_tag.name if options.late_tag else None
+        columns = tuple(self._stream.schema.names)
         factory = stream._work(
-            lambda: WindowReduce(keys, stream.schema, time_column, self._layout, function, lateness_us, name)
+            lambda: WindowReduce(
+                keys, stream.schema, time_column, self._layout, function, lateness_us, tag, trigger, columns
+            )
         )
-        node = _exchange(stream, keys, "window", factory, stream.schema, uid, parallelism if keys else 1)
-        return WindowResult(stream, node, tag, self._stream.schema.names, self._stream.event_time)
+        event_time = self._stream.event_time
+        if trigger is not None:
+            event_time = EventTime(WINDOW_END, -1) if _by_event_time(self._layout) else None
+        node = _exchange(stream, keys, "window", factory, factory.schema, uid, parallelism if keys else 1)
+        return self._result(stream, node, event_time)
+
+    def _result(self, stream: DataStream, node: Node, event_time: EventTime | None) -> WindowResult:
+        """What an operator makes of the windows of a stream."""
+        result = WindowResult(stream, node, self._options.late_tag, self._stream.schema.names, event_time)
+        if result.is_updating and not isinstance(self._layout, CountAssigner):
+            result.upsert_key = (*self._keys, *_bounds(self._layout))
+        return result
 
     def _with_time_column(self) -> tuple[DataStream, str]:
         """The stream, with the column that the operator takes as time; empty for processing time."""

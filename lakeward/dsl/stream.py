@@ -655,7 +655,7 @@ class DataStream(JoinVerbs, RankingVerbs):
             self._check_column(name)
         return tuple(columns)
 
-    def _work(self, make: Callable[[], OperatorFactory]) -> OperatorFactory:
+    def _work(self, make: Callable[[], T]) -> T:
         """A step around a function; if that does not fit, the error names the line that adds it."""
         try:
             return make()

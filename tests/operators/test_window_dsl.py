@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -111,8 +111,54 @@ def test_reduce_over_windows_of_other_kinds_is_of_the_same_rows_as_aggregates(wi
     assert table.schema.names == ["shop", "amount", "at"]
 
 
+@pytest.mark.parametrize(
+    ("window", "key"),
+    [
+        (lw.Tumbling("1m"), ("shop", "window_start")),
+        (lw.Sliding("1m", slide="20s"), ("shop", "window_start")),
+        (lw.Cumulative("20s", size="1m"), ("shop", "window_start", "window_end")),
+        (lw.Session("14s"), ("shop", "window_start", "window_end")),
+        (lw.GlobalWindow(), ("shop",)),
+        (lw.CountWindow(5), None),
+    ],
+)
+def test_early_results_of_reduce_leave_what_it_sends_once(window: Any, key: tuple[str, ...] | None) -> None:
+    windows = orders().key_by("shop").window(window)
+    early = windows.trigger(lw.every_rows(1)).reduce(lambda a, b: {**b, "amount": a["amount"] + b["amount"]})
+    totals = windows.aggregate(amount=lw.sum("amount"))
+    assert (early.is_updating, early.upsert_key) == (True, key)
+    assert early.event_time == totals.event_time
+    assert early.schema.names[:-1] == [*totals.schema.names, "at"]
+    final, wanted = early.collect_final(), totals.execute_and_collect()
+    order = [(name, "ascending") for name in wanted.schema.names]
+    assert final.drop("at").sort_by(order) == wanted.sort_by(order)
+
+
+class Minute(NamedTuple):
+    shop: str
+    window_start: dt.datetime
+    window_end: dt.datetime
+    n: int
+
+
+def minutes() -> lw.DataStream:
+    return orders().key_by("shop").window(lw.Tumbling("1m")).aggregate(n=lw.count())
+
+
+def test_a_reduced_row_of_results_of_windows_has_their_columns_alone() -> None:
+    def best(a: Minute, b: Minute) -> Minute:
+        return a if a.n >= b.n else b
+
+    reduced = minutes().key_by("shop").window(lw.Tumbling("1h")).reduce(best)
+    assert reduced.schema.names == ["shop", "window_start", "window_end", "n"]
+    assert len(reduced.execute_and_collect()) == 2
+    renamed = minutes().rename({"window_start": "opened", "window_end": "closed"})
+    early = renamed.window_all(lw.Tumbling("1h")).trigger(lw.every_rows(1)).reduce(lambda a, b: b)
+    assert early.schema.names[:-1] == ["window_start", "window_end", "shop", "opened", "closed", "n"]
+
+
 def test_reduce_within_the_windows_of_results() -> None:
-    counts = orders().key_by("shop").window(lw.Tumbling("1m")).aggregate(n=lw.count())
+    counts = minutes()
     most = counts.window_all(lw.SameWindow()).reduce(lambda a, b: a if a["n"] >= b["n"] else b)
     wanted = counts.window_all(lw.SameWindow()).aggregate(n=lw.max("n")).execute_and_collect()
     assert sorted(most.execute_and_collect()["n"].to_pylist()) == sorted(wanted["n"].to_pylist())
@@ -132,8 +178,8 @@ def test_reduce_within_the_windows_of_results() -> None:
             "overlap cannot discard",
         ),
         (
-            lambda: orders().key_by("shop").window(lw.Session("1s")).trigger(lw.every("1s")).reduce(lambda a, b: a),
-            "reduce sends nothing early",
+            lambda: minutes().window_all(lw.Tumbling("1h")).trigger(lw.every("1s")).reduce(lambda a, b: a),
+            "get a column 'window_start', and they have one",
         ),
         (lambda: orders().key_by("shop").window(lw.CountWindow(2)).allowed_lateness("1s"), "no row is late"),
         (
