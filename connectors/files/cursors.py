@@ -116,7 +116,12 @@ class ParquetCursor(FileCursor):
             self._stream = file.filesystem.open_input_file(file.facts.path)
             remote = not isinstance(file.filesystem, fs.LocalFileSystem)
             self._parquet = open_parquet(self._stream, file.schema.names, remote=remote)
-        self._have = check_columns(file, self._parquet.schema_arrow, fill_missing=fill_missing)
+        found = self._parquet.schema_arrow.names
+        if not fill_missing:
+            check_columns(
+                file, found, "pass schema= to read such files with nulls, or columns= to leave the column out"
+            )
+        self._have = [name for name in file.schema.names if name in set(found)]
         self._batches = self._batches_from(row)
 
     def close(self) -> None:
@@ -222,20 +227,20 @@ class BadRecords:
         )
 
 
-def check_columns(file: OpenFile, found: pa.Schema, *, fill_missing: bool) -> list[str]:
-    """The wanted columns that the file has.
+def check_columns(file: OpenFile, found: Sequence[str], hint: str) -> None:
+    """Refuse a file without a wanted column.
+
+    Args:
+        file: The file.
+        found: The columns that it has.
+        hint: What to do about one that is missing.
 
     Raises:
         SchemaError: A wanted column is missing.
     """
-    have = set(found.names)
-    missing = [field.name for field in file.schema if field.name not in have]
-    if missing and not fill_missing:
-        raise SchemaError(
-            f"{file.name} has no column {missing[0]!r}; it has {', '.join(found.names)}",
-            hint="pass schema= to read such files with nulls, or columns= to leave the column out",
-        )
-    return [name for name in file.schema.names if name in have]
+    missing = [name for name in file.schema.names if name not in set(found)]
+    if missing:
+        raise SchemaError(f"{file.name} has no column {missing[0]!r}; it has {', '.join(found)}", hint=hint)
 
 
 def fit(file: OpenFile, batch: pa.RecordBatch) -> pa.RecordBatch:

@@ -97,7 +97,8 @@ class CsvFormat(FileFormat):
         with reading(file.name):
             names, data = self._names(file)
         if names:
-            check_columns(file, pa.schema([(name, pa.string()) for name in names]), fill_missing=False)
+            # Not null, as in other formats: with a wrong header or delimiter all columns would be.
+            check_columns(file, names, _csv_hint(self.options))
         decoder = CsvDecoder(names, file.schema, self.options)
         place = _place(position)
         return TextCursor(file, place if place.offset else data, QuotedLineEnds(), decoder, bad)
@@ -111,6 +112,16 @@ class CsvFormat(FileFormat):
         if self.options.header:
             return names, Place(offset + len(records[0]), 1)
         return [f"f{i}" for i in range(len(names))] if self.given is None else list(self.given.names), Place()
+
+
+def _csv_hint(options: Csv) -> str:
+    """What to do where a file has not the columns."""
+    if not options.header:
+        return "list the columns that all files have in columns="
+    return (
+        "correct the file's header, which is its first line, or leave the column out of schema= or columns=; of files "
+        'that have no header, or are not cut at commas, say so: format=Csv(header=False), format=Csv(delimiter=";")'
+    )
 
 
 def first_records(file: OpenFile, ends: RecordEnds) -> tuple[int, list[bytes]]:

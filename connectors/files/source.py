@@ -54,8 +54,8 @@ class FilesSource(Source):
             begin with "_" or "." are not read.
         format: "parquet", "jsonl", "csv", or `Csv(...)` with details; None: as the name's ending says, else Parquet.
         schema: Columns and types: an Arrow schema, a dict of names to types, a dataclass or a TypedDict. None: the
-            first file's; for text, inferred from its first mebibyte. With a schema, columns that a Parquet file lacks
-            are null.
+            first file's; for text, inferred from its first mebibyte. With a schema, columns that a Parquet file or a
+            JSON line lacks are null; a CSV file must have them.
         columns: Read only these.
         on_error: What to do with a text record that cannot be decoded: "fail" with file, line and reason, or "skip" it
             and count it as `bad_records`.

@@ -6,6 +6,7 @@ import bz2
 import gzip
 import json
 import os
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -379,6 +380,25 @@ class TestSchemas:
         (tmp_path / "b.csv").write_bytes(b"n\n2\n")
         with pytest.raises(SchemaError, match=r"b\.csv has no column 's'"):
             read(FilesSource(tmp_path, format="csv"))
+
+    @pytest.mark.parametrize(
+        ("options", "schema", "problem", "hint"),
+        [
+            (Csv(), {"n": int, "t": str}, "no column 't'; it has n, s", "leave the column out of schema= or columns="),
+            (Csv(), {"x": int}, "no column 'x'; it has n, s", r"format=Csv\(header=False\)"),
+            (Csv(header=False), None, r"short\.csv has no column 'f1'; it has f0", "that all files have in columns="),
+        ],
+    )
+    def test_what_to_do_about_a_csv_column_that_is_missing_can_be_done(
+        self, tmp_path: Path, options: Csv, schema: dict[str, type] | None, problem: str, hint: str
+    ) -> None:
+        (tmp_path / "long.csv").write_bytes(b"n,s\n1,x\n")
+        if not options.header:
+            (tmp_path / "short.csv").write_bytes(b"2\n")
+        with pytest.raises(SchemaError, match=problem) as caught:
+            read(FilesSource(tmp_path, format=options, schema=schema))
+        assert re.search(hint, caught.value.hint or "")
+        assert "with nulls" not in (caught.value.hint or "")
 
     def test_json_fields_that_are_null_in_the_sample_are_strings(self, tmp_path: Path) -> None:
         (tmp_path / "a.jsonl").write_bytes(b'{"n":1,"s":null}\n')
