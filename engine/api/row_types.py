@@ -87,11 +87,11 @@ def row_fields(row_class: type) -> dict[str, Any]:
     """The fields of a dataclass, TypedDict or NamedTuple, in order, with their resolved annotations.
 
     Raises:
-        SchemaError: An annotation names something that cannot be found.
+        SchemaError: An annotation cannot be evaluated: it names something that cannot be found, for example.
     """
     try:
         hints = typing.get_type_hints(row_class, include_extras=True)
-    except NameError as error:
+    except Exception as error:  # whatever the code of an annotation may raise
         raise SchemaError(
             f"the annotations of {row_class.__qualname__} cannot be resolved: {error}",
             hint="define the class and the types it names at the top level of a module",
@@ -165,7 +165,8 @@ def schema_of(row_type: Any) -> pa.Schema:
         The schema, its columns in the order of the fields, all of them nullable.
 
     Raises:
-        SchemaError: It is none of these, is empty, or a field's type has no Arrow type.
+        SchemaError: It is none of these, is empty, has a column whose name is no text, or a field's type has no Arrow
+            type.
     """
     if isinstance(row_type, pa.Schema):
         return row_type
@@ -180,6 +181,9 @@ def schema_of(row_type: Any) -> pa.Schema:
         )
     if not fields:
         raise SchemaError(f"{name} has no columns")
+    unnamed = [key for key in fields if not isinstance(key, str)]
+    if unnamed:
+        raise SchemaError(f"{name} has a column {unnamed[0]!r}", hint='a column\'s name is text: {"price": int}')
     return pa.schema([pa.field(key, arrow_type(kind, f"{name}: column {key!r}")) for key, kind in fields.items()])
 
 
@@ -264,13 +268,13 @@ def resolve_annotation(annotation: Any, scope: Mapping[str, Any], where: str) ->
         where: What it belongs to, for the error.
 
     Raises:
-        GraphError: It names something that is not in scope.
+        GraphError: It cannot be evaluated: it names something that is not in scope, for example.
     """
     if not isinstance(annotation, str):
         return annotation
     try:
         return eval(annotation, {**vars(sys.modules["builtins"]), **scope})
-    except (NameError, AttributeError, SyntaxError, TypeError) as error:
+    except Exception as error:  # whatever the code of an annotation may raise
         raise GraphError(
             f"{where}: the annotation {annotation!r} cannot be resolved: {error}",
             hint="define the type at the top level of the module, or say the output's schema with returns=",

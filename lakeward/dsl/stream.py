@@ -291,7 +291,7 @@ class DataStream(JoinVerbs, RankingVerbs):
         self._check_function(function)
         self._refuse_updates("map", "use expressions in .with_columns(...), or .to_changelog() before it")
         chosen = self._chosen(columns)
-        schema = output_schema_of(function, returns)
+        schema = self._work(lambda: output_schema_of(function, returns))
         work = self._work(lambda: MapRows(function, self.schema, schema, returns, columns=chosen))
         return self._then("map", work, schema, uid, parallelism)
 
@@ -326,7 +326,7 @@ class DataStream(JoinVerbs, RankingVerbs):
         self._check_function(function)
         self._refuse_updates("flat_map", "use .to_changelog() before it")
         chosen = self._chosen(columns)
-        schema = output_schema_of(function, returns)
+        schema = self._work(lambda: output_schema_of(function, returns))
         work = self._work(lambda: FlatMapRows(function, self.schema, schema, returns, columns=chosen))
         return self._then("flat_map", work, schema, uid, parallelism)
 
@@ -353,7 +353,7 @@ class DataStream(JoinVerbs, RankingVerbs):
         """
         self._check_function(function)
         self._refuse_updates("map_batches", "use expressions in .with_columns(...), or .to_changelog() before it")
-        schema = self.schema if returns is None else output_schema_of(function, returns)
+        schema = self.schema if returns is None else self._work(lambda: output_schema_of(function, returns))
         return self._then("map_batches", MapBatches(function, schema), schema, uid, parallelism)
 
     # -- shape
@@ -656,7 +656,7 @@ class DataStream(JoinVerbs, RankingVerbs):
         return tuple(columns)
 
     def _work(self, make: Callable[[], T]) -> T:
-        """A step around a function; if that does not fit, the error names the line that adds it."""
+        """What is made of a function; if that does not fit, the error names the line that adds it."""
         try:
             return make()
         except LakewardError as error:

@@ -44,6 +44,47 @@ def test_a_wrong_column_names_the_nearest_one_and_the_users_line() -> None:
         assert __file__ in str(caught.value)
 
 
+@dataclass
+class Broken:
+    amount: Nowhere  # type: ignore[name-defined]  # noqa: F821
+
+
+def odd(text: str | None) -> Callable[[Any], Any]:
+    """A function with this return annotation."""
+
+    def made(row: Any) -> Any:
+        return row
+
+    made.__annotations__ = {} if text is None else {"return": text}
+    return made
+
+
+@pytest.mark.parametrize(
+    ("function", "returns", "words"),
+    [
+        (odd(None), None, "it has no return annotation"),
+        (odd("dict"), None, "it returns 'dict', which names no columns"),
+        (odd("Nowhere"), None, "annotation 'Nowhere' cannot be resolved"),
+        (odd("1 / 0"), None, "annotation '1 / 0' cannot be resolved: division by zero"),
+        (odd("Broken"), None, "annotations of Broken cannot be resolved: name 'Nowhere'"),
+        (odd(None), int, "no schema can be made of <class 'int'>"),
+        (odd(None), {"x": complex}, "column 'x': no Arrow type for <class 'complex'>"),
+        (odd(None), {1: int}, "has a column 1"),
+    ],
+)
+def test_a_function_whose_columns_are_not_known_names_the_users_line(
+    function: Callable[[Any], Any], returns: Any, words: str
+) -> None:
+    verbs = [lambda: orders().map(function, returns=returns), lambda: orders().flat_map(function, returns=returns)]
+    if returns is not None:
+        verbs.append(lambda: orders().map_batches(function, returns=returns))
+    for verb in verbs:
+        with pytest.raises(GraphError) as caught:
+            verb()
+        assert words in caught.value.message
+        assert (caught.value.location or "").startswith(__file__)
+
+
 def test_an_aggregate_of_a_wrong_column_or_type_is_refused() -> None:
     windows = orders().key_by("shop").window(lw.Tumbling("10s"))
     with pytest.raises(SchemaError, match="amuont"):
