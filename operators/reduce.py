@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from lakeward.engine.api.context import OperatorContext, Output
 from lakeward.engine.api.operator import Operator, OperatorFactory
+from lakeward.engine.api.row_types import field_names, row_fields
 from lakeward.engine.api.state import ColumnSpec, TableSpec
 from lakeward.engine.core.errors import GraphError, UserCodeError
 from lakeward.operators.aggregate import Fetch
@@ -106,11 +107,22 @@ class RowReducer:
             raise self._error(f"raised {type(error).__name__}: {error}", row) from error
         if type(result) is self._row_class:  # not only for the error: the check of a mapping costs more than the call
             return result
-        if not self._dicts:
-            raise self._error(f"returned {result!r}, not a row of the class that it takes", row)
+        if self._row_class is not None and not self._dicts:
+            return self._of_class(self._row_class, result, row)
         if not (type(result) is dict or isinstance(result, Mapping)) or result.keys() != self._names:
             raise self._error(f"returned {result!r}, which is not a row of the columns {self.schema.names}", row)
         return result
+
+    def _of_class(self, row_class: type, result: Row, row: Row) -> Row:
+        """What was returned as a row of the class itself, as which it also comes back from the state."""
+        if not isinstance(result, row_class):
+            raise self._error(f"returned {result!r}, not a row of the class that it takes", row)
+        names = field_names(row_class)
+        more = [name for name in field_names(type(result)) if name not in names]
+        if more:
+            what = f"returned {result!r}, of which {row_class.__qualname__} has no field {more[0]!r}"
+            raise self._error(what, row, "what is in other fields would not be kept: return the class that it takes")
+        return row_class(**{name: getattr(result, name) for name in row_fields(row_class)})
 
     def _error(self, what: str, row: Row, hint: str = "") -> UserCodeError:
         key = ", ".join(f"{column}={self._get(row, column)!r}" for column in self._keys) or "the whole stream"

@@ -101,6 +101,20 @@ def row_fields(row_class: type) -> dict[str, Any]:
     return hints
 
 
+def field_names(row_class: type) -> tuple[str, ...]:
+    """The names of all fields of a dataclass or NamedTuple, in order.
+
+    >>> class Point(typing.NamedTuple):
+    ...     x: int
+    >>> field_names(Point)
+    ('x',)
+    """
+    if dataclasses.is_dataclass(row_class):
+        return tuple(field.name for field in dataclasses.fields(row_class))
+    fields: tuple[str, ...] = getattr(row_class, "_fields", ())
+    return fields
+
+
 def arrow_type(hint: Any, where: str = "") -> pa.DataType:
     """The Arrow type of a Python annotation, a type name or an Arrow type.
 

@@ -286,6 +286,52 @@ def test_rows_come_as_the_class_that_the_first_parameter_is_annotated_with() -> 
         assert harness.take() == [{"shop": "a", "most": 7}]
 
 
+class NamedSale(Sale):
+    """A subclass without fields of its own."""
+
+
+@dataclass
+class Plain(Counted):
+    def label(self) -> str:
+        return f"{self.shop}: {self.most}"
+
+
+@dataclass
+class Noted(Counted):
+    note: str = ""
+
+
+def test_rows_of_a_subclass_are_taken_as_rows_of_the_class_if_it_has_no_more_fields() -> None:
+    seen: list[type] = []
+
+    def named(a: Sale, b: Sale) -> Sale:
+        seen.append(type(a))
+        return NamedSale(a.shop, (a.most or 0) + (b.most or 0))
+
+    def plain(a: Counted, b: Counted) -> Counted:
+        seen.append(type(a))
+        return Plain(a.shop, a.most + b.most)
+
+    sales = [{"shop": "a", "most": 1}] * 3
+    for function in (named, plain):
+        with OperatorHarness(Reduce(("shop",), SALES, function), SALES) as harness:
+            harness.send(sales)
+            harness.send(sales[:1])
+            assert [r["most"] for r in harness.take()] == [1, 2, 3, 4]
+    # The same class whether the row was held in this batch or comes from the state.
+    assert seen == [Sale] * 3 + [Counted] * 3
+
+
+def test_a_row_of_a_subclass_with_more_fields_is_refused_since_they_would_not_be_kept() -> None:
+    def noted(a: Counted, b: Counted) -> Counted:
+        return Noted(a.shop, a.most, "kept?")
+
+    harness = OperatorHarness(Reduce(("shop",), SALES, noted), SALES)
+    with harness, pytest.raises(UserCodeError, match="of which Counted has no field 'note'; key: shop='a'") as caught:
+        harness.send([{"shop": "a", "most": 1}] * 2)
+    assert "would not be kept" in (caught.value.hint or "")
+
+
 def test_a_function_that_cannot_reduce_the_rows_is_refused_when_the_graph_is_built() -> None:
     class Short(NamedTuple):
         shop: str
