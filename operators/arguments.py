@@ -95,6 +95,13 @@ class RowCalls(Calls):
         """The row."""
         return f"row {short(values[0])}"
 
+    def failure(self, error: Exception, values: Sequence[Any]) -> UserCodeError:
+        """The error of a call that raised; where it may have taken the row for something else, says what it got."""
+        mistaken = isinstance(values[0], dict) and isinstance(error, TypeError | AttributeError)
+        name = self._reader.columns[0]
+        got = f'it gets the row as a dict: row["{name}"]; for the value of a column alone, say columns=["{name}"]'
+        return call_error(self._function, error, self.shown(values), f"{got}. Else " if mistaken else "")
+
 
 class ColumnCalls(Calls):
     """Calls with the values of some columns: no row is ever made.
@@ -154,9 +161,8 @@ def _with_keywords(function: Callable[..., Any], positional: int, keywords: Sequ
     return call
 
 
-def call_error(function: Callable[..., Any], error: Exception, given: str) -> UserCodeError:
+def call_error(function: Callable[..., Any], error: Exception, given: str, hint: str = "") -> UserCodeError:
     """The error of a user's function that raised: names the function, its place, and what it was given."""
-    return UserCodeError(
-        f"{function_name(function)} raised {type(error).__name__}: {error} on {given}",
-        hint="call the function with this input to see where inside it; or run with `lakeward --traceback run ...`",
-    )
+    general = "call the function with this input to see where inside it; or run with `lakeward --traceback run ...`"
+    problem = f"{function_name(function)} raised {type(error).__name__}: {error} on {given}"
+    return UserCodeError(problem, hint=f"{hint}{general}")

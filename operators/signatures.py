@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from lakeward.engine.api.row_types import is_row_class, resolve_annotation, row_fields, schema_of
+from lakeward.engine.api.row_types import arrow_type, is_row_class, resolve_annotation, row_fields, schema_of
 from lakeward.engine.core.errors import GraphError, SchemaError
 from lakeward.engine.core.names import did_you_mean
 from lakeward.operators.function_names import function_name, plain_function
@@ -27,6 +27,7 @@ _RETURNS_HINT = (
     'or say it: returns={"word": str, "count": int}'
 )
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 # -- what it makes
@@ -121,16 +122,19 @@ def arguments_of(
         The arguments, those that have to be given by name last; None if it takes whole rows.
 
     Raises:
-        SchemaError: A parameter is named like no column, a listed column is unknown, or an annotation does not fit its
-            column.
-        GraphError: It takes another number of arguments.
+        SchemaError: A parameter is named like no column, a listed column is unknown, an annotation does not fit its
+            column; or what would get whole rows is named like a column, or annotated with the type of a value.
+        GraphError: It takes another number of arguments, or nothing by position and no column by name.
     """
     parameters = _parameters(function)
     if columns is not None:
         found = _listed(function, parameters, schema, columns)
-    elif _takes_columns(function, parameters):
+    elif parameters is None:
+        return None
+    elif _takes_columns(parameters):
         found = _named(function, parameters, schema)
     else:
+        _check_row(function, parameters, schema)
         return None
     for one in found:
         if one.hint is not None:
@@ -139,29 +143,55 @@ def arguments_of(
     return found
 
 
-def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter] | None:
+    """The parameters of a function; None: it does not say, as some that are written in C."""
     try:
         return inspect.signature(function).parameters
-    except (TypeError, ValueError):  # a builtin without a signature
-        return {}
+    except (TypeError, ValueError):
+        return None
 
 
-def _takes_columns(function: Callable[..., Any], parameters: Mapping[str, inspect.Parameter]) -> bool:
-    """Whether a function has several parameters that must be given."""
+def _takes_columns(parameters: Mapping[str, inspect.Parameter]) -> bool:
+    """Whether a function has several parameters that must be given, or none to give a row to."""
     required = [one for one in parameters.values() if one.default is one.empty and one.kind not in _VARIADIC]
     if len(required) > 1 or any(one.kind is one.KEYWORD_ONLY for one in required):
         return True
-    if parameters or not inspect.isfunction(function):
+    return not any(one.kind in (*_POSITIONAL, one.VAR_POSITIONAL) for one in parameters.values())
+
+
+def _check_row(function: Callable[..., Any], parameters: Mapping[str, inspect.Parameter], schema: pa.Schema) -> None:
+    """Refuse a function that seems to want a value where it would get a row."""
+    first = next(iter(parameters.values()))
+    if first.kind is first.VAR_POSITIONAL:
+        return
+    hint, said = _hint_of(function, first.name), None
+    if _is_of_value(hint):
+        said = f"is annotated {getattr(hint, '__name__', hint)}"
+    elif hint in (None, Any, object) and first.kind is not first.POSITIONAL_ONLY and first.name in schema.names:
+        said = "is named like a column"
+    if said is not None:
+        column = first.name if first.name in schema.names else "..."
+        raise SchemaError(
+            f"the parameter {first.name!r} of {function_name(function)} {said}, but would get the whole row, as a dict",
+            hint=f'for the value of a column, say which: columns=["{column}"]; for rows, name the parameter "row", and '
+            "annotate it, if at all, with dict or a class of the columns",
+        )
+
+
+def _is_of_value(hint: Any) -> bool:
+    """Whether an annotation is one of a column's value: neither of a row, nor of whatever there may be."""
+    if hint is None or is_row_class(hint):
         return False
-    raise GraphError(
-        f"{function_name(function)} takes no argument",
-        hint="give it one parameter, for the row, or one for each column that it needs, named like it",
-    )
+    try:
+        kind = arrow_type(hint)
+    except SchemaError:
+        return False
+    return not (pa.types.is_struct(kind) or pa.types.is_map(kind))
 
 
 def _listed(
     function: Callable[..., Any],
-    parameters: Mapping[str, inspect.Parameter],
+    parameters: Mapping[str, inspect.Parameter] | None,
     schema: pa.Schema,
     columns: Sequence[str],
 ) -> tuple[Argument, ...]:
@@ -169,7 +199,7 @@ def _listed(
     for name in columns:
         if name not in schema.names:
             raise SchemaError(f"there is no column {name!r}", hint=did_you_mean(name, schema.names))
-    if not parameters:
+    if parameters is None:
         return tuple(map(Argument, columns))
     try:
         inspect.Signature(list(parameters.values())).bind(*columns)
@@ -178,7 +208,7 @@ def _listed(
             f"{function_name(function)} cannot be called with {len(columns)} values ({', '.join(columns)}): {error}",
             hint="columns= lists one column for each parameter, in their order",
         ) from error
-    plain = [one for one in parameters.values() if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
+    plain = [one for one in parameters.values() if one.kind in _POSITIONAL]
     hints = [_hint_of(function, one.name) for one in plain]
     hints += [None] * (len(columns) - len(hints))
     return tuple(Argument(name, hint) for name, hint in zip(columns, hints, strict=False))
@@ -202,6 +232,11 @@ def _named(
         by_name = one.kind is one.KEYWORD_ONLY or not in_order
         if not (by_name and one.kind is one.POSITIONAL_ONLY):
             found.append(Argument(name, _hint_of(function, name), name if by_name else None))
+    if not found:
+        raise GraphError(
+            f"{function_name(function)} takes no argument that could be the row or a column",
+            hint="give it one parameter, for the row, or one for each column that it needs, named like it",
+        )
     return tuple(found)
 
 
@@ -215,7 +250,7 @@ def _no_column(function: Callable[..., Any], name: str, schema: pa.Schema) -> Sc
 
 def row_class_of(function: Callable[..., Any]) -> type | None:
     """The dataclass, NamedTuple or TypedDict that a function's first parameter is annotated with; None for dicts."""
-    first = next(iter(_parameters(function)), None)
+    first = next(iter(_parameters(function) or ()), None)
     hint = None if first is None else _hint_of(function, first)
     return hint if is_row_class(hint) else None
 

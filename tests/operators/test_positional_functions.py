@@ -131,6 +131,14 @@ def test_parameters_with_a_default_are_columns_only_if_there_are_such() -> None:
         ),
         (lambda row, context: True, None, SchemaError, ["parameter 'row'", "one parameter"]),
         (lambda: True, None, GraphError, ["takes no argument"]),
+        (lambda **values: True, None, GraphError, ["takes no argument that could be the row or a column"]),
+        (lambda *, cents=3: True, None, GraphError, ["takes no argument that could be the row or a column"]),
+        (functools.partial(lambda row: True, 1), None, GraphError, ["takes no argument"]),
+        (lambda: True, ("price",), GraphError, ["1 values (price)", "too many"]),
+        (lambda **values: True, ("price",), GraphError, ["1 values (price)", "too many"]),
+        (lambda price: True, None, SchemaError, ["'price' of", "named like a column", "as a dict", '["price"]']),
+        (lambda price, rate=2: True, None, SchemaError, ["'price' of", "named like a column", '["price"]']),
+        (lambda price=3: True, None, SchemaError, ["'price' of", "named like a column", '["price"]']),
         (lambda a: True, ("auction", "price"), GraphError, ["2 values (auction, price)", "too many"]),
         (lambda a, b, c: True, ("auction", "price"), GraphError, ["missing a required argument: 'c'"]),
         (lambda a: True, ("prise",), SchemaError, ["no column 'prise'", "did you mean 'price'"]),
@@ -143,6 +151,49 @@ def test_a_signature_that_does_not_fit_is_refused_when_the_graph_is_built(
         FilterRows(function, SCHEMA, columns=columns)
     for word in words:
         assert word in str(caught.value)
+
+
+def test_keywords_alone_get_the_columns_that_they_are_named_like() -> None:
+    assert (
+        run(FilterRows(lambda *, auction=7, cents=3, **more: (auction, cents, more) == (1, 3, {}), SCHEMA)) == ROWS[:1]
+    )
+
+
+def test_one_parameter_that_is_annotated_with_a_value_gets_no_row() -> None:
+    def cents(price: float) -> bool:
+        return price > 2
+
+    def other(amount: int | None) -> bool:
+        return True
+
+    for function, said in ((cents, "'price' of .* is annotated float"), (other, r"'amount' of .* is annotated int \|")):
+        with pytest.raises(SchemaError, match=f"{said}.*whole row, as a dict"):
+            FilterRows(function, SCHEMA)
+    assert run(FilterRows(cents, SCHEMA, columns=("price",)), ROWS[:1]) == ROWS[:1]
+
+
+def test_one_parameter_gets_the_row_if_it_is_named_or_annotated_so() -> None:
+    def annotated(price: dict[str, Any]) -> bool:
+        return bool(price["auction"] == 1)
+
+    def positional(price: Any, /) -> bool:
+        return bool(price["auction"] == 1)
+
+    def typed(price: Bid) -> bool:
+        return price.auction == 1
+
+    for function in (annotated, positional, typed, lambda row: row["auction"] == 1, lambda *price: price[0]["url"]):
+        assert run(FilterRows(function, SCHEMA)) == ROWS[:1]
+
+
+def test_a_function_that_takes_its_row_for_something_else_is_told_what_it_got() -> None:
+    for function in (lambda row: row.auction == 1, lambda value: value > 2):
+        with pytest.raises(UserCodeError, match="dict") as caught:
+            run(FilterRows(function, SCHEMA))
+        assert """it gets the row as a dict: row["auction"]; for the value""" in (caught.value.hint or "")
+    with pytest.raises(UserCodeError) as caught:
+        run(FilterRows(lambda row: row["prise"], SCHEMA))
+    assert "as a dict" not in (caught.value.hint or "")
 
 
 def test_an_annotation_that_does_not_fit_its_column_is_refused() -> None:
@@ -207,6 +258,10 @@ def test_the_verbs_check_functions_and_columns_at_the_users_line() -> None:
         lambda: stream.filter(lambda a, b, c: True, columns=["auction", "price"]),
         lambda: stream.filter(lw.col("price") > 1, columns=["price"]),
         lambda: stream.filter(lambda a: True, columns="price"),
+        lambda: stream.filter(lambda **k: True),
+        lambda: stream.filter(lambda price: price > 1),
+        lambda: stream.map(lambda *, prise=3: (prise,), returns={"a": int}),
+        lambda: stream.flat_map(lambda price: [(price,)], returns={"a": float}),
     ]
     for verb in wrong:
         with pytest.raises(LakewardError) as caught:
