@@ -26,7 +26,8 @@ class Batch:
 class Watermark:
     """No row with an event time at or before `timestamp_us` is expected after it (microseconds UTC).
 
-    An idle sender does not hold back its receivers: while `idle` is set, its watermark is left out of the minimum.
+    An idle sender does not hold back its receivers: while `idle` is set, its watermark is left out of the minimum, and
+    counts when all senders are idle.
     """
 
     timestamp_us: int

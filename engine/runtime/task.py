@@ -100,9 +100,8 @@ class TaskCore:
             edge.broadcast(message)
 
     def advance_watermark(self, watermark: Watermark) -> None:
-        """Let the operators see event time advance, then pass it on."""
-        if not watermark.idle:
-            self.chain.advance_watermark(watermark.timestamp_us)
+        """Let the operators see event time advance, also where the last input falls idle, then pass it on."""
+        self.chain.advance_watermark(watermark.timestamp_us)
         self.broadcast(watermark)
 
     def end(self) -> None:

@@ -15,8 +15,14 @@ END_OF_TIME = Watermark(WATERMARK_MAX_US)
 class WatermarkMin:
     """The minimum over all inputs that are not idle and have not ended; never goes back (Flink's StatusWatermarkValve).
 
+    When all are idle, there is nobody to wait for, and event time goes to that of the input furthest ahead, as in
+    Flink: where it stands must not depend on which of them was called idle first.
+
     Event time comes to its end with the last input. Were one that has ended taken for far ahead, event time would be at
-    its end as soon as the others are idle, and all that they send afterwards would be late.
+    its end as soon as the others are idle, and all that they send afterwards would be late. (In Flink it is.)
+
+    An input that is back from being idle counts at once, and holds event time where it is until it has caught up.
+    (Flink goes on without it until then, so that more of its rows are late.)
 
     >>> valve = WatermarkMin(2)
     >>> valve.update(0, Watermark(100))
@@ -48,15 +54,16 @@ class WatermarkMin:
 
 
 def combine(watermarks: list[Watermark], floor_us: int) -> Watermark:
-    """The minimum of those that are not idle, never below `floor_us`; idle when there is none.
+    """The minimum of those that are not idle; if there is none, idle, and the maximum. Never below `floor_us`.
 
     The end of time says that an input has ended: it counts when all have.
     """
-    if watermarks and all(mark == END_OF_TIME for mark in watermarks):
+    running = [mark for mark in watermarks if mark != END_OF_TIME]
+    if watermarks and not running:
         return END_OF_TIME
-    active = [mark.timestamp_us for mark in watermarks if not mark.idle and mark != END_OF_TIME]
+    active = [mark.timestamp_us for mark in running if not mark.idle]
     if not active:
-        return Watermark(floor_us, idle=True)
+        return Watermark(max([floor_us, *(mark.timestamp_us for mark in running)]), idle=True)
     return Watermark(max(min(active), floor_us))
 
 
@@ -69,7 +76,8 @@ class _SplitClock:
 class SplitWatermarks:
     """The watermark of one source subtask: the minimum over its splits, each trailing its own newest event time.
 
-    A subtask without any split is idle. A finished split no longer counts.
+    When all splits are idle, so is the subtask, at the time of the one furthest ahead. A subtask without any split is
+    idle. A finished split no longer counts.
 
     Args:
         strategy: How far a split's watermark trails, and when a silent split is idle.

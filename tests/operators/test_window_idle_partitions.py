@@ -62,10 +62,17 @@ class Ran:
     late: list[int]
 
 
-def run(window: Any, strategy: lw.WatermarkStrategy, parallelism: int, seed: int, directory: Path) -> Ran:
+def run(
+    window: Any,
+    strategy: lw.WatermarkStrategy,
+    parallelism: int,
+    seed: int,
+    directory: Path,
+    scripts: tuple[list[Item], ...] = (STEADY, LAPSING),
+) -> Ran:
     clock, fired_ms = ManualClock(), {}
     env = lw.StreamExecutionEnvironment(parallelism=parallelism, checkpoint_interval="1000s")
-    events = env.from_source(ScriptedSource(SCHEMA, STEADY, LAPSING), watermark=strategy, uid="events")
+    events = env.from_source(ScriptedSource(SCHEMA, *scripts), watermark=strategy, uid="events")
     windows = events.key_by("k").window(window).side_output_late_data(LATE).aggregate(uid="windows", n=lw.count())
 
     def note(row: dict[str, Any]) -> bool:
@@ -144,3 +151,17 @@ def test_without_idleness_windows_wait_for_the_silent_partition_and_nothing_is_l
     ran = run(window, STRATEGY, parallelism, seed, tmp_path)
     check_idle(ran, early=[], late=[])
     assert sum(n * times for (_, _, n), times in ran.results.items()) == len(ON_TIME) + len(RETURNING)
+
+
+@EACH
+@pytest.mark.parametrize(("ahead_ms", "behind_ms"), [(3_000, 8_000), (8_000, 3_000)])
+def test_windows_fire_when_all_partitions_are_idle_whichever_fell_silent_last(
+    ahead_ms: int, behind_ms: int, parallelism: int, seed: int, tmp_path: Path
+) -> None:
+    """One partition is at 25 seconds, the other at 4: all is sent that the first one has passed, and no more."""
+    ahead: list[Item] = [rows(0), Silence(ahead_ms), rows(25), Silence(BACK_MS - ahead_ms), rows(200)]
+    behind: list[Item] = [rows(1), Silence(behind_ms), rows(4), Silence(BACK_MS - behind_ms - 1_000), rows(20)]
+    ran = run(lw.Tumbling("10s"), IDLE, parallelism, seed, tmp_path, (ahead, [*behind, Silence(2_000), rows(201)]))
+    check_idle(ran, early=[0], late=[])
+    assert ran.fired_ms[0] < 30_000
+    assert ran.results == Counter([(0, 10, 3), (20, 30, 2), (200, 210, 2)])
