@@ -27,7 +27,7 @@ _BUCKETS_MIN = 128
 _CLEAN_SHARE = 32  # a full table is made anew, not larger, when at least this part of it is deleted buckets
 _REHASH_AT_ONCE = 1 << 18
 _MOVE_MIN = 16_384
-_MOVE_PER_KEY = 8
+_MOVE_PER_KEY = 16
 NULL_SLOT = 0
 
 
@@ -310,13 +310,13 @@ def _place(table: Buckets, hashes: UInt64Array, slots: Int64Array) -> None:
     """Enter slots whose keys are distinct and not in the table: nothing has to be compared."""
     mask = len(table) - 1
     buckets = (hashes & np.uint64(mask)).view(np.int64)
-    step = 0
-    while len(slots):
+    entries, step = slots.astype(table.dtype), 0  # of the table's type, else they are written at half the speed
+    while len(entries):
         step += 1
-        vacant = table[buckets] == _EMPTY
-        table[buckets[vacant]] = slots[vacant]
-        rest = np.flatnonzero(table[buckets] != slots)
-        slots, buckets = slots[rest], (buckets[rest] + step) & mask
+        vacant = np.flatnonzero(table.take(buckets, mode="clip") == _EMPTY)
+        table[buckets.take(vacant)] = entries.take(vacant)
+        rest = np.flatnonzero(table.take(buckets, mode="clip") != entries)
+        entries, buckets = entries.take(rest), (buckets.take(rest) + step) & mask
 
 
 def _erase(table: Buckets, hashes: UInt64Array, slots: Int64Array) -> int:

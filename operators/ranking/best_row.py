@@ -80,7 +80,8 @@ class BestRowOperator(Operator):
         schema = self._config.schema
         if self._coded:
             schema = schema.append(pa.field(CODE, pa.int64(), nullable=False))
-        self._rows = KeyedRows(context, "best", schema, self._config.keys, (CODE,) if self._coded else ())
+        mutable = (CODE,) if self._coded else ()
+        self._rows = KeyedRows(context, "best", schema, self._config.keys, mutable, unique=True)
 
     def on_batch(self, batch: pa.RecordBatch, out: Output) -> None:
         """Replace the best rows of the batch's keys, and send the replacements."""

@@ -31,6 +31,7 @@ class KeyedRows:
         schema: Of the rows.
         key: The columns that rows are found by.
         mutable: Columns that can be read without touching the rows; fixed width, never null.
+        unique: Whether no two rows of a namespace have the same key.
     """
 
     def __init__(
@@ -40,10 +41,11 @@ class KeyedRows:
         schema: pa.Schema,
         key: tuple[str, ...],
         mutable: tuple[str, ...] = (),
+        unique: bool = False,
     ) -> None:
         self.schema = schema
         self._key = key
-        self._table = context.rows(RowsSpec(name, schema, key, mutable))
+        self._table = context.rows(RowsSpec(name, schema, key, mutable, unique=unique))
         self._nullable = any(name & _NULL_KEYS for name in self._table.namespaces())
 
     def __len__(self) -> int:
