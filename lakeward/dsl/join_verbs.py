@@ -167,7 +167,7 @@ class JoinVerbs:
         Args:
             right: The other stream.
             on: Key columns, as for `join`, with `left_on` and `right_on`.
-            window: `Tumbling` or `Sliding`.
+            window: `Tumbling`, `Sliding`, `Cumulative`, or `Session`: bursts of a key's rows, of both sides together.
             left_on: Key columns of this stream.
             right_on: As many of the other one.
             how: As for `join`, within each window.

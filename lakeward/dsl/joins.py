@@ -28,7 +28,11 @@ from lakeward.operators.joins.lookup import LookupJoin, LookupOptions
 from lakeward.operators.joins.regular import JoinInput, RegularJoin
 from lakeward.operators.joins.temporal import TemporalJoin
 from lakeward.operators.joins.times import TimeColumn
-from lakeward.operators.joins.window import WINDOW_END, WINDOW_START, WindowJoin
+from lakeward.operators.joins.window import WindowJoin
+from lakeward.operators.windows.assigners import CarriedAssigner, GlobalAssigner, PaneAssigner
+from lakeward.operators.windows.counts import CountAssigner
+from lakeward.operators.windows.session_operator import SessionAssigner
+from lakeward.operators.windows.timed import WINDOW_END, WINDOW_START
 
 Keys = str | Expr | Sequence[str | Expr]
 """Key columns as users give them: a name, an expression, or several."""
@@ -471,12 +475,11 @@ def window_join(
     """The window join; see `DataStream.window_join`."""
     _refuse_updates("window join", left, right)
     made = _Join("window join", left, right, keys, style)
-    expect(window, WindowSpec, "window_join: window", 'give lw.Tumbling("10s") or lw.Sliding("1m", "10s")')
-    if window.assigner().processing:
-        raise made.error(ConfigError("a window join goes by event time", hint='leave time="processing" out'))
+    expect(window, WindowSpec, "window_join: window", 'give for example lw.Tumbling("10s") or lw.Session("10s")')
+    layout = _join_windows(made, window)
     made.narrow_right([made.time(RIGHT).name])
     tags = (_tag_name(late[LEFT]), _tag_name(late[RIGHT]))
-    factory = WindowJoin(made.inputs(timed=True), made.layout, window.assigner(), style.how, made.where, tags)
+    factory = WindowJoin(made.inputs(timed=True), made.layout, layout, style.how, made.where, tags)
     for name in (WINDOW_START, WINDOW_END):
         if name in factory.sent.schema.names:
             problem = f"the window join adds a column '{name}', and its inputs have one already"
@@ -484,6 +487,28 @@ def window_join(
             raise made.error(SchemaError(problem, hint=hint))
     node = made.add("window-join", factory, factory.schema)
     return JoinResult(made.left, node, EventTime(WINDOW_END, -1), _late_inputs(made, late))
+
+
+_NO_JOIN_WINDOWS: dict[type, str] = {
+    CountAssigner: "two streams do not come in one order that could be counted",
+    GlobalAssigner: "it has no end at which its pairs could be sent; .join(...) sends each when it is there",
+    CarriedAssigner: f"join results of windows by .join(..., on=[..., '{WINDOW_START}', '{WINDOW_END}'])",
+}
+
+
+def _join_windows(made: _Join, window: WindowSpec) -> PaneAssigner | SessionAssigner:
+    """The windows of a window join.
+
+    Raises:
+        ConfigError: They are none that can be joined in.
+    """
+    layout = window.layout()
+    if isinstance(layout, CountAssigner | GlobalAssigner | CarriedAssigner):
+        problem = f"a window join has tumbling, sliding, cumulative or session windows, not a {type(window).__name__}"
+        raise made.error(ConfigError(problem, hint=_NO_JOIN_WINDOWS[type(layout)]))
+    if layout.processing:
+        raise made.error(ConfigError("a window join goes by event time", hint='leave time="processing" out'))
+    return layout
 
 
 def temporal_join(

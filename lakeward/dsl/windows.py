@@ -33,18 +33,6 @@ class WindowSpec(ABC):
     def layout(self) -> Assigner:
         """What the operator works with."""
 
-    def assigner(self) -> WindowAssigner:
-        """What an operator works with that takes only windows of one length.
-
-        Raises:
-            ConfigError: They are not.
-        """
-        layout = self.layout()
-        if not isinstance(layout, WindowAssigner):
-            hint = 'give lw.Tumbling("10s") or lw.Sliding("1m", slide="10s")'
-            raise ConfigError(f"{type(self).__name__} has no windows of one length, which are needed here", hint=hint)
-        return layout
-
 
 @dataclass(frozen=True, slots=True)
 class Tumbling(WindowSpec):

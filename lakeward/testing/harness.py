@@ -87,7 +87,7 @@ class OperatorHarness:
     >>> from lakeward import Tumbling, count
     >>> from lakeward.operators.windows.operator import WindowAggregate
     >>> schema = pa.schema({"shop": pa.string(), "at": pa.timestamp("us", tz="UTC")})
-    >>> factory = WindowAggregate(schema, ("shop",), "at", Tumbling("1s").assigner(), (count().bind(schema, "n"),))
+    >>> factory = WindowAggregate(schema, ("shop",), "at", Tumbling("1s").layout(), (count().bind(schema, "n"),))
     >>> with OperatorHarness(factory, schema) as harness:
     ...     harness.send([{"shop": "a", "at": 100}, {"shop": "a", "at": 200}])
     ...     before = harness.take()

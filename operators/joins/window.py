@@ -1,8 +1,9 @@
 """The window join: rows of equal keys in the same window, sent when the watermark reaches the window's end.
 
-Each side keeps its rows in panes (see `windows.assigners`), one namespace a pane; a sliding window is several of them,
-each row being kept once. When a window is complete, the left rows of its panes are looked up in the right ones. A row
-whose windows have all passed is late: counted in `late_rows`, and sent to its side's side output.
+Each side keeps its rows in panes (see `windows.assigners`), one namespace a pane; a sliding or cumulative window is
+several of them, each row being kept once. When a window is complete, the left rows of its panes are looked up in the
+right ones. A row whose windows have all passed is late: counted in `late_rows`, and sent to its side's side output.
+Sessions, which rows make themselves, are joined by `joins.session`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 
-from lakeward.engine.api.changelog import INSERT
 from lakeward.engine.api.context import OperatorContext, Output
 from lakeward.engine.api.expression import BoundExpression
 from lakeward.engine.api.operator import Operator, OperatorFactory
@@ -23,23 +23,14 @@ from lakeward.engine.core.json_types import JsonObject
 from lakeward.operators.joins.layout import LEFT, RIGHT, How, JoinLayout
 from lakeward.operators.joins.projection import narrowed_inputs, narrowed_layout, read_columns, with_columns_of
 from lakeward.operators.joins.regular import SIDES, JoinInput, describe
-from lakeward.operators.joins.rows import (
-    BatchRows,
-    Condition,
-    Mask,
-    Pairs,
-    Rows,
-    Sender,
-    append_by,
-    key_arrays,
-    null_keys,
-    pick,
-)
-from lakeward.operators.joins.times import from_us
-from lakeward.operators.windows.assigners import WindowAssigner
+from lakeward.operators.joins.rows import BatchRows, Mask, Pairs, Rows, append_by, key_arrays, null_keys, pick
+from lakeward.operators.joins.session import SessionJoinOperator
+from lakeward.operators.joins.window_sender import WindowSender
+from lakeward.operators.windows.assigners import PaneAssigner
 from lakeward.operators.windows.progress import Progress
+from lakeward.operators.windows.session_operator import SessionAssigner
+from lakeward.operators.windows.timed import WINDOW_END, WINDOW_START
 
-WINDOW_START, WINDOW_END = "window_start", "window_end"
 _NEVER_US = 2**200  # later than any watermark
 
 
@@ -61,7 +52,7 @@ class WindowJoin(OperatorFactory):
 
     inputs: tuple[JoinInput, JoinInput]
     layout: JoinLayout
-    window: WindowAssigner
+    window: PaneAssigner | SessionAssigner
     how: How = "inner"
     where: BoundExpression | None = None
     late_tags: tuple[str | None, str | None] = (None, None)
@@ -69,7 +60,9 @@ class WindowJoin(OperatorFactory):
 
     def create(self) -> Operator:
         """Make the operator of one subtask."""
-        return _WindowJoin(self)
+        if isinstance(self.window, SessionAssigner):
+            return SessionJoinOperator(self, self.window)
+        return _WindowJoin(self, self.window)
 
     @property
     def sent(self) -> JoinLayout:
@@ -115,38 +108,11 @@ class WindowJoin(OperatorFactory):
         return replace(self, inputs=inputs, layout=layout, columns=tuple(columns))
 
 
-class _WithBounds:
-    """Adds the bounds of the window that is fired to every row that is sent."""
-
-    def __init__(self, schema: pa.Schema) -> None:
-        self._schema = schema
-        self.out: Output
-        self.bounds_us = (0, 0)
-
-    def emit(self, batch: pa.RecordBatch) -> None:
-        """Send rows of the window."""
-        bounds = [
-            from_us(np.full(batch.num_rows, bound_us), self._schema.field(name).type)
-            for name, bound_us in zip((WINDOW_START, WINDOW_END), self.bounds_us, strict=True)
-            if name in self._schema.names
-        ]
-        self.out.emit(pa.RecordBatch.from_arrays([*batch.columns, *bounds], schema=self._schema))
-
-    def emit_side(self, tag: str, batch: pa.RecordBatch) -> None:
-        """Side streams have no windows."""
-        self.out.emit_side(tag, batch)
-
-
 class _WindowJoin(Operator):
-    def __init__(self, config: WindowJoin) -> None:
+    def __init__(self, config: WindowJoin, windows: PaneAssigner) -> None:
         self._config = config
-        self._windows = config.window
-        self._condition = Condition(config.layout, config.where)
-        self._sender = Sender(config.sent)
-        self._bounded = _WithBounds(config.schema)
-        how = config.how
-        self._sends_pairs = how not in ("semi", "anti")
-        self._sends_alone = (how in ("left", "full", "anti"), how in ("right", "full"))
+        self._windows = windows
+        self._sender = WindowSender(config)
 
     def open(self, context: OperatorContext) -> None:
         specs = [RowsSpec(name, one.schema, one.keys) for name, one in zip(SIDES, self._config.inputs, strict=True)]
@@ -165,7 +131,7 @@ class _WindowJoin(Operator):
         batch = with_columns_of(batch, side.schema)
         times_us = side.time.times_us(batch)
         keep = self._kept(index, batch, times_us, out)
-        if not self._sends_alone[index]:  # rows without a key match nothing
+        if not self._sender.sends_alone[index]:  # rows without a key match nothing
             nulls = null_keys(batch, side.keys)
             keep = keep if nulls is None else keep & ~nulls
         panes = self._windows.pane_starts(times_us[keep])
@@ -205,9 +171,9 @@ class _WindowJoin(Operator):
         due = timestamp_us >= self._due_us
         if due:
             after_us = self._progress.watermark_us
-            starts = {s for pane in self._panes for s in self._windows.windows_due(pane, after_us, timestamp_us)}
-            for start_us in sorted(starts):
-                self._fire(start_us, out)
+            complete = {w for pane in self._panes for w in self._windows.windows_due(pane, after_us, timestamp_us)}
+            for window in sorted(complete):
+                self._fire(window, out)
             for pane in [pane for pane in self._panes if self._is_over(pane, timestamp_us)]:
                 self._panes.remove(pane)
                 for table in self._tables:
@@ -220,32 +186,24 @@ class _WindowJoin(Operator):
         last_us = self._windows.last_fire_time_us(pane_us)
         return last_us is None or last_us <= watermark_us
 
-    def _fire(self, start_us: int, out: Output) -> None:
-        panes = [pane for pane in self._windows.panes_of(start_us) if pane in self._panes]
-        bounded = self._bounded
-        bounded.out, bounded.bounds_us = out, (start_us, start_us + self._windows.size_us)
-        fire_us = self._windows.fire_time_us(start_us)
+    def _fire(self, window: int, out: Output) -> None:
+        panes = [pane for pane in self._windows.panes_of(window) if pane in self._panes]
+        start_us, end_us = self._windows.bounds_us(window).values()
+        fire_us = self._windows.fire_time_us(window)
         partners: list[Rows] = []
+
+        def bounds(rows: Rows) -> tuple[Rows, Rows]:
+            return np.full(len(rows), start_us), np.full(len(rows), end_us)
+
         for _, batch in self._unfired(LEFT, panes, fire_us):
-            partners.append(self._fire_left(batch, panes))
-        if self._sends_alone[RIGHT]:
+            rows, right = BatchRows(batch), self._tables[RIGHT]
+            matches = right.find(key_arrays(batch, self._config.inputs[LEFT].keys), panes)
+            pairs = Pairs.of(LEFT, rows, right, matches)
+            partners.append(self._sender.left(rows, np.arange(batch.num_rows), pairs, bounds, out))
+        if self._sender.sends_alone[RIGHT]:
             met = np.unique(np.concatenate([np.zeros(0, np.int64), *partners]))
             for ids, batch in self._unfired(RIGHT, panes, fire_us):
-                alone = np.flatnonzero(~np.isin(ids, met))
-                self._sender.alone(RIGHT, BatchRows(batch), alone, INSERT, bounded)
-
-    def _fire_left(self, batch: pa.RecordBatch, panes: list[int]) -> Rows:
-        """Send what left rows make; returns the right rows that had a partner."""
-        table, rows = self._tables[RIGHT], BatchRows(batch)
-        matches = table.find(key_arrays(batch, self._config.inputs[LEFT].keys), panes)
-        pairs = self._condition.keep(Pairs.of(LEFT, rows, table, matches))
-        if self._sends_pairs:
-            self._sender.pairs(pairs, INSERT, self._bounded)
-        if self._sends_alone[LEFT] or self._config.how == "semi":
-            counts = np.bincount(pairs.numbers[LEFT], minlength=batch.num_rows)
-            wanted = counts > 0 if self._config.how == "semi" else counts == 0
-            self._sender.alone(LEFT, rows, np.flatnonzero(wanted), INSERT, self._bounded)
-        return pairs.numbers[RIGHT]
+                self._sender.alone(RIGHT, BatchRows(batch), np.flatnonzero(~np.isin(ids, met)), bounds, out)
 
     def _unfired(self, index: int, panes: list[int], fire_us: int) -> Iterator[tuple[RowIds, pa.RecordBatch]]:
         """Rows of panes, without those of key groups that had fired the window before a restore."""

@@ -142,6 +142,14 @@ REFUSALS: list[tuple[Callable[[DataStream, DataStream], Any], type[LakewardError
     ),
     (lambda o, u: o.select("user").window_join(u, on="user", window=lw.Tumbling("1s")), GraphError, "needs event time"),
     (lambda o, u: o.window_join(u, on="user", window="1s"), ConfigError, "window_join: window"),
+    (lambda o, u: o.window_join(u, on="user", window=lw.GlobalWindow()), ConfigError, "windows, not a GlobalWindow"),
+    (lambda o, u: o.window_join(u, on="user", window=lw.CountWindow(3)), ConfigError, "windows, not a CountWindow"),
+    (lambda o, u: o.window_join(u, on="user", window=lw.SameWindow()), ConfigError, "windows, not a SameWindow"),
+    (
+        lambda o, u: o.window_join(u, on="user", window=lw.Session("1s", time="processing")),
+        ConfigError,
+        "a window join goes by event time",
+    ),
     (lambda o, u: o.temporal_join(u, on="user", how="full"), GraphError, "cannot be 'full'"),
     (lambda o, u: o.temporal_join(u, on="user", version="name"), SchemaError, "'name' is string, not a timestamp"),
     (
@@ -255,6 +263,8 @@ PADDED = (
 )
 ON = 'o."user" = u."user"'
 SECONDS = "interval 1 second"
+BOUNDED = 'select o.*, u.name, u."at" as at_right, u.until, a as window_start, b as window_end from o'
+IN_WINDOW = 'least(o."at", u."at") >= a and greatest(o."at", u."at") < b'
 JOBS = {
     "inner": Job(lambda o, u: o.join(u, on="user"), f"{PAIR} join u on {ON}"),
     "left": Job(lambda o, u: o.join(u, on="user", how="left"), f"{PAIR} left join u on {ON}"),
@@ -283,6 +293,20 @@ JOBS = {
         from (select *, time_bucket(interval 4 seconds, "at", timestamp '1970-01-01') as w from o) o
         full join (select *, time_bucket(interval 4 seconds, "at", timestamp '1970-01-01') as w from u) u
         on o."user" = u."user" and o.w = u.w""",
+    ),
+    "cumulative windows": Job(
+        lambda o, u: o.window_join(u, on="user", window=lw.Cumulative("2s", size="6s")),
+        f"""with w as (select s + d * interval 6 seconds as a, a + n * interval 2 seconds as b
+        from (select timestamp '1970-01-01' as s), range(100) as days(d), range(1, 4) as steps(n))
+        {BOUNDED} join u on {ON} join w on {IN_WINDOW}""",
+    ),
+    "sessions": Job(
+        lambda o, u: o.window_join(u, on="user", window=lw.Session("1s")),
+        f"""with e as (select "user", "at" from o union all select "user", "at" from u),
+        n as (select *, "at" - lag("at") over (partition by "user" order by "at") > {SECONDS} as apart from e),
+        s as (select *, sum(coalesce(apart, true)::int) over (partition by "user" order by "at") as s from n),
+        w as (select "user", min("at") as a, max("at") + {SECONDS} as b from s group by "user", s)
+        {BOUNDED} join u on {ON} join w on w."user" = o."user" and {IN_WINDOW}""",
     ),
     "temporal": Job(
         lambda o, u: o.temporal_join(u, on="user", how="left"),

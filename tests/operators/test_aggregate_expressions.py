@@ -49,8 +49,8 @@ def test_a_sum_of_strings_names_column_and_type() -> None:
 
 
 def test_windows_take_durations_as_text_timedelta_or_seconds() -> None:
-    assert Tumbling("1m").assigner() == Tumbling(60).assigner()
-    assert Sliding("1m", "10s", "3s").assigner().offset_us == 3_000_000
+    assert Tumbling("1m").layout() == Tumbling(60).layout()
+    assert Sliding("1m", "10s", "3s").layout().offset_us == 3_000_000
 
 
 @pytest.mark.parametrize("size", ["0s", "10 parsecs", -1])

@@ -24,7 +24,7 @@ from lakeward.operators.joins.regular import JoinInput, RegularJoin
 from lakeward.operators.joins.temporal import TemporalJoin
 from lakeward.operators.joins.times import TimeColumn
 from lakeward.operators.joins.window import WindowJoin
-from lakeward.operators.windows.assigners import WindowAssigner
+from lakeward.operators.windows.assigners import CumulativeAssigner, PaneAssigner, WindowAssigner
 from lakeward.testing.harness import HarnessConfig, HarnessSnapshot, OperatorHarness
 
 Row = dict[str, Any]
@@ -343,19 +343,35 @@ def test_an_interval_join_takes_its_bounds_from_the_right_row(
 
 @settings(max_examples=50, deadline=None)
 @given(how=HOW, timeline=timelines())
-@pytest.mark.parametrize("window_s", [(4, 4), (6, 2), (2, 5)], ids=["tumbling", "sliding", "with_gaps"])
-def test_a_window_join_is_a_join_of_each_window(how: How, window_s: tuple[int, int], timeline: Timeline) -> None:
+@pytest.mark.parametrize(
+    "assigner",
+    [
+        WindowAssigner(4 * SECOND, 4 * SECOND),
+        WindowAssigner(6 * SECOND, 2 * SECOND),
+        WindowAssigner(2 * SECOND, 5 * SECOND),
+        CumulativeAssigner(2 * SECOND, 6 * SECOND, SECOND),
+    ],
+    ids=["tumbling", "sliding", "with_gaps", "cumulative"],
+)
+def test_a_window_join_is_a_join_of_each_window(how: How, assigner: PaneAssigner, timeline: Timeline) -> None:
     inputs, layout = timed(how)
-    assigner = WindowAssigner(window_s[0] * SECOND, window_s[1] * SECOND)
     found = run(WindowJoin(inputs, layout, assigner, how), timeline)
-    starts = range(-20 * SECOND, 200 * SECOND, SECOND)
     expected: Answer = Counter()
-    for start in (s for s in starts if s % assigner.slide_us == 0):
-        end = start + assigner.size_us
+    for start, end in bounds_of_windows(assigner):
         left, right = ([row for row in rows if start <= row["at"] < end] for rows in (timeline.left, timeline.right))
         for row, times in joined(left, right, how, lambda a, b: True, COLUMNS).items():
             expected[(*row, start, end)] += times
     assert counted(found) == expected
+
+
+def bounds_of_windows(assigner: PaneAssigner) -> list[tuple[int, int]]:
+    seconds = range(-20 * SECOND, 200 * SECOND, SECOND)
+    if isinstance(assigner, CumulativeAssigner):
+        starts = [s for s in seconds if (s - assigner.offset_us) % assigner.size_us == 0]
+        steps = range(assigner.step_us, assigner.size_us + 1, assigner.step_us)
+        return [(start, start + step) for start in starts for step in steps]
+    assert isinstance(assigner, WindowAssigner)
+    return [(start, start + assigner.size_us) for start in seconds if start % assigner.slide_us == 0]
 
 
 @settings(max_examples=60, deadline=None)

@@ -22,7 +22,7 @@ def factory(
     window: WindowSpec, keys: tuple[str, ...] = ("shop",), lateness_s: int = 0, schema: pa.Schema = SCHEMA
 ) -> WindowAggregate:
     aggregates = (count().bind(schema, "orders"), sum("amount").bind(schema, "revenue"))
-    return WindowAggregate(schema, keys, "at", window.assigner(), aggregates, lateness_s * SECOND, "late")
+    return WindowAggregate(schema, keys, "at", window.layout(), aggregates, lateness_s * SECOND, "late")
 
 
 def order(shop: str | None, second: float, amount: int | None = 1) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def test_a_late_row_is_counted_and_sent_aside_as_it_came() -> None:
 
 
 def test_without_a_tag_late_rows_are_only_counted() -> None:
-    plain = WindowAggregate(SCHEMA, ("shop",), "at", Tumbling("10s").assigner(), (count().bind(SCHEMA, "n"),))
+    plain = WindowAggregate(SCHEMA, ("shop",), "at", Tumbling("10s").layout(), (count().bind(SCHEMA, "n"),))
     with OperatorHarness(plain, SCHEMA) as harness:
         harness.watermark(20 * SECOND)
         harness.send([order("a", 2)])
@@ -271,7 +271,7 @@ def test_windows_that_cannot_work_are_refused_when_they_are_made(change: dict[st
         "input_schema": SCHEMA,
         "keys": ("shop",),
         "time_column": "at",
-        "window": Tumbling("1s").assigner(),
+        "window": Tumbling("1s").layout(),
         "aggregates": tuple(count().bind(SCHEMA, name) for name in names),
     }
     with pytest.raises(SchemaError, match=words):
