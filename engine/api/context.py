@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import pyarrow as pa
@@ -62,6 +62,11 @@ class OperatorContext(Protocol):
         ...
 
     @property
+    def max_parallelism(self) -> int:
+        """Number of key groups of the job, which say what each subtask owns (`core.keygroups`)."""
+        ...
+
+    @property
     def attempt(self) -> str:
         """A name that no other start of this subtask ever had; for naming files."""
         ...
@@ -82,6 +87,15 @@ class OperatorContext(Protocol):
 
     def rows(self, spec: RowsSpec) -> RowTable:
         """Open a keyed table of whole rows; call it in `open`, once a name."""
+        ...
+
+    def restored_rows(self, spec: RowsSpec) -> Iterator[pa.RecordBatch]:
+        """All rows that a table had in the restored checkpoint, those of the other subtasks too; call it in `open`.
+
+        For what every subtask needs whole (a broadcast side): each keeps the rows of its own key groups in
+        `rows(spec)`, so that they are saved once and move with the key groups, and all read them from here. Rows of one
+        key come in the order in which they were appended.
+        """
         ...
 
     def counter(self, name: str) -> Counter:

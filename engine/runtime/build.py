@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from lakeward.engine.api.operator import Operator, OperatorFactory
@@ -147,6 +148,7 @@ class _Builder:
             directory=self._context.directory / "state" / f"{node.uid}-{number}",
             memory_bytes=self._memory_bytes,
             restore=self._context.restored.keyed(node.uid, number, vertex.parallelism),
+            restore_all=partial(self._context.restored.all_keyed, node.uid),
         )
 
     def _source(self, vertex: Vertex, number: SubtaskIndex, out: ChainOutput) -> SourceSetup:

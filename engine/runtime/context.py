@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import pyarrow as pa
 
 from lakeward.engine.api.context import Counter
 from lakeward.engine.api.source import CounterRegistry
@@ -15,6 +17,7 @@ from lakeward.engine.core.json_types import JsonObject
 from lakeward.engine.core.keygroups import key_group_range
 from lakeward.engine.state.backend import RestoreSource, StateBackend
 from lakeward.engine.state.kv import StoreFactory
+from lakeward.engine.state.reader import read_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +47,15 @@ class StateConfig:
         store_factory: Opens the key-value store.
         directory: A directory of the subtask's own.
         memory_bytes: Its memory budget.
-        restore: Keyed state of the restored checkpoint, on local disk.
+        restore: Keyed state of the restored checkpoint that the subtask owns a part of, on local disk.
+        restore_all: Fetches that of all old subtasks.
     """
 
     store_factory: StoreFactory
     directory: Path
     memory_bytes: int
     restore: Sequence[RestoreSource]
+    restore_all: Callable[[], Sequence[RestoreSource]]
 
 
 class SubtaskContext:
@@ -119,6 +124,10 @@ class SubtaskContext:
     def rows(self, spec: RowsSpec) -> RowTable:
         """Open a keyed table of whole rows; the first table opens the backend and restores it."""
         return self._opened_backend().rows(spec)
+
+    def restored_rows(self, spec: RowsSpec) -> Iterator[pa.RecordBatch]:
+        """All rows that a table had in the restored checkpoint, those of the other subtasks too."""
+        return read_rows(self._state.store_factory, self._state.restore_all(), spec)
 
     def counter(self, name: str) -> Counter:
         """A metric of this operator."""

@@ -35,6 +35,7 @@ class RestoredState:
         self._download = download
         self._directory = directory
         self._max_parallelism = max_parallelism
+        self._fetched: dict[tuple[OperatorId, SubtaskIndex], RestoreSource] = {}
 
     def snapshots(self, uid: OperatorId) -> list[OperatorSnapshot]:
         """What each old subtask of an operator left."""
@@ -49,15 +50,27 @@ class RestoredState:
     def keyed(self, uid: OperatorId, subtask: SubtaskIndex, parallelism: int) -> list[RestoreSource]:
         """Keyed state that overlaps the key groups of a new subtask, fetched to local disk."""
         groups = key_group_range(subtask, parallelism, self._max_parallelism)
-        parts = [one for one in self.snapshots(uid) if one.keyed is not None and _overlap(one.keyed, groups)]
-        return [self._fetch(one, subtask) for one in parts]
+        return [self._fetch(one) for one in self._keyed(uid) if one.keyed is not None and _overlap(one.keyed, groups)]
 
-    def _fetch(self, one: OperatorSnapshot, subtask: SubtaskIndex) -> RestoreSource:
+    def all_keyed(self, uid: OperatorId) -> list[RestoreSource]:
+        """Keyed state of all old subtasks, fetched to local disk."""
+        return [self._fetch(one) for one in self._keyed(uid)]
+
+    def _keyed(self, uid: OperatorId) -> list[OperatorSnapshot]:
+        return [one for one in self.snapshots(uid) if one.keyed is not None]
+
+    def _fetch(self, one: OperatorSnapshot) -> RestoreSource:
+        """The files of an old subtask, fetched once for all that read them: they are not changed."""
+        known = self._fetched.get((one.uid, one.subtask))
+        if known is not None:
+            return known
         assert one.keyed is not None, "only keyed snapshots are fetched"
-        target = self._directory / f"{one.uid}-{one.subtask}-for-{subtask}"
+        target = self._directory / f"{one.uid}-{one.subtask}"
         target.mkdir(parents=True, exist_ok=True)
         self._download(one.keyed.files, str(target))
-        return RestoreSource(one.keyed.tables, str(target), one.keyed.key_group_start, one.keyed.key_group_end)
+        source = RestoreSource(one.keyed.tables, str(target), one.keyed.key_group_start, one.keyed.key_group_end)
+        self._fetched[one.uid, one.subtask] = source
+        return source
 
 
 def check_covers(manifest: CheckpointManifest, graph: LogicalGraph) -> None:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
 
-from lakeward.engine.api.state import ColumnSpec
+from lakeward.engine.api.state import ColumnSpec, RowsSpec
 from lakeward.engine.core.json_types import JsonObject
 from lakeward.engine.state.keys import KeyCodec
 from lakeward.engine.state.kv import KeyValueStore, StoreFactory
 from lakeward.engine.state.layout import Layouts
 from lakeward.engine.state.registry import StoredRows, StoredTable, TableRegistry
-from lakeward.engine.state.rescale import link_files
+from lakeward.engine.state.rescale import RestoreSource, link_files
 from lakeward.engine.state.row_blobs import RowBlobs
 from lakeward.engine.state.row_spec import RowForm
 from lakeward.engine.state.row_store import RowStore
@@ -48,6 +49,23 @@ def read_tables(factory: StoreFactory, directory: str, tables: JsonObject) -> di
     return {name: _read(factory, directory, read) for name, read in readers.items()}
 
 
+def read_rows(factory: StoreFactory, sources: Iterable[RestoreSource], spec: RowsSpec) -> Iterator[pa.RecordBatch]:
+    """The rows of one row table in the snapshots of several subtasks, without their namespaces.
+
+    Args:
+        factory: Opens the kind of store that wrote the files.
+        sources: The snapshots.
+        spec: The table; rows that were stored with more columns are read without them.
+
+    Raises:
+        CheckpointError: A snapshot is of a newer version.
+        CorruptionError: It is damaged.
+    """
+    for source in sources:
+        for batch in read_tables(factory, source.directory, source.tables).get(spec.name, ()):
+            yield pa.RecordBatch.from_arrays([batch.column(name) for name in spec.schema.names], schema=spec.schema)
+
+
 def table_schema(table: StoredTable) -> pa.Schema:
     """The schema of a table's batches."""
     return _with_namespace([*table.key, *_newest(table)])
@@ -64,7 +82,7 @@ def _newest(table: StoredTable) -> pa.Schema:
 
 def _read(factory: StoreFactory, directory: str, read: _Reader) -> Iterator[pa.RecordBatch]:
     """What `read` yields of a store with these files."""
-    scratch = tempfile.mkdtemp(prefix="lakeward-state-")
+    scratch = tempfile.mkdtemp(prefix="lakeward-state-", dir=os.path.dirname(directory))  # where links may do
     try:
         link_files(directory, scratch)
         store = factory.open(scratch)

@@ -10,7 +10,7 @@ import tempfile
 import weakref
 from collections import Counter as Tally
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -31,6 +31,7 @@ from lakeward.engine.core.messages import WATERMARK_MAX_US
 from lakeward.engine.state.backend import RestoreSource, StateBackend
 from lakeward.engine.state.kv import StoreFactory
 from lakeward.engine.state.memory import MemoryStoreFactory
+from lakeward.engine.state.reader import read_rows
 from lakeward.engine.state.rocksdb import RocksDbStoreFactory
 
 Store = Literal["memory", "rocksdb"]
@@ -279,6 +280,13 @@ class _Context:
         """Open a table of whole rows, as `table` does."""
         return self._opened_backend().rows(spec)
 
+    def restored_rows(self, spec: RowsSpec) -> Iterator[pa.RecordBatch]:
+        """All rows that a table had in the snapshots."""
+        return read_rows(_store_factory(self._config.store), self._sources(), spec)
+
+    def _sources(self) -> list[RestoreSource]:
+        return [one.source for one in self._snapshots if one.source is not None]
+
     def _opened_backend(self) -> StateBackend:
         if self._backend is None:
             self._backend = self._open_backend()
@@ -294,8 +302,7 @@ class _Context:
             config.max_parallelism,
             config.memory_bytes,
         )
-        sources = [one.source for one in self._snapshots if one.source is not None]
-        mine = [one for one in sources if _overlap(one, config.key_groups)]
+        mine = [one for one in self._sources() if _overlap(one, config.key_groups)]
         if mine:
             backend.restore(mine)
         return backend

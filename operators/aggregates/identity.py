@@ -15,7 +15,7 @@ import pyarrow as pa
 from lakeward.engine.api.context import OperatorContext
 from lakeward.engine.api.state import ColumnSpec, TableSpec
 from lakeward.engine.core.hashing import UInt64Array, hash_columns, splitmix64, unmix64
-from lakeward.engine.core.keygroups import MAX_PARALLELISM_DEFAULT, key_groups
+from lakeward.engine.core.keygroups import key_groups
 from lakeward.operators.aggregates.lanes import Fetch, Inputs
 from lakeward.operators.windows.columns import Rows
 
@@ -35,7 +35,7 @@ class KeyNumbers:
         """Open the table; go on from the furthest counter in it."""
         spec = TableSpec("numbers", (("#group", pa.int64()),), (ColumnSpec("next", pa.int64(), 1),))
         self._table = context.table(spec)
-        self._max_parallelism = int(getattr(context, "max_parallelism", MAX_PARALLELISM_DEFAULT))
+        self._max_parallelism = context.max_parallelism
         used = [batch.column("next").to_numpy().max() for batch in self._table.pane().scan() if batch.num_rows]
         self._next = int(max(used, default=1))
 

@@ -1,7 +1,9 @@
 """The lookup join with a bounded side: every subtask holds the whole table, read to its end before the first look-up.
 
-The table is part of the operator's small state, written whole into every checkpoint by one subtask: it is meant for
-side inputs of up to some hundred thousand rows. Larger ones are joined by `RegularJoin`, which shares them out by key.
+Every subtask has the table in memory, and saves the rows of its key groups as keyed state: what does not change any
+more lies in files that later checkpoints refer to, so the table is written once. After a restore each subtask reads the
+rows of all (Flink's broadcast state is instead written by every subtask, whole, each time). It is meant for side inputs
+that fit memory. Larger ones are joined by `RegularJoin`, which shares them out by key.
 """
 
 from __future__ import annotations
@@ -18,14 +20,17 @@ from lakeward.engine.api.changelog import kinds_of, with_kinds, without_kinds
 from lakeward.engine.api.context import OperatorContext, Output
 from lakeward.engine.api.expression import BoundExpression
 from lakeward.engine.api.operator import Operator, OperatorFactory
+from lakeward.engine.api.state import RowsSpec
 from lakeward.engine.core.errors import RecordError
+from lakeward.engine.core.hashing import hash_columns
 from lakeward.engine.core.ids import CheckpointId
 from lakeward.engine.core.json_types import JsonObject
+from lakeward.engine.core.keygroups import key_group_range, key_groups
 from lakeward.operators.joins.index import StaticIndex
 from lakeward.operators.joins.layout import LEFT, RIGHT, How, JoinLayout
 from lakeward.operators.joins.projection import narrowed_inputs, narrowed_layout, read_columns, with_columns_of
 from lakeward.operators.joins.regular import JoinInput, describe
-from lakeward.operators.joins.rows import EMIT_ROWS_MAX, BatchRows, Condition, Pairs, Rows, key_arrays
+from lakeward.operators.joins.rows import EMIT_ROWS_MAX, BatchRows, Condition, Mask, Pairs, Rows, key_arrays, pick
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +78,11 @@ class BroadcastJoin(OperatorFactory):
         return self.where is None or self.where.vectorised
 
     @property
+    def stateful(self) -> bool:
+        """It keeps rows."""
+        return True
+
+    @property
     def first_input(self) -> int:
         """The table is read first."""
         return RIGHT
@@ -98,15 +108,18 @@ class _BroadcastJoin(Operator):
         self._parts: list[pa.RecordBatch] = []
         self._kept: list[pa.RecordBatch] = []
         self._lookup: Lookup | None = None
-        self._saved = ""
 
     def open(self, context: OperatorContext) -> None:
-        self._writes_table = context.subtask == 0
+        self._max_parallelism = context.max_parallelism
+        self._groups = key_group_range(context.subtask, context.parallelism, context.max_parallelism)
+        spec = RowsSpec("table", self._schemas[RIGHT], self._config.inputs[RIGHT].keys)
+        self._table = context.rows(spec)
+        self._parts = list(context.restored_rows(spec))
         states = context.restored
         for number, state in enumerate(states):
-            if state.get("table"):
-                self._parts = _decode(cast(str, state["table"]), self._schemas[RIGHT])
-            if number % context.parallelism == context.subtask and state.get("kept"):
+            for batch in _decode(cast(str, state.get("table", "")), self._schemas[RIGHT]):  # until version 1
+                self._add(batch)
+            if number % context.parallelism == context.subtask:
                 self._kept += _decode(cast(str, state["kept"]), self._schemas[LEFT])
         if any(state.get("ended") for state in states):
             self._end_table()
@@ -117,7 +130,7 @@ class _BroadcastJoin(Operator):
     def on_input(self, index: int, batch: pa.RecordBatch, out: Output) -> None:
         batch = with_columns_of(batch, self._schemas[index])
         if index == RIGHT:
-            self._parts.append(batch)
+            self._add(batch)
         elif self._lookup is None:
             self._kept.append(batch)  # while a checkpoint is aligned, the table's end is not waited for
         else:
@@ -130,12 +143,20 @@ class _BroadcastJoin(Operator):
         if self._lookup is not None:
             self._send_kept(out)
 
+    def _add(self, batch: pa.RecordBatch) -> None:
+        """Add rows of the table, and save those that are ours to save."""
+        self._parts.append(batch)
+        hashes = hash_columns(key_arrays(batch, self._config.inputs[RIGHT].keys))
+        groups = key_groups(hashes, self._max_parallelism)
+        ours: Mask = (groups >= self._groups.start) & (groups < self._groups.stop)
+        if ours.any():
+            self._table.append(pick(batch, ours))
+
     def _end_table(self) -> None:
         table = pa.Table.from_batches(self._parts, schema=self._schemas[RIGHT]).combine_chunks()
         batches = table.to_batches()
         whole = batches[0] if batches else pa.RecordBatch.from_pylist([], schema=self._schemas[RIGHT])
-        self._parts = [whole]
-        self._saved = ""  # what was saved before it was whole
+        self._parts = []
         self._lookup = Lookup(self._config, whole)
 
     def _send_kept(self, out: Output) -> None:
@@ -149,12 +170,8 @@ class _BroadcastJoin(Operator):
             self._send_kept(out)
 
     def snapshot(self, checkpoint: CheckpointId) -> JsonObject:
-        ended = self._lookup is not None
-        if self._writes_table and not (ended and self._saved):
-            self._saved = _encode(self._parts, self._schemas[RIGHT])
-        table = self._saved if self._writes_table else ""
         kept = _encode(self._kept, self._schemas[LEFT]) if self._kept else ""
-        return {"v": 1, "ended": ended, "table": table, "kept": kept}
+        return {"v": 2, "ended": self._lookup is not None, "kept": kept}
 
 
 class Lookup:
@@ -232,6 +249,8 @@ def _encode(batches: Sequence[pa.RecordBatch], schema: pa.Schema) -> str:
 
 
 def _decode(text: str, schema: pa.Schema) -> list[pa.RecordBatch]:
+    if not text:
+        return []
     with pa.ipc.open_stream(base64.b64decode(text)) as reader:
         batches = [with_columns_of(batch, schema) for batch in reader]
     return [batch.cast(schema) if batch.schema != schema else batch for batch in batches]

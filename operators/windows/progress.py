@@ -18,7 +18,7 @@ import pyarrow as pa
 from lakeward.engine.api.context import OperatorContext
 from lakeward.engine.core.hashing import hash_columns
 from lakeward.engine.core.json_types import JsonObject
-from lakeward.engine.core.keygroups import MAX_PARALLELISM_DEFAULT, key_group_range, key_groups
+from lakeward.engine.core.keygroups import key_group_range, key_groups
 from lakeward.engine.core.messages import WATERMARK_MIN_US
 
 
@@ -42,8 +42,7 @@ class Progress:
     @classmethod
     def of(cls, context: OperatorContext) -> Progress:
         """The progress of a subtask, taken back from its restored state."""
-        # Contexts that do not tell the number of key groups have the default.
-        groups = int(getattr(context, "max_parallelism", MAX_PARALLELISM_DEFAULT))
+        groups = context.max_parallelism
         return cls(key_group_range(context.subtask, context.parallelism, groups), groups, context.restored)
 
     def _restore(self, restored: Sequence[JsonObject]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections import Counter
 from typing import Any
 
@@ -19,7 +20,7 @@ from lakeward.operators.joins.index import StaticIndex
 from lakeward.operators.joins.layout import How, JoinLayout
 from lakeward.operators.joins.lookup import FunctionLookup, LookupJoin, LookupOptions
 from lakeward.operators.joins.regular import JoinInput
-from lakeward.testing.harness import HarnessConfig, OperatorHarness
+from lakeward.testing.harness import HarnessConfig, HarnessSnapshot, OperatorHarness
 
 LEFT = pa.schema({"k": pa.int64(), "v": pa.int64()})
 RIGHT = pa.schema({"k": pa.int64(), "name": pa.string()})
@@ -87,6 +88,43 @@ def test_table_and_waiting_rows_survive_a_restore_at_any_parallelism(old: int, n
     waiting = [] if ended else [(2, n, name) for n in range(old) for name in "bc"]
     name = None if ended else "late"
     assert Counter(found) == Counter([*waiting, *((7, 100 + n, name) for n in range(new))])
+
+
+def test_the_subtasks_share_the_saving_of_the_table_and_each_reads_it_whole() -> None:
+    factory, snapshots = broadcast(), []
+    table = [{"k": n, "name": f"n{n}"} for n in range(100)]
+    for number in range(3):
+        with OperatorHarness(factory, [LEFT, RIGHT], HarnessConfig(number, 3, store="rocksdb")) as harness:
+            harness.send(table, 1)
+            harness.end_input(1)
+            operator: Any = harness.operator
+            assert 0 < len(operator._table) < 100
+            snapshots.append(harness.snapshot())
+    for _ in range(2):  # rescaled, then as it was
+        old, snapshots = snapshots, []
+        for number in range(2):
+            config = HarnessConfig(number, 2, store="rocksdb")
+            with OperatorHarness.restore(factory, [LEFT, RIGHT], old, config) as harness:
+                harness.send([{"k": n, "v": n} for n in range(100)])
+                assert tuples(harness.take()) == [(n, n, f"n{n}") for n in range(100)]
+                snapshots.append(harness.snapshot())
+
+
+def test_a_table_that_was_saved_whole_in_the_small_state_is_read() -> None:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, RIGHT) as writer:
+        writer.write_batch(pa.RecordBatch.from_pylist(TABLE, schema=RIGHT))
+    saved = {"v": 1, "ended": True, "table": base64.b64encode(sink.getvalue()).decode(), "kept": ""}
+    old = [HarnessSnapshot(saved, (), None), HarnessSnapshot({**saved, "table": ""}, (), None)]
+    new = []
+    for number in range(2):
+        with OperatorHarness.restore(broadcast(), [LEFT, RIGHT], old, HarnessConfig(number, 2)) as harness:
+            harness.send(ROWS)
+            assert tuples(harness.take()) == EXPECTED["inner"]
+            new.append(harness.snapshot())
+    with OperatorHarness.restore(broadcast(), [LEFT, RIGHT], new) as harness:
+        harness.send(ROWS)
+        assert Counter(tuples(harness.take())) == Counter(EXPECTED["inner"])
 
 
 def test_an_empty_table_matches_nothing() -> None:

@@ -147,7 +147,7 @@ def plan_retention_without_looking(views: Any, count: int) -> retention.Retentio
 def keyed_of_the_same_number(self: RestoredState, uid: Any, subtask: int, parallelism: int) -> list[Any]:
     """What each subtask had, whatever the parallelism is now."""
     parts = [one for one in self.snapshots(uid) if one.keyed is not None and one.subtask == subtask]
-    return [self._fetch(one, one.subtask) for one in parts]
+    return [self._fetch(one) for one in parts]
 
 
 # -- streams
