@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from lakeward.engine.api.changelog import (
     INSERT,
@@ -23,6 +22,7 @@ from lakeward.engine.api.changelog import (
 )
 from lakeward.engine.api.context import Output
 from lakeward.engine.api.operator import Operator, OperatorFactory
+from lakeward.operators.grouping import row_codes
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,22 +120,11 @@ def materialise(changes: pa.Table, upsert_key: Sequence[str] | None) -> pa.Table
 
 def _counted(rows: pa.Table, changes: np.ndarray[tuple[int], np.dtype[np.int64]]) -> pa.Table:
     """Rows as often as they are left."""
-    texts = [_comparable(column) for column in rows.columns]
-    keyed = pa.table(
-        [*texts, pa.array(changes), pa.array(np.arange(rows.num_rows))], [*map(str, range(len(texts))), "+", "#"]
-    )
-    grouped = keyed.group_by([str(i) for i in range(len(texts))], use_threads=False)
-    totals = grouped.aggregate([("+", "sum"), ("#", "min")])
-    times, firsts = totals["+_sum"].to_numpy(), totals["#_min"].to_numpy()
+    codes = row_codes([column.combine_chunks() for column in rows.columns])
+    firsts = np.unique(codes, return_index=True)[1]
+    times = np.zeros(len(firsts), np.int64)
+    np.add.at(times, codes, changes)
     if (times < 0).any():
         worst = rows.slice(int(firsts[np.argmin(times)]), 1).to_pylist()[0]
         raise ValueError(f"the row {worst} is taken back {-int(times.min())} times more than it was there")
-    order = np.argsort(firsts)
-    return rows.take(pa.array(np.repeat(firsts[order], times[order])))
-
-
-def _comparable(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Values that can be grouped: nested ones by their text."""
-    if pa.types.is_nested(column.type):
-        return pa.chunked_array([pa.array([None if one is None else repr(one) for one in column.to_pylist()])])
-    return pc.dictionary_decode(column) if pa.types.is_dictionary(column.type) else column
+    return rows.take(pa.array(np.repeat(firsts, times)))

@@ -13,9 +13,9 @@ from lakeward.engine.api.context import OperatorContext, Output
 from lakeward.engine.api.operator import Operator, OperatorFactory
 from lakeward.engine.api.state import TableSpec
 from lakeward.engine.core.errors import SchemaError
+from lakeward.operators.grouping import plain
 from lakeward.operators.ranking.best_row import BestRowConfig, BestRowOperator
 from lakeward.operators.ranking.changes import narrowed_schema, some_columns
-from lakeward.operators.ranking.keyed_rows import plain
 from lakeward.operators.ranking.order import SortColumn, check_order
 from lakeward.operators.windows.timed import KeyTypes, key_types
 

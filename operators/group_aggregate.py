@@ -30,7 +30,7 @@ from lakeward.engine.core.ids import CheckpointId
 from lakeward.engine.core.json_types import JsonObject
 from lakeward.operators.aggregate import ROWS, Aggregation, BoundAggregate
 from lakeward.operators.aggregates.compare import differing
-from lakeward.operators.grouping import group_keys
+from lakeward.operators.grouping import group_keys, plain
 from lakeward.operators.windows.columns import Mask, Rows, Values, group_rows
 from lakeward.operators.windows.operator import key_types
 from lakeward.operators.windows.timed import ALL_KEY, KeyTypes, event_times_us
@@ -228,8 +228,7 @@ class GroupOperator(Operator):
     def _key_arrays(self, batch: pa.RecordBatch) -> list[pa.Array]:
         if not self._keyed:
             return [pa.array(np.zeros(batch.num_rows, np.int8))]
-        arrays = [batch.column(name) for name, _ in self._keys]
-        return [array.dictionary_decode() if pa.types.is_dictionary(array.type) else array for array in arrays]
+        return [plain(batch.column(name)) for name, _ in self._keys]
 
     def _times_us(self, batch: pa.RecordBatch) -> Rows:
         if self._aggregation.needs_times and self._factory.time_column is not None:

@@ -30,6 +30,23 @@ def is_fixed(kind: pa.DataType) -> bool:
     )
 
 
+def plain(array: pa.Array) -> pa.Array:
+    """The array, its dictionary resolved if it has one."""
+    return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+
+
+def plain_type(kind: pa.DataType) -> pa.DataType:
+    """The type of `plain` arrays: that of a dictionary's values."""
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def comparable(array: pa.Array) -> pa.Array:
+    """Values that can be grouped: nested ones by their text, dictionaries resolved."""
+    if pa.types.is_nested(array.type):  # Arrow has no dictionary of nested values
+        return pa.array([None if one is None else repr(one) for one in array.to_pylist()], pa.string())
+    return plain(array)
+
+
 @dataclass(frozen=True, slots=True)
 class Groups:
     """The different rows of some columns.
@@ -56,25 +73,39 @@ def group_keys(arrays: Sequence[pa.Array]) -> Groups:
     Args:
         arrays: Columns of one length, at least one row long.
     """
-    return group_rows_of([words for array in arrays for words in _words(array)], len(arrays[0]))
+    columns: list[Rows] = []
+    for array in map(plain, arrays):
+        words = _words(array)
+        if words is None:
+            words = [array.dictionary_encode(null_encoding="encode").indices.to_numpy().astype(np.int64)]
+            if len(arrays) == 1:
+                return _numbered(words[0])
+        columns += words
+    return group_rows_of(columns, len(arrays[0]))
 
 
-def _words(array: pa.Array) -> list[Rows]:
-    """A few int64 columns that are equal where the values are; none if there is one value only."""
-    if pa.types.is_dictionary(array.type):
-        array = array.dictionary_decode()
-    if is_binary_like(array.type):
-        words = None if array.null_count else _words_of_short_texts(array)
-        return _dictionary_words(array) if words is None else words
-    if not is_fixed(array.type):
-        return _dictionary_words(array)
-    values = [as_int64(array)]
-    return values if not array.null_count else [*values, null_mask(array).astype(np.int64)]
+def _numbered(codes: Rows) -> Groups:
+    """The groups of rows that have numbers already, in the order of their first appearance."""
+    rows = np.empty(int(codes.max()) + 1, np.int64)
+    rows[codes[::-1]] = np.arange(len(codes) - 1, -1, -1)
+    return Groups(rows, codes)
 
 
-def _dictionary_words(array: pa.Array) -> list[Rows]:
-    codes = array.dictionary_encode(null_encoding="encode")
-    return [] if len(codes.dictionary) == 1 else [codes.indices.to_numpy().astype(np.int64)]
+def row_codes(arrays: Sequence[pa.Array]) -> Rows:
+    """A number for each row of columns of any types, the same for equal rows; nulls equal each other.
+
+    >>> row_codes([pa.array([7, 8, 7, None]), pa.array([["a"], ["a"], ["a"], None])]).tolist()
+    [0, 1, 0, 2]
+    """
+    return group_keys([comparable(array) for array in arrays]).numbers if len(arrays[0]) else np.zeros(0, np.int64)
+
+
+def _words(array: pa.Array) -> list[Rows] | None:
+    """A few int64 columns that are equal where the values are, none if all are; None: they need a dictionary."""
+    if is_fixed(array.type):
+        values = [as_int64(array)]
+        return values if not array.null_count else [*values, null_mask(array).astype(np.int64)]
+    return _words_of_short_texts(array) if is_binary_like(array.type) and not array.null_count else None
 
 
 def _words_of_short_texts(array: pa.Array) -> list[Rows] | None:

@@ -22,6 +22,7 @@ from lakeward.engine.api.state import ColumnSpec, TableSpec
 from lakeward.engine.core.errors import GraphError, UserCodeError
 from lakeward.operators.aggregate import Fetch
 from lakeward.operators.function_names import code_location, function_name
+from lakeward.operators.grouping import plain
 from lakeward.operators.rows import RowReader, fits, list_to_column
 from lakeward.operators.signatures import row_class_of
 from lakeward.operators.windows.columns import Rows, is_fixed, storage_type, to_arrow, to_numpy
@@ -235,11 +236,6 @@ class ReduceOperator(Operator):
         last = np.fromiter(held, dtype=np.int64, count=len(held))
         reducer.store(pane.column, last, reducer.to_batch(list(held.values())))
         out.emit(pa.concat_batches([*parts, reducer.to_batch(results)]))
-
-
-def plain(array: pa.Array) -> pa.Array:
-    """The array, its dictionary resolved if it has one."""
-    return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
 
 
 def _prefixed(keys: KeyTypes) -> KeyTypes:

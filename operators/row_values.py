@@ -18,6 +18,7 @@ from pyarrow import types as pt
 from lakeward.engine.api.row_types import arrow_type, is_named_tuple, is_row_class, row_fields
 from lakeward.engine.core.errors import SchemaError
 from lakeward.engine.core.names import did_you_mean
+from lakeward.operators.grouping import plain_type
 
 Maker = Callable[[Any], Any]
 """Makes a value that is not None."""
@@ -42,8 +43,7 @@ def value_maker(hint: Any, kind: pa.DataType) -> Maker | None:
         SchemaError: A row class inside of it needs a field that the type has not, or has as another type.
     """
     hint = bare(hint)
-    if pt.is_dictionary(kind):
-        kind = kind.value_type
+    kind = plain_type(kind)
     if is_row_class(hint) and pt.is_struct(kind):
         return _row_maker(hint, {field.name: field.type for field in kind})
     args = get_args(hint)

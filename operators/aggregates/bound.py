@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from lakeward.engine.core.errors import SchemaError
+from lakeward.operators.grouping import plain_type
 from lakeward.operators.windows.columns import is_fixed
 
 AGGREGATE_KINDS = ("count", "sum", "min", "max", "mean", "first", "last", "count_distinct")
@@ -75,8 +76,7 @@ def aggregate_type(kind: str, input_type: pa.DataType | None, column: str = "") 
         return pa.int64()
     if input_type is None:
         raise SchemaError(f"{kind}() needs a column", hint=f'write for example lw.{kind}("amount")')
-    if pa.types.is_dictionary(input_type):
-        input_type = input_type.value_type
+    input_type = plain_type(input_type)
     if kind in ("sum", "mean"):
         return _numeric_type(kind, input_type, column)
     if kind in ("first", "last") or (kind in ("min", "max") and is_ordered(input_type)):

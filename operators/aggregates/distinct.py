@@ -23,7 +23,7 @@ from lakeward.engine.core.errors import SchemaError
 from lakeward.engine.core.hashing import as_int64
 from lakeward.operators.aggregates.identity import ID
 from lakeward.operators.aggregates.lanes import Fetch, Inputs, holding
-from lakeward.operators.grouping import Groups, group_rows_of
+from lakeward.operators.grouping import Groups, group_rows_of, plain_type
 from lakeward.operators.windows.columns import InputColumn, Mask, Rows, Values, group_rows, is_fixed, to_numpy
 
 VALUE = "#value"
@@ -44,8 +44,7 @@ def pairs_of(slots: Rows, values: pa.Array) -> Groups:
 
 def key_type(kind: pa.DataType) -> pa.DataType:
     """The type in which values become a part of a key: decimals as their bytes, dictionaries as their values."""
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
+    kind = plain_type(kind)
     return pa.binary() if pa.types.is_decimal(kind) else kind
 
 

@@ -26,6 +26,7 @@ from lakeward.operators.aggregates.compare import differing
 from lakeward.operators.aggregates.distinct import VALUE, KeyTypes, key_type, key_values
 from lakeward.operators.aggregates.function import AggregateFunction
 from lakeward.operators.aggregates.lanes import Fetch, Given
+from lakeward.operators.grouping import plain_type
 from lakeward.operators.windows.columns import (
     InputColumn,
     Mask,
@@ -238,7 +239,7 @@ class RetractableFunction(AggregateFunction):
 def _checked_kind(bound: BoundAggregate) -> pa.DataType:
     kind = bound.input_type
     assert kind is not None, "min, max, first and last have an input"
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    kind = plain_type(kind)
     if is_ordered(kind):
         return kind
     raise SchemaError(

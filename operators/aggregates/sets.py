@@ -12,6 +12,7 @@ import pyarrow as pa
 from lakeward.engine.api.state import ColumnSpec
 from lakeward.operators.aggregates.function import OneColumn
 from lakeward.operators.aggregates.lanes import Fetch, Given
+from lakeward.operators.grouping import plain_type
 from lakeward.operators.windows.columns import Mask, Rows, Values, group_rows, storage_type
 
 
@@ -31,7 +32,7 @@ class SetOfValues(OneColumn):
     @property
     def _value_type(self) -> pa.DataType:
         kind: Any = self.bound.input_type
-        return storage_type(kind.value_type if pa.types.is_dictionary(kind) else kind)
+        return storage_type(plain_type(kind))
 
     def add(self, fetch: Fetch, given: Given) -> None:
         """Reduce the batch to its different pairs of key and value; add those one by one."""

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from lakeward.engine.api.changelog import is_addition, is_updating, kinds_of, signs, without_kinds
 from lakeward.engine.api.state import RowTable
+from lakeward.operators.grouping import row_codes
 from lakeward.operators.joins.rows import Rows, key_arrays
 
 
@@ -121,27 +122,3 @@ def ranks(codes: Rows) -> Rows:
     result = np.empty(len(codes), np.int64)
     result[order] = np.arange(len(codes)) - np.repeat(starts, lengths)
     return result
-
-
-def row_codes(arrays: Sequence[pa.Array]) -> Rows:
-    """A number for each row, the same for equal rows; nulls equal each other.
-
-    >>> row_codes([pa.array([7, 8, 7, None]), pa.array(["a", "a", "a", None])]).tolist()
-    [0, 1, 0, 2]
-    """
-    codes = _codes(arrays[0])
-    for array in arrays[1:]:
-        more = _codes(array)
-        width = int(more.max(initial=0)) + 1
-        codes = _codes(pa.array(codes * width + more))
-    return codes
-
-
-def _codes(array: pa.Array) -> Rows:
-    if pa.types.is_dictionary(array.type):
-        array = array.dictionary_decode()
-    if pa.types.is_nested(array.type):  # Arrow has no dictionary of nested values
-        array = pa.array([None if one is None else repr(one) for one in array.to_pylist()])
-    codes = array.dictionary_encode(null_encoding="encode").indices
-    numbers: Rows = codes.to_numpy(zero_copy_only=False).astype(np.int64)
-    return numbers

@@ -20,7 +20,7 @@ from lakeward.engine.api.operator import Operator, OperatorFactory
 from lakeward.engine.api.state import Matches
 from lakeward.engine.core.clock import Clock
 from lakeward.engine.core.errors import SourceError
-from lakeward.operators.joins.changes import row_codes
+from lakeward.operators.grouping import row_codes
 from lakeward.operators.joins.index import StaticIndex
 from lakeward.operators.joins.layout import LEFT, How, JoinLayout
 from lakeward.operators.joins.projection import read_columns

@@ -21,7 +21,8 @@ from lakeward.engine.api.expression import BoundExpression
 from lakeward.engine.api.operator import Operator, OperatorFactory
 from lakeward.engine.api.state import Matches, RowsSpec, RowTable
 from lakeward.engine.core.messages import WATERMARK_MIN_US
-from lakeward.operators.joins.changes import locate, net_changes, row_codes
+from lakeward.operators.grouping import row_codes
+from lakeward.operators.joins.changes import locate, net_changes
 from lakeward.operators.joins.layout import LEFT, RIGHT, How, JoinLayout
 from lakeward.operators.joins.projection import narrowed_inputs, narrowed_layout, read_columns, with_columns_of
 from lakeward.operators.joins.rows import (

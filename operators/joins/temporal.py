@@ -21,7 +21,7 @@ from lakeward.engine.api.operator import Operator, OperatorFactory
 from lakeward.engine.api.state import Matches, RowsSpec, RowTable
 from lakeward.engine.core.ids import CheckpointId
 from lakeward.engine.core.json_types import JsonObject
-from lakeward.operators.joins.changes import row_codes
+from lakeward.operators.grouping import row_codes
 from lakeward.operators.joins.layout import LEFT, RIGHT, JoinLayout
 from lakeward.operators.joins.projection import narrowed_inputs, narrowed_layout, read_columns, with_columns_of
 from lakeward.operators.joins.regular import SIDES, JoinInput, describe

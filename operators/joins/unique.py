@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from lakeward.engine.api.state import RowTable
 from lakeward.engine.core.errors import RecordError
-from lakeward.operators.joins.changes import row_codes
+from lakeward.operators.grouping import row_codes
 from lakeward.operators.joins.rows import key_arrays, null_keys
 
 

@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 from lakeward.engine.core.errors import RecordError
 from lakeward.operators.aggregate import BoundAggregate
 from lakeward.operators.aggregates.sums import MeanDecimals, SumDecimals
+from lakeward.operators.grouping import plain, plain_type
 from lakeward.operators.over.slices import Slices
-from lakeward.operators.ranking.keyed_rows import plain
 from lakeward.operators.ranking.order import SortColumn, sort_codes, sorted_rows
 from lakeward.operators.windows.columns import Mask, Rows, Values, decimal_words, to_arrow, to_numpy
 
@@ -66,7 +66,7 @@ class SliceFunction:
         if kind in _COUNTS:
             return None
         assert given is not None, "it has an input"
-        given = given.value_type if pa.types.is_dictionary(given) else given
+        given = plain_type(given)
         if kind not in ("sum", "mean"):
             return given
         if pa.types.is_decimal(given):

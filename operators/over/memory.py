@@ -12,9 +12,10 @@ import pyarrow as pa
 from lakeward.engine.api.context import OperatorContext
 from lakeward.engine.api.state import Matches, StateTable, TableSpec
 from lakeward.operators.aggregate import BoundAggregate
+from lakeward.operators.grouping import plain, plain_type
 from lakeward.operators.over.functions import Parts, SliceFunction, previous_equal
 from lakeward.operators.over.slices import Slices, slices_of_rows, slices_of_time
-from lakeward.operators.ranking.keyed_rows import KeyedRows, plain
+from lakeward.operators.ranking.keyed_rows import KeyedRows
 from lakeward.operators.ranking.order import sorted_rows
 from lakeward.operators.windows.columns import Mask, Rows, group_rows, positions
 from lakeward.operators.windows.timed import KeyTypes, key_types
@@ -244,7 +245,7 @@ class _SeenValues:
     def __init__(self, context: OperatorContext, bound: BoundAggregate, keys: KeyTypes) -> None:
         kind = bound.input_type
         assert kind is not None, "count_distinct has an input"
-        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        kind = plain_type(kind)
         self._as_text = pa.types.is_decimal(kind)
         value = ("value", pa.string() if self._as_text else kind)
         self._table: StateTable = context.table(TableSpec(f"{bound.name}#seen", (*keys, value), (), len(keys)))

@@ -14,9 +14,9 @@ from lakeward.engine.api.operator import Operator, OperatorFactory
 from lakeward.engine.core.errors import SchemaError
 from lakeward.engine.core.ids import CheckpointId
 from lakeward.engine.core.json_types import JsonObject
+from lakeward.operators.grouping import plain
 from lakeward.operators.over.memory import Chunk, Memory, OverConfig, RememberedRows, RememberedTotals
 from lakeward.operators.over.waiting import WaitingRows
-from lakeward.operators.ranking.keyed_rows import plain
 from lakeward.operators.windows.columns import Mask
 from lakeward.operators.windows.progress import Progress
 from lakeward.operators.windows.timed import check_time_column, event_times_us, key_types

@@ -15,8 +15,9 @@ import pyarrow as pa
 from lakeward.engine.api.context import OperatorContext, Output
 from lakeward.engine.api.operator import Operator
 from lakeward.engine.api.state import RowIds
+from lakeward.operators.grouping import plain
 from lakeward.operators.ranking.changes import NONE, Changes, equal_rows, some_columns
-from lakeward.operators.ranking.keyed_rows import KeyedRows, plain
+from lakeward.operators.ranking.keyed_rows import KeyedRows
 from lakeward.operators.ranking.order import (
     CODE_MAX,
     Codes,

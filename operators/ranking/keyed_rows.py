@@ -11,15 +11,11 @@ import pyarrow as pa
 
 from lakeward.engine.api.context import OperatorContext
 from lakeward.engine.api.state import Matches, RowIds, RowsSpec
+from lakeward.operators.grouping import plain
 from lakeward.operators.windows.columns import Mask, Rows, group_rows
 
 _NULL_KEYS = 1
 """Added to the namespace of rows that have a null in their key: row tables do not find those by key."""
-
-
-def plain(array: pa.Array) -> pa.Array:
-    """The array, its dictionary resolved if it has one."""
-    return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
 
 
 class KeyedRows:

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from lakeward.engine.api.changelog import Kinds, is_addition
 from lakeward.engine.core.errors import RecordError
+from lakeward.operators.grouping import comparable
 from lakeward.operators.windows.columns import Mask, Rows, group_rows
 
 
@@ -32,7 +33,7 @@ def apply_changes(groups: Rows, held: pa.RecordBatch, batch: pa.RecordBatch, kin
         RecordError: A row is taken back that is not there.
     """
     pairs = zip(held.columns, batch.columns, strict=True)
-    columns = [pa.concat_arrays([_comparable(one), _comparable(other)]) for one, other in pairs]
+    columns = [pa.concat_arrays([comparable(one), comparable(other)]) for one, other in pairs]
     same, firsts = group_rows([pa.array(groups), *columns])
     adds = np.concatenate([np.ones(held.num_rows, np.bool_), is_addition(kinds)])
     if replace:
@@ -59,13 +60,6 @@ def _not_there(batch: pa.RecordBatch, same: Rows, missing: Mask) -> RecordError:
     )
 
 
-def row_codes(rows: pa.RecordBatch, ranks: Rows | None) -> Rows:
-    """Numbers that are equal where rows are, and their ranks if these matter."""
-    columns = [_comparable(column) for column in rows.columns]
-    codes, _ = group_rows(columns if ranks is None else [pa.array(ranks), *columns])
-    return codes
-
-
 def first_of_each(codes: Rows, counts: Rows) -> Rows:
     """The positions of so many of each number, those that come first.
 
@@ -90,10 +84,3 @@ def match_columns(names: Sequence[str], keys: Sequence[str], upsert_key: Sequenc
     """The columns that tell rows of a key apart: the rest of the upsert key, or all of them."""
     told_by = names if upsert_key is None else upsert_key
     return [name for name in told_by if name not in keys]
-
-
-def _comparable(array: pa.Array) -> pa.Array:
-    """Values that can be grouped: nested ones by their text."""
-    if pa.types.is_nested(array.type):
-        return pa.array([None if one is None else repr(one) for one in array.to_pylist()], pa.string())
-    return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array

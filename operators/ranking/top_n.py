@@ -11,9 +11,10 @@ from lakeward.engine.api.changelog import INSERT, Kinds, append_only, is_updatin
 from lakeward.engine.api.context import OperatorContext, Output
 from lakeward.engine.api.operator import Operator
 from lakeward.engine.api.state import Matches, RowIds
+from lakeward.operators.grouping import plain, row_codes
 from lakeward.operators.ranking.best_row import CODE
 from lakeward.operators.ranking.changes import NONE, Changes, equal_rows, some_columns, with_rank
-from lakeward.operators.ranking.keyed_rows import KeyedRows, plain
+from lakeward.operators.ranking.keyed_rows import KeyedRows
 from lakeward.operators.ranking.order import (
     CODE_MAX,
     Codes,
@@ -25,7 +26,7 @@ from lakeward.operators.ranking.order import (
     sorted_rows,
 )
 from lakeward.operators.ranking.places import DENSE_RANK, ROW_NUMBER, changes_by_place, changes_by_row, rank_numbers
-from lakeward.operators.ranking.retractions import apply_changes, first_of_each, match_columns, row_codes
+from lakeward.operators.ranking.retractions import apply_changes, first_of_each, match_columns
 from lakeward.operators.windows.columns import Mask, Rows, group_rows
 
 
@@ -307,7 +308,7 @@ def _joined(changes: Changes, keys: pa.RecordBatch) -> Changes:
     went, came = (np.flatnonzero(side == NONE) for side in (changes.new, changes.old))
     if not len(went) or not len(came):
         return changes
-    codes = row_codes(keys.take(pa.array(np.concatenate([changes.old[went], changes.new[came]]))), None)
+    codes = row_codes(keys.take(pa.array(np.concatenate([changes.old[went], changes.new[came]]))).columns)
     place = np.full(len(codes), NONE, np.int64)
     place[codes[: len(went)]] = went
     partner = place[codes[len(went) :]]
@@ -354,11 +355,11 @@ def _without_returns(changes: Changes, rows: pa.RecordBatch) -> Changes:
     went, came = (np.flatnonzero(side == NONE) for side in (changes.new, changes.old))
     if not len(went) or not len(came):
         return changes
-    ranks = None
-    if changes.old_ranks is not None and changes.new_ranks is not None:
-        ranks = np.concatenate([changes.old_ranks[went], changes.new_ranks[came]])
     at = np.concatenate([changes.old[went], changes.new[came]])
-    codes = row_codes(rows.take(pa.array(at)), ranks)
+    columns = rows.take(pa.array(at)).columns
+    if changes.old_ranks is not None and changes.new_ranks is not None:
+        columns.append(pa.array(np.concatenate([changes.old_ranks[went], changes.new_ranks[came]])))
+    codes = row_codes(columns)
     before, after = codes[: len(went)], codes[len(went) :]
     size = int(codes.max()) + 1
     both = np.minimum(np.bincount(before, minlength=size), np.bincount(after, minlength=size))

@@ -13,8 +13,8 @@ from lakeward.engine.api.operator import Operator
 from lakeward.engine.api.state import RowsSpec
 from lakeward.engine.core.ids import CheckpointId
 from lakeward.engine.core.json_types import JsonObject
+from lakeward.operators.grouping import plain
 from lakeward.operators.ranking.changes import rank_field
-from lakeward.operators.ranking.keyed_rows import plain
 from lakeward.operators.ranking.order import Order, sort_codes, sorted_rows
 from lakeward.operators.ranking.places import ROW_NUMBER, rank_numbers
 from lakeward.operators.windows.columns import Mask, Rows, group_rows

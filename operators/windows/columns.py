@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from lakeward.operators.grouping import group_keys
+from lakeward.operators.grouping import group_keys, plain
 from lakeward.operators.grouping import is_fixed as is_fixed
 
 Values = npt.NDArray[Any]
@@ -110,8 +110,7 @@ class InputColumn:
     @classmethod
     def of(cls, array: pa.Array) -> InputColumn:
         """Look at a column."""
-        if pa.types.is_dictionary(array.type):
-            array = array.dictionary_decode()
+        array = plain(array)
         values: Values | None = None
         if is_fixed(array.type):
             values = to_numpy(array)

@@ -18,6 +18,7 @@ from lakeward.engine.core.errors import RecordError, SchemaError
 from lakeward.engine.core.ids import CheckpointId
 from lakeward.engine.core.json_types import JsonObject
 from lakeward.engine.core.messages import WATERMARK_MAX_US
+from lakeward.operators.grouping import plain, plain_type
 from lakeward.operators.windows.columns import Rows, to_numpy
 from lakeward.operators.windows.progress import Progress
 
@@ -96,8 +97,7 @@ def key_arrays(keys: KeyTypes, batch: pa.RecordBatch) -> list[pa.Array]:
     """The key columns of a batch, dictionary-encoded ones as their values; one constant where there is no key."""
     if not keys:
         return [pa.array(np.zeros(batch.num_rows, dtype=np.int8))]
-    arrays = [batch.column(name) for name, _ in keys]
-    return [a.dictionary_decode() if pa.types.is_dictionary(a.type) else a for a in arrays]
+    return [plain(batch.column(name)) for name, _ in keys]
 
 
 def event_times_us(batch: pa.RecordBatch, column: str) -> Rows:
@@ -141,9 +141,7 @@ def key_types(schema: pa.Schema, keys: Sequence[str]) -> KeyTypes:
     for name in keys:
         if name not in schema.names:
             raise SchemaError(f"there is no column '{name}' to key by", hint=f"there are {', '.join(schema.names)}")
-    kinds = [schema.field(name).type for name in keys]
-    plain = [kind.value_type if pa.types.is_dictionary(kind) else kind for kind in kinds]
-    return tuple(zip(keys, plain, strict=True))
+    return tuple((name, plain_type(schema.field(name).type)) for name in keys)
 
 
 def check_time_column(schema: pa.Schema, column: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lakeward.operators.grouping import group_keys
+from lakeward.operators.grouping import group_keys, row_codes
 from lakeward.operators.windows.columns import group_rows
 
 LONG = ["2026-01-01", "2026-01-02", "2026-02-01"]
@@ -44,3 +44,21 @@ def test_no_rows_have_no_groups() -> None:
     numbers, firsts = group_rows([pa.array([], pa.int64())])
     assert not len(numbers)
     assert not len(firsts)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        pa.array([[1], None, [1], [2]]),
+        pa.array([{"a": 1}, None, {"a": 1}, {"a": 2}]),
+        pa.array(["a", None, "a", "b"]).dictionary_encode(),
+        pa.array([0.0, None, -0.0, 1.0]),
+        pa.array([1, None, 1, 2], pa.decimal128(9, 2)),
+        pa.array([b"a", None, b"a", b"b"]),
+    ],
+    ids=["list", "struct", "dictionary", "float", "decimal", "bytes"],
+)
+def test_rows_of_any_types_have_codes_that_are_equal_where_they_are(array: pa.Array) -> None:
+    assert row_codes([array]).tolist() == [0, 1, 0, 2]
+    assert row_codes([array, pa.array([1, 1, 2, 1])]).tolist() == [0, 1, 2, 3]
+    assert row_codes([array[:0]]).tolist() == []
