@@ -19,9 +19,10 @@ import pyarrow as pa
 from lakeward.engine.api.operator import OperatorFactory
 from lakeward.engine.core.messages import WATERMARK_MAX_US
 from lakeward.operators.joins.broadcast import BroadcastJoin
+from lakeward.operators.joins.factory import JoinInput
 from lakeward.operators.joins.interval import Bounds, IntervalJoin
 from lakeward.operators.joins.layout import JoinLayout
-from lakeward.operators.joins.regular import JoinInput, RegularJoin
+from lakeward.operators.joins.regular import RegularJoin
 from lakeward.operators.joins.temporal import TemporalJoin
 from lakeward.operators.joins.times import TimeColumn
 from lakeward.operators.joins.window import WindowJoin
@@ -111,13 +112,13 @@ def interval(left: pa.Schema, right: pa.Schema) -> OperatorFactory:
     from lakeward.dsl.expressions import col
 
     within = (col("opens").bind(right), col("expires").bind(right))
-    return IntervalJoin(inputs(left, right, unique=True), layout(left, right), Bounds(within=within))
+    return IntervalJoin(inputs(left, right, unique=True), layout(left, right), bounds=Bounds(within=within))
 
 
 def window(left: pa.Schema, right: pa.Schema) -> OperatorFactory:
     """Bids with auctions of the same second."""
     windows = WindowAssigner(SECOND_US, SECOND_US)
-    return WindowJoin(inputs(left, right), layout(left, right), windows)
+    return WindowJoin(inputs(left, right), layout(left, right), window=windows)
 
 
 def temporal(left: pa.Schema, right: pa.Schema) -> OperatorFactory:

@@ -22,10 +22,11 @@ from lakeward.engine.core.expect import expect, expect_choice, expect_whole
 from lakeward.engine.core.names import did_you_mean
 from lakeward.engine.graph.logical import Edge, Exchange, Node, SourceSpec
 from lakeward.operators.joins.broadcast import BroadcastJoin
+from lakeward.operators.joins.factory import JoinInput
 from lakeward.operators.joins.interval import Bounds, IntervalJoin, IntervalOptions
 from lakeward.operators.joins.layout import HOWS, LEFT, RIGHT, How, JoinLayout
 from lakeward.operators.joins.lookup import LookupJoin, LookupOptions
-from lakeward.operators.joins.regular import JoinInput, RegularJoin
+from lakeward.operators.joins.regular import RegularJoin
 from lakeward.operators.joins.temporal import TemporalJoin
 from lakeward.operators.joins.times import TimeColumn
 from lakeward.operators.joins.window import WindowJoin
@@ -377,7 +378,7 @@ def interval_join(
     bound_columns = sorted({name for bound in bounds.within or () for name in bound.columns})
     made.narrow_right([made.time(RIGHT).name, *bound_columns])
     options = IntervalOptions(event_time, (_tag_name(late[LEFT]), _tag_name(late[RIGHT])))
-    factory = IntervalJoin(made.inputs(timed=True), made.layout, bounds, style.how, made.where, options)
+    factory = IntervalJoin(made.inputs(timed=True), made.layout, style.how, made.where, bounds=bounds, options=options)
     if event_time is not None:
         _check_event_time(made, factory, event_time)
     node = made.add("interval-join", factory, factory.schema)
@@ -476,10 +477,11 @@ def window_join(
     _refuse_updates("window join", left, right)
     made = _Join("window join", left, right, keys, style)
     expect(window, WindowSpec, "window_join: window", 'give for example lw.Tumbling("10s") or lw.Session("10s")')
-    layout = _join_windows(made, window)
+    windows = _join_windows(made, window)
     made.narrow_right([made.time(RIGHT).name])
     tags = (_tag_name(late[LEFT]), _tag_name(late[RIGHT]))
-    factory = WindowJoin(made.inputs(timed=True), made.layout, layout, style.how, made.where, tags)
+    inputs = made.inputs(timed=True)
+    factory = WindowJoin(inputs, made.layout, style.how, made.where, window=windows, late_tags=tags)
     for name in (WINDOW_START, WINDOW_END):
         if name in factory.sent.schema.names:
             problem = f"the window join adds a column '{name}', and its inputs have one already"
@@ -541,8 +543,7 @@ def temporal_join(
         times = made.time(RIGHT)
     plain_left, plain_right = made.inputs()
     inputs = (replace(plain_left, time=made.time(LEFT)), replace(plain_right, time=times))
-    how: Literal["inner", "left"] = "left" if style.how == "left" else "inner"
-    factory = TemporalJoin(inputs, made.layout, how, made.where, _tag_name(late_left))
+    factory = TemporalJoin(inputs, made.layout, style.how, made.where, _tag_name(late_left))
     node = made.add("temporal-join", factory, factory.schema)
     return JoinResult(made.left, node, made.left.event_time, _late_inputs(made, (late_left, None)))
 
@@ -649,7 +650,7 @@ def _lookup_source(
     expect_whole(asking.batch_keys, "lookup_join: batch_keys", least=1)
     expect_whole(asking.retries, "lookup_join: retries", least=0)
     options = LookupOptions(cache.size, cache.ttl_us, cache.missing, asking.batch_keys, asking.retries)
-    factory = LookupJoin(made.inputs(), source, made.layout, style.how, made.where, options)
+    factory = LookupJoin(made.inputs(), made.layout, style.how, made.where, source=source, options=options)
     node = made.add_with("lookup-join", factory, factory.schema, [made.left._edge()])
     return JoinResult(made.left, node, made.left.event_time)
 

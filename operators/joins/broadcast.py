@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
@@ -18,48 +18,41 @@ import pyarrow as pa
 
 from lakeward.engine.api.changelog import kinds_of, with_kinds, without_kinds
 from lakeward.engine.api.context import OperatorContext, Output
-from lakeward.engine.api.expression import BoundExpression
-from lakeward.engine.api.operator import Operator, OperatorFactory
+from lakeward.engine.api.operator import Operator
 from lakeward.engine.api.state import RowsSpec
 from lakeward.engine.core.errors import RecordError
 from lakeward.engine.core.hashing import hash_columns
 from lakeward.engine.core.ids import CheckpointId
 from lakeward.engine.core.json_types import JsonObject
 from lakeward.engine.core.keygroups import key_group_range, key_groups
+from lakeward.operators.joins.factory import JoinFactory
 from lakeward.operators.joins.index import StaticIndex
-from lakeward.operators.joins.layout import LEFT, RIGHT, How, JoinLayout
-from lakeward.operators.joins.projection import narrowed_inputs, narrowed_layout, read_columns, with_columns_of
-from lakeward.operators.joins.regular import JoinInput, describe
-from lakeward.operators.joins.rows import EMIT_ROWS_MAX, BatchRows, Condition, Mask, Pairs, Rows, key_arrays, pick
+from lakeward.operators.joins.layout import LEFT, RIGHT
+from lakeward.operators.joins.rows import (
+    EMIT_ROWS_MAX,
+    BatchRows,
+    Condition,
+    Mask,
+    Pairs,
+    Rows,
+    key_arrays,
+    pick,
+    with_columns_of,
+)
 
 
 @dataclass(frozen=True, slots=True)
-class BroadcastJoin(OperatorFactory):
+class BroadcastJoin(JoinFactory):
     """Looks every row of a stream up in a bounded table.
 
     Args:
         inputs: The stream, maybe an updating one, and the table, append-only.
-        layout: The joined rows.
         how: "inner", "left", "semi" or "anti".
-        where: A further condition over the joined rows.
-        columns: The columns that are sent; None: all.
     """
-
-    inputs: tuple[JoinInput, JoinInput]
-    layout: JoinLayout
-    how: How = "inner"
-    where: BoundExpression | None = None
-    columns: tuple[str, ...] | None = None
 
     def create(self) -> Operator:
         """Make the operator of one subtask."""
         return _BroadcastJoin(self)
-
-    @property
-    def sent(self) -> JoinLayout:
-        """The columns that are sent."""
-        sent = self.layout.left_only() if self.how in ("semi", "anti") else self.layout
-        return sent.only(self.columns)
 
     @property
     def schema(self) -> pa.Schema:
@@ -70,35 +63,12 @@ class BroadcastJoin(OperatorFactory):
     @property
     def description(self) -> str:
         """What is joined by what."""
-        return describe(self.how, "lookup join", self.inputs, self.where)
-
-    @property
-    def vectorised(self) -> bool:
-        """Whether the condition is computed by kernels alone."""
-        return self.where is None or self.where.vectorised
-
-    @property
-    def stateful(self) -> bool:
-        """It keeps rows."""
-        return True
+        return self.described("lookup join")
 
     @property
     def first_input(self) -> int:
         """The table is read first."""
         return RIGHT
-
-    def required_columns(self, sent: frozenset[str], inputs: Sequence[pa.Schema]) -> Sequence[frozenset[str]]:
-        """Those that are sent, and what rows are joined by."""
-        return read_columns(self.inputs, self.layout, self.where, sent)
-
-    def narrowed(self, columns: Sequence[str]) -> BroadcastJoin | None:
-        """The same join, which keeps and sends fewer columns."""
-        layout = narrowed_layout(self.layout, self.where, columns)
-        if layout is None:
-            return None
-        read = self.required_columns(frozenset(columns), ())
-        inputs = narrowed_inputs(self.inputs, read)
-        return replace(self, inputs=inputs, layout=layout, columns=tuple(columns))
 
 
 class _BroadcastJoin(Operator):

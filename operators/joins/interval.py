@@ -9,7 +9,7 @@ are also sent without a partner are sent then, so that nothing is ever taken bac
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -17,15 +17,14 @@ import pyarrow as pa
 from lakeward.engine.api.changelog import INSERT
 from lakeward.engine.api.context import OperatorContext, Output
 from lakeward.engine.api.expression import BoundExpression
-from lakeward.engine.api.operator import Operator, OperatorFactory
+from lakeward.engine.api.operator import Operator
 from lakeward.engine.api.state import Matches, RowsSpec, RowTable
 from lakeward.engine.core.errors import RecordError
 from lakeward.engine.core.hashing import null_mask
 from lakeward.engine.core.ids import CheckpointId
 from lakeward.engine.core.json_types import JsonObject
-from lakeward.operators.joins.layout import LEFT, RIGHT, How, JoinLayout
-from lakeward.operators.joins.projection import narrowed_inputs, narrowed_layout, read_columns, with_columns_of
-from lakeward.operators.joins.regular import SIDES, JoinInput, describe
+from lakeward.operators.joins.factory import SIDES, JoinFactory, LateRows
+from lakeward.operators.joins.layout import LEFT, RIGHT
 from lakeward.operators.joins.rows import (
     BatchRows,
     Condition,
@@ -36,6 +35,7 @@ from lakeward.operators.joins.rows import (
     key_arrays,
     null_keys,
     pick,
+    with_columns_of,
 )
 from lakeward.operators.joins.times import Buckets, bounded, bucket_width_us, from_us, to_us
 from lakeward.operators.joins.unique import check_unique
@@ -99,7 +99,7 @@ class Bounds:
 
 
 @dataclass(frozen=True, slots=True)
-class IntervalJoin(OperatorFactory):
+class IntervalJoin(JoinFactory):
     """Joins rows of equal keys whose event times are near each other.
 
     A row whose event time the watermark has already reached is late: it is counted (`late_rows`) and goes to its
@@ -107,31 +107,17 @@ class IntervalJoin(OperatorFactory):
 
     Args:
         inputs: Left and right, append-only, with event time.
-        layout: The joined rows, of both sides.
-        bounds: What near means.
         how: What is sent; rows without a partner when the watermark says that none can come.
-        where: A further condition over the joined rows.
+        bounds: What near means.
         options: Names of further columns and side outputs.
-        columns: The columns that are sent; None: all.
     """
 
-    inputs: tuple[JoinInput, JoinInput]
-    layout: JoinLayout
-    bounds: Bounds
-    how: How = "inner"
-    where: BoundExpression | None = None
+    bounds: Bounds = field(kw_only=True)
     options: IntervalOptions | None = None
-    columns: tuple[str, ...] | None = None
 
     def create(self) -> Operator:
         """Make the operator of one subtask."""
         return _IntervalJoin(self)
-
-    @property
-    def sent(self) -> JoinLayout:
-        """The columns of the inputs that are sent."""
-        sent = self.layout.left_only() if self.how in ("semi", "anti") else self.layout
-        return sent.only(self.columns)
 
     @property
     def schema(self) -> pa.Schema:
@@ -139,19 +125,12 @@ class IntervalJoin(OperatorFactory):
         time = self.options.event_time if self.options is not None else None
         if time is None:
             return self.sent.schema
-        return self.sent.schema.append(pa.field(time, self.time_type))
-
-    @property
-    def time_type(self) -> pa.DataType:
-        """The type of event times in the result: the left's."""
-        left = self.inputs[LEFT]
-        assert left.time is not None, "an interval join has event time"
-        return left.schema.field(left.time.name).type
+        return self.sent.schema.append(pa.field(time, self.inputs[LEFT].time_type))
 
     @property
     def description(self) -> str:
         """What is joined by what."""
-        return f"{describe(self.how, 'interval join', self.inputs, self.where)}, {self.bounds.description}"
+        return f"{self.described('interval join')}, {self.bounds.description}"
 
     @property
     def vectorised(self) -> bool:
@@ -159,26 +138,17 @@ class IntervalJoin(OperatorFactory):
         within = self.bounds.within or ()
         return all(part.vectorised for part in (*within, *(() if self.where is None else (self.where,))))
 
-    @property
-    def stateful(self) -> bool:
-        """It keeps rows."""
-        return True
-
     def required_columns(self, sent: frozenset[str], inputs: Sequence[pa.Schema]) -> Sequence[frozenset[str]]:
         """Those that are sent, and what rows are joined by."""
-        left, right = read_columns(self.inputs, self.layout, self.where, sent)
+        left, right = JoinFactory.required_columns(self, sent, inputs)
         return left, right.union(*(bound.columns for bound in self.bounds.within or ()))
 
     def narrowed(self, columns: Sequence[str]) -> IntervalJoin | None:
         """The same join, which keeps and sends fewer columns."""
-        layout = narrowed_layout(self.layout, self.where, columns)
-        if layout is None:
-            return None
-        read = self.required_columns(frozenset(columns), ())
-        inputs, options = narrowed_inputs(self.inputs, read), self.options
-        if options is not None and options.event_time not in columns:
-            options = replace(options, event_time=None)
-        return replace(self, inputs=inputs, layout=layout, options=options, columns=tuple(columns))
+        narrow, options = JoinFactory.narrowed(self, columns), self.options
+        if narrow is not None and options is not None and options.event_time not in columns:
+            return replace(narrow, options=replace(options, event_time=None))
+        return narrow
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +173,6 @@ class _Side:
         once = how in ("semi", "anti") and index == LEFT
         self.ends_when_met = once or config.inputs[1 - index].unique
         self.flagged = self.sends_alone and not self.ends_when_met
-        self.late_tag = config.options.late_tags[index] if config.options is not None else None
 
     def open(self, context: OperatorContext) -> None:
         """Open its table."""
@@ -216,11 +185,6 @@ class _Side:
         mutable = (*((FROM, UPTO) if self.index == RIGHT else ()), *((MET,) if self.flagged else ()))
         self.table: RowTable = context.rows(RowsSpec(SIDES[self.index], schema, self.input.keys, mutable))
         self.buckets = Buckets(self.table)
-
-    def times_us(self, batch: pa.RecordBatch) -> Rows:
-        """Event times of rows."""
-        assert self.input.time is not None, "an interval join has event time"
-        return self.input.time.times_us(batch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +209,8 @@ class _IntervalJoin(Operator):
     def open(self, context: OperatorContext) -> None:
         for side in self._sides:
             side.open(context)
-        self._late_rows = context.counter("late_rows")
+        options = self._config.options
+        self._late_rows = LateRows(context, (None, None) if options is None else options.late_tags)
         self._progress = Progress.of(context)
 
     def on_batch(self, batch: pa.RecordBatch, out: Output) -> None:
@@ -272,14 +237,11 @@ class _IntervalJoin(Operator):
         self._remember(own, arrivals, counts, out)
 
     def _arrivals(self, own: _Side, batch: pa.RecordBatch, out: Output) -> _Arrivals:
-        times_us = own.times_us(batch)
+        times_us = own.input.times_us(batch)
         marks = self._progress.watermarks(key_arrays(batch, own.input.keys))
         late: Mask = times_us <= (self._progress.watermark_us if marks is None else marks)
-        if late.any():
-            self._late_rows.inc(int(np.count_nonzero(late)))
-            if own.late_tag is not None:
-                out.emit_side(own.late_tag, pick(batch, late))
-            batch, times_us = pick(batch, ~late), times_us[~late]
+        self._late_rows.set_aside(own.index, batch, late, out)
+        batch, times_us = pick(batch, ~late), times_us[~late]
         if own.index == LEFT:
             return _Arrivals(batch, times_us, self._bounds.left_dead_us(times_us), None)
         intervals = self._bounds.intervals_us(batch, times_us)
@@ -295,8 +257,7 @@ class _IntervalJoin(Operator):
         else:
             assert arrivals.intervals_us is not None, "right rows have intervals"
             first, last = (bound[matches.rows] for bound in arrivals.intervals_us)
-            time = self._sides[LEFT].input.time
-            assert time is not None, "an interval join has event time"
+            time = self._sides[LEFT].input.event_time
             left_us = time.times_us(table.take(matches.ids, (time.name,)))
         near: Mask = (first <= left_us) & (left_us <= last)
         return near
@@ -309,10 +270,9 @@ class _IntervalJoin(Operator):
         for chunk in pairs.chunks():
             times = []
             for side in self._sides:
-                assert side.input.time is not None, "an interval join has event time"
-                named = (side.input.time.name,)
-                times.append(side.times_us(chunk.sources[side.index].take(chunk.numbers[side.index], named)))
-            latest = from_us(np.maximum(*times), self._config.time_type)
+                named = (side.input.event_time.name,)
+                times.append(side.input.times_us(chunk.sources[side.index].take(chunk.numbers[side.index], named)))
+            latest = from_us(np.maximum(*times), self._config.inputs[LEFT].time_type)
             columns = chunk.columns(self._config.sent)
             out.emit(pa.RecordBatch.from_arrays([*columns.columns, latest], schema=self._config.schema))
 

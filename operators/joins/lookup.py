@@ -7,24 +7,22 @@ answer (as with Flink's lookup joins). The cache is not part of checkpoints.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
 
 from lakeward.engine.api.changelog import INSERT
 from lakeward.engine.api.context import Counter, OperatorContext, Output
-from lakeward.engine.api.expression import BoundExpression
 from lakeward.engine.api.lookup import LookupReader, LookupSource
-from lakeward.engine.api.operator import Operator, OperatorFactory
+from lakeward.engine.api.operator import Operator
 from lakeward.engine.api.state import Matches
 from lakeward.engine.core.clock import Clock
 from lakeward.engine.core.errors import SourceError
 from lakeward.operators.grouping import row_codes
+from lakeward.operators.joins.factory import JoinFactory
 from lakeward.operators.joins.index import StaticIndex
-from lakeward.operators.joins.layout import LEFT, How, JoinLayout
-from lakeward.operators.joins.projection import read_columns
-from lakeward.operators.joins.regular import JoinInput, describe
+from lakeward.operators.joins.layout import LEFT
 from lakeward.operators.joins.rows import BatchRows, Condition, Pairs, Rows, Sender, key_arrays, null_keys
 
 _CHUNKS_MAX = 64
@@ -86,55 +84,36 @@ class _FunctionReader(LookupReader):
 
 
 @dataclass(frozen=True, slots=True)
-class LookupJoin(OperatorFactory):
+class LookupJoin(JoinFactory):
     """Looks every row of a stream up in another system.
 
     Args:
         inputs: The stream, append-only, and the source's rows.
-        source: What is asked.
-        layout: The joined rows.
         how: "inner", "left", "semi" or "anti".
-        where: A further condition over the joined rows.
+        source: What is asked.
         options: Cache, batches and retries.
-        columns: The columns that are sent; None: all.
     """
 
-    inputs: tuple[JoinInput, JoinInput]
-    source: LookupSource
-    layout: JoinLayout
-    how: How = "inner"
-    where: BoundExpression | None = None
+    source: LookupSource = field(kw_only=True)
     options: LookupOptions = LookupOptions()
-    columns: tuple[str, ...] | None = None
 
     def create(self) -> Operator:
         """Make the operator of one subtask."""
         return _LookupJoin(self)
 
     @property
-    def sent(self) -> JoinLayout:
-        """The columns that are sent."""
-        sent = self.layout.left_only() if self.how in ("semi", "anti") else self.layout
-        return sent.only(self.columns)
-
-    @property
-    def schema(self) -> pa.Schema:
-        """Schema of the result."""
-        return self.sent.schema
-
-    @property
     def description(self) -> str:
         """What is joined by what."""
-        return f"{describe(self.how, 'lookup join', self.inputs, self.where)} in {self.source.description}"
+        return f"{self.described('lookup join')} in {self.source.description}"
 
     @property
-    def vectorised(self) -> bool:
-        """Whether the condition is computed by kernels alone."""
-        return self.where is None or self.where.vectorised
+    def stateful(self) -> bool:
+        """It keeps nothing that is saved."""
+        return False
 
     def required_columns(self, sent: frozenset[str], inputs: Sequence[pa.Schema]) -> Sequence[frozenset[str]]:
         """Those that are sent, and what rows are looked up by."""
-        return read_columns(self.inputs, self.layout, self.where, sent)[:1]
+        return JoinFactory.required_columns(self, sent, inputs)[:1]
 
     def narrowed(self, columns: Sequence[str]) -> LookupJoin:
         """The same join, which sends fewer columns; the source is asked for whole rows."""

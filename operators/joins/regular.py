@@ -9,22 +9,20 @@ batch is not mentioned.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
-from lakeward.engine.api.changelog import DELETE, INSERT, append_only, is_updating, updating
+from lakeward.engine.api.changelog import DELETE, INSERT, append_only, updating
 from lakeward.engine.api.context import OperatorContext, Output
-from lakeward.engine.api.expression import BoundExpression
-from lakeward.engine.api.operator import Operator, OperatorFactory
+from lakeward.engine.api.operator import Operator
 from lakeward.engine.api.state import Matches, RowsSpec, RowTable
 from lakeward.engine.core.messages import WATERMARK_MIN_US
 from lakeward.operators.grouping import row_codes
 from lakeward.operators.joins.changes import locate, net_changes
-from lakeward.operators.joins.layout import LEFT, RIGHT, How, JoinLayout
-from lakeward.operators.joins.projection import narrowed_inputs, narrowed_layout, read_columns, with_columns_of
+from lakeward.operators.joins.factory import SIDES, JoinFactory
+from lakeward.operators.joins.layout import LEFT, RIGHT
 from lakeward.operators.joins.rows import (
     BatchRows,
     Condition,
@@ -35,60 +33,25 @@ from lakeward.operators.joins.rows import (
     key_arrays,
     null_keys,
     pick,
+    with_columns_of,
 )
-from lakeward.operators.joins.times import Buckets, TimeColumn, bounded, bucket_width_us
+from lakeward.operators.joins.times import Buckets, bounded, bucket_width_us
 from lakeward.operators.joins.unique import check_unique
 
 MATCHES = "matches$"
 """The hidden column of partner counts."""
 
-SIDES = ("left", "right")
-
 
 @dataclass(frozen=True, slots=True)
-class JoinInput:
-    """One side of a join.
-
-    Args:
-        schema: Of its rows.
-        keys: Its key columns; of the same types, in the same order, on both sides.
-        identity: The columns that tell rows of an updating input apart, the keys among them; None: whole rows.
-        unique: Whether no two rows have one key at one time; the join checks it.
-        time: Its event time, where the join needs one.
-    """
-
-    schema: pa.Schema
-    keys: tuple[str, ...]
-    identity: tuple[str, ...] | None = None
-    unique: bool = False
-    time: TimeColumn | None = None
-
-    @property
-    def updating(self) -> bool:
-        """Whether it takes rows back."""
-        return is_updating(self.schema)
-
-
-@dataclass(frozen=True, slots=True)
-class RegularJoin(OperatorFactory):
+class RegularJoin(JoinFactory):
     """Joins two streams by equality of keys. State grows with the input unless `state_ttl_us` is given.
 
     Args:
-        inputs: Left and right.
-        layout: The joined rows, of both sides, whatever is sent of them.
-        how: What is sent.
-        where: A further condition over the joined rows.
         state_ttl_us: Rows are forgotten when the watermark has passed their event time by this (and up to half of it
             more); None: never.
-        columns: The columns that are sent; None: all.
     """
 
-    inputs: tuple[JoinInput, JoinInput]
-    layout: JoinLayout
-    how: How = "inner"
-    where: BoundExpression | None = None
     state_ttl_us: int | None = None
-    columns: tuple[str, ...] | None = None
 
     def create(self) -> Operator:
         """Make the operator of one subtask."""
@@ -107,45 +70,9 @@ class RegularJoin(OperatorFactory):
         return updating(sent) if self.updating else sent
 
     @property
-    def sent(self) -> JoinLayout:
-        """The columns that are sent."""
-        sent = self.layout.left_only() if self.how in ("semi", "anti") else self.layout
-        return sent.only(self.columns)
-
-    @property
     def description(self) -> str:
         """What is joined by what."""
-        return describe(self.how, "join", self.inputs, self.where)
-
-    @property
-    def vectorised(self) -> bool:
-        """Whether the condition is computed by kernels alone."""
-        return self.where is None or self.where.vectorised
-
-    @property
-    def stateful(self) -> bool:
-        """It keeps rows."""
-        return True
-
-    def required_columns(self, sent: frozenset[str], inputs: Sequence[pa.Schema]) -> Sequence[frozenset[str]]:
-        """Those that are sent, and what rows are joined by."""
-        return read_columns(self.inputs, self.layout, self.where, sent)
-
-    def narrowed(self, columns: Sequence[str]) -> RegularJoin | None:
-        """The same join, which keeps and sends fewer columns."""
-        layout = narrowed_layout(self.layout, self.where, columns)
-        if layout is None:
-            return None
-        read = self.required_columns(frozenset(columns), ())
-        inputs = narrowed_inputs(self.inputs, read)
-        return replace(self, inputs=inputs, layout=layout, columns=tuple(columns))
-
-
-def describe(how: str, kind: str, inputs: tuple[JoinInput, JoinInput], where: BoundExpression | None) -> str:
-    """A join in a few words: "left join on auction = id where price > 3"."""
-    pairs = zip(inputs[LEFT].keys, inputs[RIGHT].keys, strict=True)
-    keys = ", ".join(ours if ours == theirs else f"{ours} = {theirs}" for ours, theirs in pairs)
-    return f"{how} {kind} on {keys}" + (f" where {where.description}" if where is not None else "")
+        return self.described("join")
 
 
 class _Side:
@@ -312,8 +239,7 @@ class _RegularJoin(Operator):
         if self._ttl_us is None:
             own.table.append(rows)
             return
-        assert own.input.time is not None, "a time to live needs event time"
-        dead_us = bounded(own.input.time.times_us(rows)) + self._ttl_us
+        dead_us = bounded(own.input.times_us(rows)) + self._ttl_us
         alive = dead_us > self._watermark_us
         least_us = bucket_width_us(self._ttl_us)
         own.buckets.append(pick(rows, alive), dead_us[alive], self._watermark_us, least_us)

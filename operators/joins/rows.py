@@ -204,6 +204,11 @@ def pick(batch: pa.RecordBatch, mask: Mask) -> pa.RecordBatch:
     return batch if mask.all() else batch.filter(pa.array(mask))
 
 
+def with_columns_of(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """The batch with the columns of a schema, of which it may have more, in another order."""
+    return batch if batch.schema.names == schema.names else batch.select(schema.names)
+
+
 def append_by(table: RowTable, batch: pa.RecordBatch, namespaces: Rows) -> None:
     """Append each row to its namespace."""
     if not len(namespaces):

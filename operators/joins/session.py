@@ -19,14 +19,13 @@ import pyarrow as pa
 
 from lakeward.engine.api.context import OperatorContext, Output
 from lakeward.engine.api.operator import Operator
-from lakeward.engine.api.state import RowsSpec, RowTable, SlotArray
+from lakeward.engine.api.state import RowTable, SlotArray
 from lakeward.engine.core.ids import CheckpointId
 from lakeward.engine.core.json_types import JsonObject
 from lakeward.operators.aggregate import Fetch
+from lakeward.operators.joins.factory import JoinInput, LateRows, open_tables
 from lakeward.operators.joins.layout import LEFT, RIGHT
-from lakeward.operators.joins.projection import with_columns_of
-from lakeward.operators.joins.regular import SIDES, JoinInput
-from lakeward.operators.joins.rows import BatchRows, Mask, Pairs, Rows, key_arrays, null_keys, pick
+from lakeward.operators.joins.rows import BatchRows, Mask, Pairs, Rows, key_arrays, null_keys, pick, with_columns_of
 from lakeward.operators.joins.window_sender import BoundsOf, WindowSender
 from lakeward.operators.windows.accumulate import Accumulator
 from lakeward.operators.windows.session_operator import SessionAssigner, SessionConfig, SessionOperator
@@ -96,9 +95,8 @@ class SessionJoinOperator(Operator):
 
     def open(self, context: OperatorContext) -> None:
         """Open the tables."""
-        specs = [RowsSpec(name, one.schema, one.keys) for name, one in zip(SIDES, self._config.inputs, strict=True)]
-        self._tables: tuple[RowTable, RowTable] = (context.rows(specs[LEFT]), context.rows(specs[RIGHT]))
-        self._late_rows = context.counter("late_rows")
+        self._tables = open_tables(context, self._config.inputs)
+        self._late_rows = LateRows(context, self._config.late_tags)
         self._sessions.open(context)
 
     def on_batch(self, batch: pa.RecordBatch, out: Output) -> None:
@@ -109,14 +107,10 @@ class SessionJoinOperator(Operator):
         """Keep rows until their session is complete; send late ones aside."""
         side = self._config.inputs[index]
         batch = with_columns_of(batch, side.schema)
-        times_us = _times_us(side, batch)
+        times_us = side.times_us(batch)
         nulls = null_keys(batch, side.keys)
         late = self._late(side, batch, times_us, nulls, out)
-        if late.any():
-            self._late_rows.inc(int(np.count_nonzero(late)))
-            tag = self._config.late_tags[index]
-            if tag is not None:
-                out.emit_side(tag, pick(batch, late))
+        self._late_rows.set_aside(index, batch, late, out)
         if nulls is not None and self._sender.sends_alone[index]:
             ends_us = times_us + self._gap_us
             numbers = np.flatnonzero(nulls & ~late)
@@ -157,19 +151,13 @@ class SessionJoinOperator(Operator):
         """The rows of a side that lie in complete sessions; their keys may have later ones."""
         table, side = self._tables[index], self._config.inputs[index]
         matches = table.find(fired.keys)
-        assert side.time is not None, "a window join has event time"
-        times_us = _times_us(side, table.take(matches.ids, (side.time.name,)))
+        times_us = side.times_us(table.take(matches.ids, (side.event_time.name,)))
         inside = (fired.starts_us[matches.rows] <= times_us) & (times_us < fired.ends_us[matches.rows])
         return _SessionRows(table, matches.ids[inside], matches.rows[inside])
 
     def snapshot(self, checkpoint: CheckpointId) -> JsonObject:
         """How far event time has come."""
         return self._sessions.snapshot(checkpoint)
-
-
-def _times_us(side: JoinInput, batch: pa.RecordBatch) -> Rows:
-    assert side.time is not None, "a window join has event time"
-    return side.time.times_us(batch)
 
 
 def _pairs(left: _SessionRows, right: _SessionRows) -> Iterator[tuple[Rows, Pairs]]:

@@ -8,30 +8,38 @@ of a key, those before the newest one that the watermark has reached are forgott
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
 from lakeward.engine.api.changelog import DELETE, INSERT, ROW_KIND, UPDATE_BEFORE, is_updating, kinds_of
 from lakeward.engine.api.context import OperatorContext, Output
-from lakeward.engine.api.expression import BoundExpression
-from lakeward.engine.api.operator import Operator, OperatorFactory
-from lakeward.engine.api.state import Matches, RowsSpec, RowTable
+from lakeward.engine.api.operator import Operator
+from lakeward.engine.api.state import Matches, RowTable
 from lakeward.engine.core.ids import CheckpointId
 from lakeward.engine.core.json_types import JsonObject
 from lakeward.operators.grouping import row_codes
-from lakeward.operators.joins.layout import LEFT, RIGHT, JoinLayout
-from lakeward.operators.joins.projection import narrowed_inputs, narrowed_layout, read_columns, with_columns_of
-from lakeward.operators.joins.regular import SIDES, JoinInput, describe
-from lakeward.operators.joins.rows import BatchRows, Condition, Mask, Pairs, Rows, Sender, key_arrays, null_keys, pick
+from lakeward.operators.joins.factory import JoinFactory, LateRows, open_tables
+from lakeward.operators.joins.layout import LEFT, RIGHT
+from lakeward.operators.joins.rows import (
+    BatchRows,
+    Condition,
+    Mask,
+    Pairs,
+    Rows,
+    Sender,
+    key_arrays,
+    null_keys,
+    pick,
+    with_columns_of,
+)
 from lakeward.operators.joins.times import TimeColumn
 from lakeward.operators.windows.progress import Progress
 
 
 @dataclass(frozen=True, slots=True)
-class TemporalJoin(OperatorFactory):
+class TemporalJoin(JoinFactory):
     """Joins each left row with the newest right row of its key that is not newer than it.
 
     The result comes in the order of event time, which is the left's. Of right rows of one key and time the last one
@@ -44,63 +52,21 @@ class TemporalJoin(OperatorFactory):
 
     Args:
         inputs: Left, append-only, and right; the right's time is that of its versions.
-        layout: The joined rows.
         how: "inner", or "left": left rows without a version come too.
         where: A further condition over the joined rows: the version that was valid either fulfils it or not.
         late_tag: Side output of late left rows; None: they are only counted.
-        columns: The columns that are sent; None: all.
     """
 
-    inputs: tuple[JoinInput, JoinInput]
-    layout: JoinLayout
-    how: Literal["inner", "left"] = "inner"
-    where: BoundExpression | None = None
     late_tag: str | None = None
-    columns: tuple[str, ...] | None = None
 
     def create(self) -> Operator:
         """Make the operator of one subtask."""
         return _TemporalJoin(self)
 
     @property
-    def schema(self) -> pa.Schema:
-        """Schema of the result."""
-        return self.sent.schema
-
-    @property
-    def sent(self) -> JoinLayout:
-        """The columns that are sent."""
-        return self.layout.only(self.columns)
-
-    @property
     def description(self) -> str:
         """What is joined by what."""
-        version = self.inputs[RIGHT].time
-        assert version is not None, "versions have a time"
-        return f"{describe(self.how, 'temporal join', self.inputs, self.where)}, as of {version.name}"
-
-    @property
-    def vectorised(self) -> bool:
-        """Whether the condition is computed by kernels alone."""
-        return self.where is None or self.where.vectorised
-
-    @property
-    def stateful(self) -> bool:
-        """It keeps rows."""
-        return True
-
-    def required_columns(self, sent: frozenset[str], inputs: Sequence[pa.Schema]) -> Sequence[frozenset[str]]:
-        """Those that are sent, and what rows are joined by."""
-        return read_columns(self.inputs, self.layout, self.where, sent)
-
-    def narrowed(self, columns: Sequence[str]) -> TemporalJoin | None:
-        """The same join, which keeps and sends fewer columns."""
-        layout = narrowed_layout(self.layout, self.where, columns)
-        if layout is None:
-            return None
-        read = self.required_columns(frozenset(columns), ())
-        inputs = narrowed_inputs(self.inputs, read)
-        return replace(self, inputs=inputs, layout=layout, columns=tuple(columns))
+        return f"{self.described('temporal join')}, as of {self.inputs[RIGHT].event_time.name}"
 
 
 class _Waiting:
@@ -153,14 +119,12 @@ class _TemporalJoin(Operator):
         self._config = config
         self._condition = Condition(config.layout, config.where)
         self._sender = Sender(config.sent)
-        self._times = (_time(config.inputs[LEFT]), _time(config.inputs[RIGHT]))
+        self._times = (config.inputs[LEFT].event_time, config.inputs[RIGHT].event_time)
         self._updating = is_updating(config.inputs[RIGHT].schema)
 
     def open(self, context: OperatorContext) -> None:
-        specs = [RowsSpec(name, one.schema, one.keys) for name, one in zip(SIDES, self._config.inputs, strict=True)]
-        left, right = context.rows(specs[LEFT]), context.rows(specs[RIGHT])
-        self._tables = (left, right)
-        self._late_rows = context.counter("late_rows")
+        left, right = self._tables = open_tables(context, self._config.inputs)
+        self._late_rows = LateRows(context, (self._config.late_tag, None))
         self._late_versions = context.counter("late_versions")
         self._progress = Progress.of(context)
         self._left = _Waiting(left, self._times[LEFT], -(2**63))
@@ -182,11 +146,8 @@ class _TemporalJoin(Operator):
         times_us = self._times[LEFT].times_us(batch)
         marks = self._progress.watermarks(key_arrays(batch, self._config.inputs[LEFT].keys))
         late: Mask = times_us <= (self._progress.watermark_us if marks is None else marks)
-        if late.any():
-            self._late_rows.inc(int(np.count_nonzero(late)))
-            if self._config.late_tag is not None:
-                out.emit_side(self._config.late_tag, pick(batch, late))
-            batch, times_us = pick(batch, ~late), times_us[~late]
+        self._late_rows.set_aside(LEFT, batch, late, out)
+        batch, times_us = pick(batch, ~late), times_us[~late]
         nulls = null_keys(batch, self._config.inputs[LEFT].keys)
         if nulls is not None:
             if self._config.how == "left":
@@ -274,8 +235,3 @@ class _TemporalJoin(Operator):
 
     def snapshot(self, checkpoint: CheckpointId) -> JsonObject:
         return self._progress.snapshot()
-
-
-def _time(input: JoinInput) -> TimeColumn:
-    assert input.time is not None, "both sides of a temporal join have a time"
-    return input.time

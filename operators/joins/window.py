@@ -8,22 +8,30 @@ Sessions, which rows make themselves, are joined by `joins.session`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 
 from lakeward.engine.api.context import OperatorContext, Output
-from lakeward.engine.api.expression import BoundExpression
-from lakeward.engine.api.operator import Operator, OperatorFactory
-from lakeward.engine.api.state import RowIds, RowsSpec, RowTable
+from lakeward.engine.api.operator import Operator
+from lakeward.engine.api.state import RowIds
 from lakeward.engine.core.ids import CheckpointId
 from lakeward.engine.core.json_types import JsonObject
-from lakeward.operators.joins.layout import LEFT, RIGHT, How, JoinLayout
-from lakeward.operators.joins.projection import narrowed_inputs, narrowed_layout, read_columns, with_columns_of
-from lakeward.operators.joins.regular import SIDES, JoinInput, describe
-from lakeward.operators.joins.rows import BatchRows, Mask, Pairs, Rows, append_by, key_arrays, null_keys, pick
+from lakeward.operators.joins.factory import JoinFactory, LateRows, open_tables
+from lakeward.operators.joins.layout import LEFT, RIGHT
+from lakeward.operators.joins.rows import (
+    BatchRows,
+    Mask,
+    Pairs,
+    Rows,
+    append_by,
+    key_arrays,
+    null_keys,
+    pick,
+    with_columns_of,
+)
 from lakeward.operators.joins.session import SessionJoinOperator
 from lakeward.operators.joins.window_sender import WindowSender
 from lakeward.operators.windows.assigners import PaneAssigner
@@ -35,28 +43,20 @@ _NEVER_US = 2**200  # later than any watermark
 
 
 @dataclass(frozen=True, slots=True)
-class WindowJoin(OperatorFactory):
+class WindowJoin(JoinFactory):
     """Joins the rows of two streams that have the same key and are in the same window.
 
     The result has the joined columns, `window_start` and `window_end` (exclusive), of the left event time's type.
 
     Args:
         inputs: Left and right, append-only, with event time.
-        layout: The joined rows, of both sides.
-        window: The windows.
         how: What is sent of each window.
-        where: A further condition over the joined rows.
+        window: The windows.
         late_tags: Side outputs of late left and late right rows; None: they are only counted.
-        columns: The columns that are sent; None: all.
     """
 
-    inputs: tuple[JoinInput, JoinInput]
-    layout: JoinLayout
-    window: PaneAssigner | SessionAssigner
-    how: How = "inner"
-    where: BoundExpression | None = None
+    window: PaneAssigner | SessionAssigner = field(kw_only=True)
     late_tags: tuple[str | None, str | None] = (None, None)
-    columns: tuple[str, ...] | None = None
 
     def create(self) -> Operator:
         """Make the operator of one subtask."""
@@ -65,47 +65,16 @@ class WindowJoin(OperatorFactory):
         return _WindowJoin(self, self.window)
 
     @property
-    def sent(self) -> JoinLayout:
-        """The columns of the inputs that are sent."""
-        sent = self.layout.left_only() if self.how in ("semi", "anti") else self.layout
-        return sent.only(self.columns)
-
-    @property
     def schema(self) -> pa.Schema:
         """Schema of the result."""
-        left = self.inputs[LEFT]
-        assert left.time is not None, "a window join has event time"
-        kind = left.schema.field(left.time.name).type
+        kind = self.inputs[LEFT].time_type
         names = [name for name in (WINDOW_START, WINDOW_END) if self.columns is None or name in self.columns]
         return pa.schema([*self.sent.schema, *(pa.field(name, kind, nullable=False) for name in names)])
 
     @property
     def description(self) -> str:
         """What is joined by what."""
-        return f"{describe(self.how, 'window join', self.inputs, self.where)}, {self.window.description}"
-
-    @property
-    def vectorised(self) -> bool:
-        """Whether the condition is computed by kernels alone."""
-        return self.where is None or self.where.vectorised
-
-    @property
-    def stateful(self) -> bool:
-        """It keeps rows."""
-        return True
-
-    def required_columns(self, sent: frozenset[str], inputs: Sequence[pa.Schema]) -> Sequence[frozenset[str]]:
-        """Those that are sent, and what rows are joined by."""
-        return read_columns(self.inputs, self.layout, self.where, sent)
-
-    def narrowed(self, columns: Sequence[str]) -> WindowJoin | None:
-        """The same join, which keeps and sends fewer columns."""
-        layout = narrowed_layout(self.layout, self.where, columns)
-        if layout is None:
-            return None
-        read = self.required_columns(frozenset(columns), ())
-        inputs = narrowed_inputs(self.inputs, read)
-        return replace(self, inputs=inputs, layout=layout, columns=tuple(columns))
+        return f"{self.described('window join')}, {self.window.description}"
 
 
 class _WindowJoin(Operator):
@@ -115,9 +84,8 @@ class _WindowJoin(Operator):
         self._sender = WindowSender(config)
 
     def open(self, context: OperatorContext) -> None:
-        specs = [RowsSpec(name, one.schema, one.keys) for name, one in zip(SIDES, self._config.inputs, strict=True)]
-        self._tables: tuple[RowTable, RowTable] = (context.rows(specs[LEFT]), context.rows(specs[RIGHT]))
-        self._late_rows = context.counter("late_rows")
+        self._tables = open_tables(context, self._config.inputs)
+        self._late_rows = LateRows(context, self._config.late_tags)
         self._progress = Progress.of(context)
         self._panes = {pane for table in self._tables for pane in table.namespaces()}
         self._due_us = min(map(self._pane_due_us, self._panes), default=_NEVER_US)
@@ -127,9 +95,8 @@ class _WindowJoin(Operator):
 
     def on_input(self, index: int, batch: pa.RecordBatch, out: Output) -> None:
         side = self._config.inputs[index]
-        assert side.time is not None, "a window join has event time"
         batch = with_columns_of(batch, side.schema)
-        times_us = side.time.times_us(batch)
+        times_us = side.times_us(batch)
         keep = self._kept(index, batch, times_us, out)
         if not self._sender.sends_alone[index]:  # rows without a key match nothing
             nulls = null_keys(batch, side.keys)
@@ -150,11 +117,7 @@ class _WindowJoin(Operator):
         marks = self._progress.watermarks(key_arrays(batch, self._config.inputs[index].keys))
         passed = last_us <= (self._progress.watermark_us if marks is None else marks)
         late: Mask = somewhere & passed
-        if late.any():
-            self._late_rows.inc(int(np.count_nonzero(late)))
-            tag = self._config.late_tags[index]
-            if tag is not None:
-                out.emit_side(tag, pick(batch, late))
+        self._late_rows.set_aside(index, batch, late, out)
         keep: Mask = somewhere & ~passed
         return keep
 

@@ -8,9 +8,10 @@ import pytest
 from lakeward import col
 from lakeward.engine.api.changelog import ROW_KIND, updating
 from lakeward.engine.core.errors import RecordError
+from lakeward.operators.joins.factory import JoinInput
 from lakeward.operators.joins.interval import Bounds, IntervalJoin
 from lakeward.operators.joins.layout import How, JoinLayout
-from lakeward.operators.joins.regular import JoinInput, RegularJoin
+from lakeward.operators.joins.regular import RegularJoin
 from lakeward.operators.joins.rows import EMIT_ROWS_MAX
 from lakeward.operators.joins.temporal import TemporalJoin
 from lakeward.operators.joins.times import TimeColumn
@@ -84,7 +85,7 @@ def test_a_second_row_of_a_key_that_was_said_to_have_one_is_an_error(together: b
 def test_interval_state_is_empty_when_the_watermark_has_passed_all_rows() -> None:
     layout = JoinLayout.of(TIMED, TIMED, [("k", "k")], suffix="_right")
     inputs = (JoinInput(TIMED, ("k",), time=TimeColumn("at")), JoinInput(TIMED, ("k",), time=TimeColumn("at")))
-    with OperatorHarness(IntervalJoin(inputs, layout, Bounds(-1_000_000, 1_000_000)), [TIMED, TIMED]) as harness:
+    with OperatorHarness(IntervalJoin(inputs, layout, bounds=Bounds(-1_000_000, 1_000_000)), [TIMED, TIMED]) as harness:
         for second in range(200):
             for side in (0, 1):
                 harness.send([{"k": n, "at": second * 1_000_000 + 1} for n in range(20)], side)
@@ -99,7 +100,7 @@ def test_interval_state_is_empty_when_the_watermark_has_passed_all_rows() -> Non
 def test_a_side_that_is_far_ahead_waits_in_few_buckets() -> None:
     layout = JoinLayout.of(TIMED, TIMED, [("k", "k")], suffix="_right")
     inputs = (JoinInput(TIMED, ("k",), time=TimeColumn("at")), JoinInput(TIMED, ("k",), time=TimeColumn("at")))
-    with OperatorHarness(IntervalJoin(inputs, layout, Bounds(-1_000_000, 1_000_000)), [TIMED, TIMED]) as harness:
+    with OperatorHarness(IntervalJoin(inputs, layout, bounds=Bounds(-1_000_000, 1_000_000)), [TIMED, TIMED]) as harness:
         left = harness.operator._sides[0]  # type: ignore[attr-defined]
         for hour in range(100):
             harness.send([{"k": n, "at": (hour * 3600 + n) * 1_000_000} for n in range(0, 3600, 60)])

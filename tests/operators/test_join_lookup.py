@@ -16,10 +16,10 @@ from lakeward.engine.api.changelog import ROW_KIND, updating
 from lakeward.engine.core.errors import RecordError, SourceError
 from lakeward.operators.joins import index
 from lakeward.operators.joins.broadcast import BroadcastJoin
+from lakeward.operators.joins.factory import JoinInput
 from lakeward.operators.joins.index import StaticIndex
 from lakeward.operators.joins.layout import How, JoinLayout
 from lakeward.operators.joins.lookup import FunctionLookup, LookupJoin, LookupOptions
-from lakeward.operators.joins.regular import JoinInput
 from lakeward.testing.harness import HarnessConfig, HarnessSnapshot, OperatorHarness
 
 LEFT = pa.schema({"k": pa.int64(), "v": pa.int64()})
@@ -188,7 +188,7 @@ def lookup(service: Service, how: How = "inner", **options: Any) -> OperatorHarn
     layout = JoinLayout.of(LEFT, RIGHT, [("k", "k")], how)
     inputs = (JoinInput(LEFT, ("k",)), JoinInput(RIGHT, ("k",)))
     source = FunctionLookup(service, RIGHT)
-    return OperatorHarness(LookupJoin(inputs, source, layout, how, None, LookupOptions(**options)), LEFT)
+    return OperatorHarness(LookupJoin(inputs, layout, how, source=source, options=LookupOptions(**options)), LEFT)
 
 
 @pytest.mark.parametrize("how", EXPECTED)
@@ -264,7 +264,7 @@ def test_a_look_up_that_fails_is_tried_again_then_the_job_fails_with_its_error()
 def test_an_answer_of_other_columns_is_an_error_that_names_them() -> None:
     layout = JoinLayout.of(LEFT, RIGHT, [("k", "k")])
     source = FunctionLookup(lambda keys: keys, RIGHT)
-    factory = LookupJoin((JoinInput(LEFT, ("k",)), JoinInput(RIGHT, ("k",))), source, layout)
+    factory = LookupJoin((JoinInput(LEFT, ("k",)), JoinInput(RIGHT, ("k",))), layout, source=source)
     with OperatorHarness(factory, LEFT) as harness, pytest.raises(SourceError, match="other columns") as caught:
         harness.send(ROWS)
     assert "name: string" in caught.value.hint

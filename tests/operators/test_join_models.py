@@ -18,9 +18,10 @@ from lakeward.engine.api.changelog import DELETE, INSERT, ROW_KIND, UPDATE_BEFOR
 from lakeward.engine.api.operator import OperatorFactory
 from lakeward.engine.core.hashing import hash_columns
 from lakeward.engine.core.keygroups import MAX_PARALLELISM_DEFAULT, key_groups
+from lakeward.operators.joins.factory import JoinInput
 from lakeward.operators.joins.interval import Bounds, IntervalJoin
 from lakeward.operators.joins.layout import HOWS, How, JoinLayout
-from lakeward.operators.joins.regular import JoinInput, RegularJoin
+from lakeward.operators.joins.regular import RegularJoin
 from lakeward.operators.joins.temporal import TemporalJoin
 from lakeward.operators.joins.times import TimeColumn
 from lakeward.operators.joins.window import WindowJoin
@@ -315,7 +316,7 @@ def test_an_interval_join_gives_every_pair_near_enough_once(
 ) -> None:
     inputs, layout = timed(how)
     bounds = Bounds(lower * SECOND, (lower + width) * SECOND)
-    found = run(IntervalJoin(inputs, layout, bounds, how), timeline)
+    found = run(IntervalJoin(inputs, layout, how, bounds=bounds), timeline)
 
     def near(ours: Row, theirs: Row) -> bool:
         return lower * SECOND <= theirs["at"] - ours["at"] <= (lower + width) * SECOND
@@ -333,7 +334,7 @@ def test_an_interval_join_takes_its_bounds_from_the_right_row(
     last = (col("at") + timedelta(seconds=ahead)).bind(RIGHT)
     bounds = Bounds(upper_us=back * SECOND, within=(first, last))
     where = (col("v") > 0).bind(layout.schema)
-    found = run(IntervalJoin(inputs, layout, bounds, how, where), timeline)
+    found = run(IntervalJoin(inputs, layout, how, where, bounds=bounds), timeline)
 
     def near(ours: Row, theirs: Row) -> bool:
         return ours["v"] > 0 and theirs["at"] - back * SECOND <= ours["at"] <= theirs["at"] + ahead * SECOND
@@ -355,7 +356,7 @@ def test_an_interval_join_takes_its_bounds_from_the_right_row(
 )
 def test_a_window_join_is_a_join_of_each_window(how: How, assigner: PaneAssigner, timeline: Timeline) -> None:
     inputs, layout = timed(how)
-    found = run(WindowJoin(inputs, layout, assigner, how), timeline)
+    found = run(WindowJoin(inputs, layout, how, window=assigner), timeline)
     expected: Answer = Counter()
     for start, end in bounds_of_windows(assigner):
         left, right = ([row for row in rows if start <= row["at"] < end] for rows in (timeline.left, timeline.right))

@@ -16,8 +16,8 @@ from lakeward.engine.core.hashing import hash_columns
 from lakeward.engine.core.ids import KeyGroup
 from lakeward.engine.core.keygroups import key_groups, subtask_of
 from lakeward.engine.core.messages import WATERMARK_MAX_US, WATERMARK_MIN_US
+from lakeward.operators.joins.factory import JoinInput
 from lakeward.operators.joins.layout import HOWS, How, JoinLayout
-from lakeward.operators.joins.regular import JoinInput
 from lakeward.operators.joins.rows import EMIT_ROWS_MAX
 from lakeward.operators.joins.times import TimeColumn
 from lakeward.operators.joins.window import WindowJoin
@@ -42,7 +42,7 @@ def session_join(how: How = "inner", *, conditional: bool = False) -> WindowJoin
     layout = JoinLayout.of(*SCHEMAS, [("k", "k")], how)
     inputs = (JoinInput(SCHEMAS[0], ("k",), time=TimeColumn("at")), JoinInput(SCHEMAS[1], ("k",), time=TimeColumn("t")))
     where = (col("v") <= col("w")).bind(layout.schema) if conditional else None
-    return WindowJoin(inputs, layout, SessionAssigner(GAP), how, where, ("late left", "late right"))
+    return WindowJoin(inputs, layout, how, where, window=SessionAssigner(GAP), late_tags=("late left", "late right"))
 
 
 @dataclass(frozen=True)
