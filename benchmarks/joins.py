@@ -27,6 +27,7 @@ from lakeward.operators.joins.temporal import TemporalJoin
 from lakeward.operators.joins.times import TimeColumn
 from lakeward.operators.joins.window import WindowJoin
 from lakeward.operators.windows.assigners import WindowAssigner
+from lakeward.operators.windows.session_operator import SessionAssigner
 from lakeward.testing.harness import HarnessConfig, OperatorHarness
 
 SECOND_US = 1_000_000
@@ -121,6 +122,11 @@ def window(left: pa.Schema, right: pa.Schema) -> OperatorFactory:
     return WindowJoin(inputs(left, right), layout(left, right), window=windows)
 
 
+def session(left: pa.Schema, right: pa.Schema) -> OperatorFactory:
+    """Bids with their auction in one burst of both, without a second of silence."""
+    return WindowJoin(inputs(left, right), layout(left, right), window=SessionAssigner(SECOND_US))
+
+
 def temporal(left: pa.Schema, right: pa.Schema) -> OperatorFactory:
     """Bids with their auction as of the bid."""
     return TemporalJoin(inputs(left, right), layout(left, right))
@@ -139,6 +145,10 @@ def side_input(first: int, count: int, wide: bool) -> pa.RecordBatch:
 ON = "l.auction = r.id"
 ALL = f"select l.*, r.* from l join r on {ON}"
 BETWEEN = f'{ALL} and l."at" between r.opens and r.expires'
+BURSTS = """with e as (select auction as k, epoch_us("at") as t from l union all select id, epoch_us(opens) from r),
+n as (select *, coalesce(t - lag(t) over (partition by k order by t) > 1000000, true)::int as first from e),
+s as (select k, t, sum(first) over (partition by k order by t) as s from n),
+w as (select k, min(t) as a, max(t) as b from s group by k, s)"""
 CASES = (
     Case("regular, narrow", regular(unique=False), False, ALL),
     Case("regular m:1, narrow", regular(unique=True), False, ALL),
@@ -147,6 +157,13 @@ CASES = (
     Case("interval within, narrow", interval, False, BETWEEN),
     Case("interval within, wide", interval, True, BETWEEN),
     Case("window 1s, narrow", window, False, f'{ALL} and epoch_us(l."at") // 1000000 = epoch_us(r.opens) // 1000000'),
+    Case(
+        "session 1s, narrow",
+        session,
+        False,
+        f'{BURSTS} {ALL} join w on w.k = r.id and least(epoch_us(l."at"), epoch_us(opens)) >= a '
+        'and greatest(epoch_us(l."at"), epoch_us(opens)) <= b',
+    ),
     Case("temporal, narrow", temporal, False, f'{ALL} and l."at" >= r.opens'),  # each auction has one version
     Case("lookup, narrow", lookup, False, ALL, side_input, bounded=True),
 )
