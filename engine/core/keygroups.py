@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from lakeward.engine.core.hashing import UInt64Array
+from lakeward.engine.core.hashing import UInt64Array, unmix64
 from lakeward.engine.core.ids import KeyGroup, SubtaskIndex
 
 MAX_PARALLELISM_DEFAULT = 128
@@ -23,6 +23,18 @@ def key_groups(hashes: UInt64Array, max_parallelism: int) -> npt.NDArray[np.int6
     """
     high = hashes >> np.uint64(32)
     return ((high * np.uint64(max_parallelism)) >> np.uint64(32)).astype(np.int64)
+
+
+def keys_in_groups(groups: npt.NDArray[np.int64], max_parallelism: int) -> npt.NDArray[np.int64]:
+    """An integer key in each of some key groups: for rows that belong to a subtask, and to no key of the stream.
+
+    >>> import pyarrow as pa
+    >>> from lakeward.engine.core.hashing import hash_array
+    >>> key_groups(hash_array(pa.array(keys_in_groups(np.array([0, 5, 127]), 128))), 128).tolist()
+    [0, 5, 127]
+    """
+    firsts = -(-(groups << 32) // max_parallelism)
+    return unmix64(firsts.astype(np.uint64) << np.uint64(32)).view(np.int64)
 
 
 def key_group_range(subtask: SubtaskIndex, parallelism: int, max_parallelism: int) -> range:

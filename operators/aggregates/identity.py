@@ -15,7 +15,7 @@ import pyarrow as pa
 from lakeward.engine.api.context import OperatorContext
 from lakeward.engine.api.state import ColumnSpec, TableSpec
 from lakeward.engine.core.hashing import UInt64Array, hash_columns, splitmix64, unmix64
-from lakeward.engine.core.keygroups import key_groups
+from lakeward.engine.core.keygroups import key_groups, keys_in_groups
 from lakeward.operators.aggregates.lanes import Fetch, Inputs
 from lakeward.operators.windows.columns import Rows
 
@@ -59,8 +59,6 @@ class KeyNumbers:
     def _note(self, hashes: UInt64Array) -> None:
         """Store the counter with the key groups that were given numbers."""
         groups = np.unique(key_groups(hashes, self._max_parallelism))
-        firsts = -(-(groups << 32) // self._max_parallelism)
-        stand_ins = unmix64(firsts.astype(np.uint64) << np.uint64(32)).view(np.int64)
         pane = self._table.pane()
-        slots = pane.slots(self._table.keys([pa.array(stand_ins)]))
+        slots = pane.slots(self._table.keys([pa.array(keys_in_groups(groups, self._max_parallelism))]))
         pane.column("next")[slots] = self._next

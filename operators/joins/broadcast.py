@@ -9,7 +9,6 @@ that fit memory. Larger ones are joined by `RegularJoin`, which shares them out 
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -24,7 +23,7 @@ from lakeward.engine.core.errors import RecordError
 from lakeward.engine.core.hashing import hash_columns
 from lakeward.engine.core.ids import CheckpointId
 from lakeward.engine.core.json_types import JsonObject
-from lakeward.engine.core.keygroups import key_group_range, key_groups
+from lakeward.engine.core.keygroups import key_group_range, key_groups, keys_in_groups
 from lakeward.operators.joins.factory import JoinFactory
 from lakeward.operators.joins.index import StaticIndex
 from lakeward.operators.joins.layout import LEFT, RIGHT
@@ -39,6 +38,8 @@ from lakeward.operators.joins.rows import (
     pick,
     with_columns_of,
 )
+
+_OWNER = "#owner"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,6 @@ class _BroadcastJoin(Operator):
         self._config = config
         self._schemas = tuple(one.schema for one in config.inputs)
         self._parts: list[pa.RecordBatch] = []
-        self._kept: list[pa.RecordBatch] = []
         self._lookup: Lookup | None = None
 
     def open(self, context: OperatorContext) -> None:
@@ -85,14 +85,20 @@ class _BroadcastJoin(Operator):
         spec = RowsSpec("table", self._schemas[RIGHT], self._config.inputs[RIGHT].keys)
         self._table = context.rows(spec)
         self._parts = list(context.restored_rows(spec))
-        states = context.restored
-        for number, state in enumerate(states):
-            for batch in _decode(cast(str, state.get("table", "")), self._schemas[RIGHT]):  # until version 1
-                self._add(batch)
-            if number % context.parallelism == context.subtask:
-                self._kept += _decode(cast(str, state["kept"]), self._schemas[LEFT])
-        if any(state.get("ended") for state in states):
+        self._owner = int(keys_in_groups(np.array([self._groups.start]), self._max_parallelism)[0])
+        kept = self._schemas[LEFT].append(pa.field(_OWNER, pa.int64(), nullable=False))
+        self._kept = context.rows(RowsSpec("kept", kept, (_OWNER,)))
+        for number, state in enumerate(context.restored):
+            self._restore_small(state, number % context.parallelism == context.subtask)
+        if any(state.get("ended") for state in context.restored):
             self._end_table()
+
+    def _restore_small(self, state: JsonObject, ours: bool) -> None:
+        """Version 1 had all rows in the small state."""
+        for batch in _decode(cast(str, state.get("table", "")), self._schemas[RIGHT]):
+            self._add(batch)
+        for batch in _decode(cast(str, state.get("kept", "")), self._schemas[LEFT]) if ours else ():
+            self._keep(batch)
 
     def on_batch(self, batch: pa.RecordBatch, out: Output) -> None:
         self.on_input(LEFT, batch, out)
@@ -102,7 +108,7 @@ class _BroadcastJoin(Operator):
         if index == RIGHT:
             self._add(batch)
         elif self._lookup is None:
-            self._kept.append(batch)  # while a checkpoint is aligned, the table's end is not waited for
+            self._keep(batch)  # while a checkpoint is aligned, the table's end is not waited for
         else:
             self._send_kept(out)
             self._lookup.join(batch, out)
@@ -129,19 +135,24 @@ class _BroadcastJoin(Operator):
         self._parts = []
         self._lookup = Lookup(self._config, whole)
 
+    def _keep(self, batch: pa.RecordBatch) -> None:
+        """Rows that wait for the table stay together, in their order, with one of our key groups."""
+        owner = pa.array(np.full(batch.num_rows, self._owner))
+        self._kept.append(pa.RecordBatch.from_arrays([*batch.columns, owner], schema=self._kept.spec.schema))
+
     def _send_kept(self, out: Output) -> None:
-        kept, self._kept = self._kept, []
-        for batch in kept:
-            assert self._lookup is not None, "kept rows wait for the table"
-            self._lookup.join(batch, out)
+        for namespace in self._kept.namespaces():
+            for _, batch in self._kept.scan(namespace):
+                assert self._lookup is not None, "kept rows wait for the table"
+                self._lookup.join(with_columns_of(batch, self._schemas[LEFT]), out)
+            self._kept.drop(namespace)
 
     def on_watermark(self, timestamp_us: int, out: Output) -> None:
         if self._lookup is not None:
             self._send_kept(out)
 
     def snapshot(self, checkpoint: CheckpointId) -> JsonObject:
-        kept = _encode(self._kept, self._schemas[LEFT]) if self._kept else ""
-        return {"v": 2, "ended": self._lookup is not None, "kept": kept}
+        return {"v": 2, "ended": self._lookup is not None}
 
 
 class Lookup:
@@ -208,14 +219,6 @@ def _with_missing(left: Rows, right: Rows, alone: Rows) -> tuple[Rows, Rows]:
     rows = np.concatenate([left, alone])
     order = np.argsort(rows, kind="stable")
     return rows[order], np.concatenate([right, np.full(len(alone), -1)])[order]
-
-
-def _encode(batches: Sequence[pa.RecordBatch], schema: pa.Schema) -> str:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
-        for batch in batches:
-            writer.write_batch(batch)
-    return base64.b64encode(sink.getvalue()).decode()
 
 
 def _decode(text: str, schema: pa.Schema) -> list[pa.RecordBatch]:

@@ -110,21 +110,49 @@ def test_the_subtasks_share_the_saving_of_the_table_and_each_reads_it_whole() ->
                 snapshots.append(harness.snapshot())
 
 
-def test_a_table_that_was_saved_whole_in_the_small_state_is_read() -> None:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, RIGHT) as writer:
-        writer.write_batch(pa.RecordBatch.from_pylist(TABLE, schema=RIGHT))
-    saved = {"v": 1, "ended": True, "table": base64.b64encode(sink.getvalue()).decode(), "kept": ""}
-    old = [HarnessSnapshot(saved, (), None), HarnessSnapshot({**saved, "table": ""}, (), None)]
-    new = []
+def test_what_was_saved_whole_in_the_small_state_is_read() -> None:
+    table, kept = text_of(TABLE, RIGHT), text_of(ROWS, LEFT)
+    states = [{"v": 1, "ended": True, "table": table, "kept": ""}, {"v": 1, "ended": True, "table": "", "kept": kept}]
+    old, new = [HarnessSnapshot(state, (), None) for state in states], []
     for number in range(2):
         with OperatorHarness.restore(broadcast(), [LEFT, RIGHT], old, HarnessConfig(number, 2)) as harness:
             harness.send(ROWS)
-            assert tuples(harness.take()) == EXPECTED["inner"]
+            assert tuples(harness.take()) == EXPECTED["inner"] * (number + 1)
             new.append(harness.snapshot())
     with OperatorHarness.restore(broadcast(), [LEFT, RIGHT], new) as harness:
         harness.send(ROWS)
         assert Counter(tuples(harness.take())) == Counter(EXPECTED["inner"])
+
+
+def text_of(rows: list[dict[str, Any]], schema: pa.Schema) -> str:
+    """Rows as version 1 wrote them."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, schema) as writer:
+        writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=schema))
+    return base64.b64encode(sink.getvalue()).decode()
+
+
+def test_waiting_rows_keep_their_order_over_restores() -> None:
+    schema, snapshots = updating(LEFT), []
+    factory = broadcast("left", left=schema)
+    changes = [{"k": 1, "v": n // 2, ROW_KIND: (0, 3)[n % 2]} for n in range(40)]
+    with OperatorHarness(factory, [schema, RIGHT], HarnessConfig(1, 2)) as harness:
+        harness.send(changes[:20])
+        harness.snapshot()
+        harness.send(changes[20:30])
+        snapshots.append(harness.snapshot())
+    with OperatorHarness.restore(factory, [schema, RIGHT], [empty(factory, schema), *snapshots]) as harness:
+        harness.send(changes[30:])
+        harness.send(TABLE, 1)
+        assert harness.take() == []
+        harness.end_input(1)
+        assert tuples(harness.take()) == [(1, row["v"], "a", row[ROW_KIND]) for row in changes]
+
+
+def empty(factory: BroadcastJoin, left: pa.Schema) -> HarnessSnapshot:
+    """What a subtask saves that has seen nothing."""
+    with OperatorHarness(factory, [left, RIGHT], HarnessConfig(0, 2)) as harness:
+        return harness.snapshot()
 
 
 def test_an_empty_table_matches_nothing() -> None:
