@@ -183,7 +183,8 @@ class _Side:
         if self.flagged:
             schema = schema.append(pa.field(MET, pa.int8(), nullable=False))
         mutable = (*((FROM, UPTO) if self.index == RIGHT else ()), *((MET,) if self.flagged else ()))
-        self.table: RowTable = context.rows(RowsSpec(SIDES[self.index], schema, self.input.keys, mutable))
+        spec = RowsSpec(SIDES[self.index], schema, self.input.keys, mutable, unique=self.input.unique)
+        self.table: RowTable = context.rows(spec)
         self.buckets = Buckets(self.table)
 
 

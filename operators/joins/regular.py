@@ -103,7 +103,8 @@ class _Side:
         if self.counted:
             schema = schema.append(pa.field(MATCHES, pa.int32(), nullable=False))
         mutable = (MATCHES,) if self.counted else ()
-        self.table: RowTable = context.rows(RowsSpec(SIDES[self.index], schema, self.input.keys, mutable))
+        spec = RowsSpec(SIDES[self.index], schema, self.input.keys, mutable, unique=self.input.unique)
+        self.table: RowTable = context.rows(spec)
         self.buckets = Buckets(self.table)
 
 

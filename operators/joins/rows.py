@@ -68,10 +68,12 @@ class Pairs:
     Args:
         sources: Where the left and the right rows are.
         numbers: The left and the right rows.
+        ordered: Whether they are in reading order already.
     """
 
     sources: tuple[RowSource, RowSource]
     numbers: tuple[Rows, Rows]
+    ordered: bool = False
 
     @classmethod
     def of(cls, index: int, rows: RowSource, other: RowSource, matches: Matches) -> Pairs:
@@ -87,20 +89,22 @@ class Pairs:
         """Some of the pairs."""
         if mask.all():
             return self
-        return Pairs(self.sources, (self.numbers[LEFT][mask], self.numbers[RIGHT][mask]))
+        return Pairs(self.sources, (self.numbers[LEFT][mask], self.numbers[RIGHT][mask]), self.ordered)
 
     def in_reading_order(self, layout: JoinLayout) -> Pairs:
         """The pairs as the rows of a table lie in memory: from there wide rows are copied three times as fast.
 
         Not if that side has fewer columns than the other, which may be a batch that need not be copied as it is.
         """
+        if self.ordered:
+            return self
         widths = [len(layout.sources(side)) for side in (LEFT, RIGHT)]
         side = LEFT if widths[LEFT] > widths[RIGHT] else RIGHT
         order = self.sources[side].reading_order(self.numbers[side]) if widths[side] else None
         if order is None:
             return self
         left, right = (numbers[order] for numbers in self.numbers)
-        return Pairs(self.sources, (left, right))
+        return Pairs(self.sources, (left, right), ordered=True)
 
     def chunks(self) -> Iterator[Pairs]:
         """The pairs in parts of a size that can be put into batches."""
@@ -166,10 +170,14 @@ class Sender:
             [*layout.sources(side), *(layout.stand_ins() if side == RIGHT else [])] for side in (LEFT, RIGHT)
         )
 
+    def ordered(self, pairs: Pairs) -> Pairs:
+        """The pairs in the order in which they are sent."""
+        return pairs.in_reading_order(self._layout)
+
     def pairs(self, pairs: Pairs, kind: int, out: Output) -> None:
-        """Rows that have both sides, in any order."""
+        """Rows that have both sides, in reading order."""
         if len(pairs):
-            for chunk in pairs.in_reading_order(self._layout).chunks():
+            for chunk in self.ordered(pairs).chunks():
                 self.send(chunk.columns(self._layout), kind, out)
 
     def alone(self, side: int, source: RowSource, numbers: Rows, kind: int, out: Output) -> None:

@@ -77,6 +77,10 @@ class _SessionRows:
         """Rows by position, all columns or some."""
         return self.table.take(self.ids[ids], columns)
 
+    def reading_order(self, ids: Rows) -> Rows:
+        """The positions of `ids` in the order in which the rows lie in memory."""
+        return self.table.reading_order(self.ids[ids])
+
 
 class SessionJoinOperator(Operator):
     """One subtask of a window join by sessions.

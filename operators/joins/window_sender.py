@@ -51,7 +51,7 @@ class WindowSender:
         Returns:
             The right rows that had a partner, as often as they had one.
         """
-        pairs = self._condition.keep(pairs)
+        pairs = self._sender.ordered(self._condition.keep(pairs))  # as they are sent: each with its own bounds
         if self._sends_pairs:
             self._sender.pairs(pairs, INSERT, self._bounded.of(bounds(pairs.numbers[LEFT]), out))
         if self.sends_alone[LEFT] or self._sends_met:
