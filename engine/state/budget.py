@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 _IDLE_EPOCHS = 8
+_TURNS_MAX = 256
 _SLACK = 0.1
 _GROWTH_SHARE = 0.95
 
@@ -51,11 +52,20 @@ class MemoryBudget:
         self.limit_bytes = limit_bytes
         self.used_bytes = 0
         self.epoch = 0
+        self._first: object = None
+        self._turns = 0
         self._panes: dict[Evictable, int] = {}
 
-    def advance(self) -> None:
-        """A new batch begins."""
-        self.epoch += 1
+    def advance(self, table: object) -> None:
+        """A table looks at keys. When the one that began the epoch does so again, a new batch has begun.
+
+        The others belong to the same batch: an operator may hold slot numbers of its first table while it works on any
+        number of further ones. A table that falls silent hands over after a while.
+        """
+        self._turns += 1
+        if self._first is None or table is self._first or self._turns > _TURNS_MAX:
+            self.epoch += 1
+            self._first, self._turns = table, 0
 
     def account(self, pane: Evictable) -> None:
         """The pane's size has changed."""

@@ -37,7 +37,7 @@ class SlotTable(StateTable):
         Raises:
             SchemaError: Number or types of the columns are not the key's.
         """
-        self._context.budget.advance()
+        self._context.budget.advance(self)
         keys = self._context.codec.encode(arrays)
         keys.distinct = distinct
         return keys

@@ -103,3 +103,19 @@ def test_changes_of_one_row_stay_in_order_when_the_parallelism_changes(keyed: bo
     assert sorted(spread.collect_final()["v"].to_pylist()) == sorted(expected)
     spread.sink_to(lw.BlackholeSink())
     assert ("hash by k from aggregate-1" if keyed else "global from aggregate-1") in env.explain()
+
+
+def test_ten_tables_of_one_aggregation_share_memory_for_less_than_one_without_losing_each_other() -> None:
+    config = lw.EngineConfig(batch_rows=3, state_memory_bytes=1 << 10, restart=lw.RestartConfig(attempts_max=0))
+    rows = [{"k": n % 7, "g": n % 3, **{f"v{i}": (n * (i + 3)) % 11 for i in range(5)}} for n in range(60)]
+    stream = lw.StreamExecutionEnvironment(config=config).from_collection(rows)
+    latest = stream.key_by("k").deduplicate("last")
+    extremes = {f"{kind}{i}": getattr(lw, kind)(f"v{i}") for i in range(5) for kind in ("min", "max")}
+    result = latest.key_by("g").aggregate(extremes).collect_final().sort_by("g").to_pylist()
+
+    last = {row["k"]: row for row in rows}.values()
+    for found in result:
+        for i in range(5):
+            values = [row[f"v{i}"] for row in last if row["g"] == found["g"]]
+            assert (found[f"min{i}"], found[f"max{i}"]) == (min(values), max(values))
+    assert [found["g"] for found in result] == [0, 1, 2]
