@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from decimal import ROUND_HALF_EVEN, ROUND_HALF_UP, Decimal
+from decimal import ROUND_HALF_EVEN, ROUND_HALF_UP, Context, Decimal
 from typing import Any
 
 import pyarrow as pa
@@ -100,3 +100,33 @@ def test_decimals_compare_exactly_with_integers_and_literals() -> None:
     dearer = lit(Decimal("0.908")) * col("price") > 1_000_000
     assert evaluate(dearer, price=[1_101_321, 1_101_322, None]) == [False, True, None]
     assert evaluate(lit(Decimal("0.1")) * col("price") == Decimal("0.3"), price=[3, 4]) == [True, False]
+
+
+@pytest.mark.parametrize("rounded", [col("a").round(), col("a").round(1, "half_up"), col("a").ceil()])
+def test_rounding_up_a_decimal_without_room_for_it_is_an_error_not_zero(rounded: Expr) -> None:
+    for kind, nines in ((pa.decimal128(4, 2), "99.99"), (pa.decimal128(38, 2), "9" * 36 + ".99")):
+        array = pa.array([Decimal(nines)], kind)
+        with pytest.raises(UserCodeError, match="does not fit"):
+            evaluate(rounded, a=array)
+    assert evaluate(rounded, a=pa.array([Decimal("99.99"), None], pa.decimal128(5, 2))) == [100, None]
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_a_quotient_of_decimals_is_rounded_and_never_cut(data: st.DataObject) -> None:
+    kinds, values = [], []
+    for name in ("dividend", "divisor"):
+        precision = data.draw(st.integers(1, 38), name)
+        kinds.append(pa.decimal128(precision, data.draw(st.integers(0, precision), name)))
+        digits = data.draw(st.integers(1, 10**precision - 1), name)
+        values.append(Decimal(digits).scaleb(-kinds[-1].scale, Context(prec=80)))
+    quotient = col("a") / col("b")
+    kind = bound_type(quotient, a=kinds[0], b=kinds[1])
+    exact = Context(prec=160, rounding=ROUND_HALF_UP)
+    wanted = exact.quantize(exact.divide(*values), Decimal(1).scaleb(-kind.scale))
+    columns = {name: pa.array([value], kind) for name, value, kind in zip("ab", values, kinds, strict=True)}
+    if wanted < Decimal(10) ** (kind.precision - kind.scale):
+        assert evaluate(quotient, **columns) == [wanted]
+    else:
+        with pytest.raises(UserCodeError, match="fit"):
+            evaluate(quotient, **columns)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lakeward.dsl.expressions import Expr, coalesce, col, concat_str, greatest, least, lit, when
+from lakeward.dsl.expressions import Expr, coalesce, col, concat_str, evaluate, greatest, least, lit, when
 from lakeward.engine.core.errors import GraphError, UserCodeError
 
 SCHEMA = pa.schema(
@@ -253,3 +253,8 @@ def test_the_text_of_an_expression_builds_the_same_expression(pair: Pair) -> Non
     assert str(again) == str(pair.expression)
     assert again.equals(pair.expression)
     assert hash(again) == hash(pair.expression)
+
+
+def test_membership_takes_both_zeros_for_one_number() -> None:
+    assert evaluate(col("a").is_in([0.0, 2.0]), a=[0.0, -0.0, 2.0, 1.0, None]) == [True, True, True, False, None]
+    assert evaluate(col("a").is_in([-0.0]), a=[0.0, -0.0]) == [True, True]

@@ -145,3 +145,19 @@ def test_a_negative_number_of_repetitions_is_an_error_that_shows_it() -> None:
 
 def test_digests_take_text_and_bytes() -> None:
     assert evaluate(col("a").str.md5(), a=["é"]) == evaluate(col("a").str.md5(), a=["é".encode()])
+
+
+def test_replacing_nothing_is_refused_and_the_hint_says_what_puts_text_between_characters() -> None:
+    schema = pa.schema({"a": pa.string()})
+    for count in (None, 1):
+        with pytest.raises(GraphError, match="nothing cannot be replaced"):
+            col("a").str.replace("", "-", count).bind(schema)
+    assert evaluate(col("a").str.replace_regex("", "-"), a=["ab", "", None]) == ["-a-b-", "-", None]
+
+
+def test_a_like_pattern_that_ends_in_half_an_escape_is_refused() -> None:
+    schema = pa.schema({"a": pa.string()})
+    for pattern in ("a%\\", "\\", "a\\\\\\"):
+        with pytest.raises(GraphError, match="backslash"):
+            col("a").str.like(pattern).bind(schema)
+    assert evaluate(col("a").str.like("a\\\\"), a=["a\\", "a"]) == [True, False]

@@ -102,20 +102,15 @@ def _exact(side: Compiled) -> Compiled:
     return convert(side, pa.decimal128(integer_digits(side.type), 0))
 
 
-def _decimals(call: Call, function: Kernel, sides: Sequence[Compiled], exact: bool = True) -> Compiled:
-    """As SQL: a product has the digits of both sides, a sum one more; beyond 38, 76 are used, and 38 must hold it.
-
-    A quotient that would have more than 38 digits gives up digits behind the point, down to six, and is rounded.
-    """
+def _decimals(call: Call, function: Kernel, sides: Sequence[Compiled]) -> Compiled:
+    """As SQL: a product has the digits of both sides, a sum one more; beyond 38, 76 are used, and 38 must hold it."""
     try:
         function(*(pa.array([], side.type) for side in sides))
     except pa.ArrowInvalid:
         wide = _widened(function, sides)
         made = apply(call, function, wide, _DECIMAL_HINT).type
-        kept = made.scale if exact else max(38 - made.precision + made.scale, min(made.scale, 6))
-        narrow = pa.decimal128(38, min(kept, 38))
-        options = pc.RoundOptions(narrow.scale, "half_towards_infinity")
-        return apply(call, lambda *values: pc.round(function(*values), options=options).cast(narrow), wide)
+        narrow = pa.decimal128(38, min(made.scale, 38))
+        return apply(call, lambda *values: _round_half_up(function(*values), narrow), wide)
     return apply(call, function, sides)
 
 
@@ -129,8 +124,36 @@ def _widened(function: Kernel, sides: Sequence[Compiled]) -> list[Compiled]:
     return [convert(side, kind) for side, kind in zip(sides, (left, right), strict=True)]
 
 
+def _quotient(call: Call, sides: Sequence[Compiled]) -> Compiled:
+    """As SQL: with so many digits that none of the divisor's is lost, rounded, halves away from zero.
+
+    One that would have more than 38 digits gives up digits behind the point, down to six. Arrow cuts digits off, so it
+    computes one more.
+    """
+    left, right = (side.type for side in sides)
+    scale = max(4, left.scale + right.precision - right.scale + 1)
+    precision = left.precision - left.scale + right.scale + scale
+    kept = scale if precision <= 38 else max(38 - precision + scale, min(scale, 6))
+    kind = pa.decimal128(min(precision, 38), min(kept, 38))
+    more = max(kind.scale - right.precision + right.scale, left.scale)
+    room = 76 - (more + right.precision + 1)  # what Arrow leaves for digits before the point
+    whole = min(left.precision - left.scale, room)
+    if whole < 0:
+        raise mismatch(call, sides, "the quotient would have too many digits", _DECIMAL_HINT)
+    wide = [
+        convert(sides[0], pa.decimal256(whole + more, more)),
+        convert(sides[1], pa.decimal256(right.precision, right.scale)),
+    ]
+    divide = kernel("divide_checked")
+    return apply(call, lambda *values: _round_half_up(divide(*values), kind), wide)
+
+
+def _round_half_up(array: pa.Array, kind: pa.DataType) -> pa.Array:
+    return pc.round(array, options=pc.RoundOptions(kind.scale, "half_towards_infinity")).cast(kind)
+
+
 def _true_divide() -> Function:
-    divide, checked = kernel("divide"), kernel("divide_checked")
+    divide = kernel("divide")
 
     def rule(call: Call, args: Sequence[Compiled]) -> Compiled:
         sides = typed(args)
@@ -140,7 +163,7 @@ def _true_divide() -> Function:
         if not all(map(is_numeric, kinds)):
             raise _reject(call, args)
         if any(map(is_decimal, kinds)) and not any(map(is_float, kinds)):
-            return _decimals(call, checked, [_exact(side) for side in sides], exact=False)
+            return _quotient(call, [_exact(side) for side in sides])
         common = unify(call, sides)[0].type
         target = pa.float32() if pt.is_float32(common) else pa.float64()
         return apply(call, divide, [convert(side, target) for side in sides])

@@ -130,6 +130,8 @@ def compile_is_in(node: IsIn, operand: Compiled, values: Sequence[Compiled]) -> 
     """Membership in a list of constants, looked up in a hash table; null where the operand is."""
     subject, *members = _comparable(node, [operand, *values]) if values else [operand]
     chosen = [member.constant.as_py() for member in members if member.constant is not None]
+    if pt.is_floating(subject.type) and 0.0 in chosen:
+        chosen += [0.0, -0.0]  # one number, but two entries of a hash table
     lookup = kernel("is_in", pc.SetLookupOptions(pa.array(chosen, subject.type)))
 
     def function(array: pa.Array) -> pa.Array:

@@ -36,7 +36,7 @@ class NumberMethods(Methods):
         return self._call(numeric.SIGN)
 
     def round(self, digits: int = 0, mode: Choice["half_even", "half_up"] = "half_even") -> Expr:
-        """Rounded to so many digits after the point, in the same type.
+        """Rounded to so many digits after the point, in the same type (an error where a decimal has no room for it).
 
         >>> from lakeward.dsl.expressions import col, evaluate
         >>> evaluate(col("a").round(1), a=[1.25, 1.35, -2.0])

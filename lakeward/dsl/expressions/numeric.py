@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import types as pt
 
 from lakeward.dsl.expressions.arithmetic import typed
-from lakeward.dsl.expressions.compiled import Compiled, apply, convert, kernel, mismatch, unify
+from lakeward.dsl.expressions.casts import cast_kernel
+from lakeward.dsl.expressions.compiled import Compiled, Kernel, apply, convert, kernel, mismatch, unify
 from lakeward.dsl.expressions.nodes import Call, Function, Style
-from lakeward.dsl.expressions.types import is_float, is_integer, is_numeric
+from lakeward.dsl.expressions.types import is_decimal, is_float, is_integer, is_numeric
 from lakeward.engine.core.errors import GraphError
 
 ROUNDING = {"half_even": "half_to_even", "half_up": "half_towards_infinity"}
@@ -65,9 +67,18 @@ def _whole(name: str) -> Function:
 
     def rule(call: Call, args: Sequence[Compiled]) -> Compiled:
         (side,) = _checked(call, args, is_numeric, "numbers", "double")
-        return side if is_integer(side.type) else apply(call, compute, [side])
+        return side if is_integer(side.type) else apply(call, _rounding(compute, side.type), [side])
 
     return Function(name, Style.METHOD, rule)
+
+
+def _rounding(compute: Kernel, kind: pa.DataType) -> Kernel:
+    """Decimals are rounded in one digit more, which 9.99 needs to become 10.00: Arrow makes 0.00 of it, unsaid."""
+    if not is_decimal(kind):
+        return compute
+    wide = pa.decimal128 if kind.precision < 38 else pa.decimal256
+    widen, narrow = (cast_kernel(*pair) for pair in pairwise((kind, wide(kind.precision + 1, kind.scale), kind)))
+    return lambda array: narrow(compute(widen(array)))
 
 
 def _round(call: Call, args: Sequence[Compiled]) -> Compiled:
@@ -75,7 +86,8 @@ def _round(call: Call, args: Sequence[Compiled]) -> Compiled:
     if mode is not None and mode not in ROUNDING:
         raise GraphError(f"round: no mode {mode!r}", hint='use "half_even" or "half_up"')
     options = pc.RoundOptions(digits, ROUNDING[mode or "half_even"])
-    return apply(call, kernel("round", options), _checked(call, args, is_numeric, "numbers", "double"))
+    sides = _checked(call, args, is_numeric, "numbers", "double")
+    return apply(call, _rounding(kernel("round", options), sides[0].type), sides)
 
 
 def _sign(call: Call, args: Sequence[Compiled]) -> Compiled:

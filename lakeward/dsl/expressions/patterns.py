@@ -22,7 +22,15 @@ def _matches(pattern: str) -> Kernel:
 
 
 def _like(ignore_case: bool) -> Callable[[str], Kernel]:
-    return lambda pattern: kernel("match_like", pc.MatchSubstringOptions(pattern, ignore_case=ignore_case))
+    def make(pattern: str) -> Kernel:
+        if re.search(r"(?<!\\)(?:\\\\)*\\\Z", pattern):
+            raise GraphError(
+                f"the pattern {pattern!r} ends in a backslash that takes nothing",
+                hint="for a backslash as such, write two of them",
+            )
+        return kernel("match_like", pc.MatchSubstringOptions(pattern, ignore_case=ignore_case))
+
+    return make
 
 
 def checked_regex(pattern: str, function: Kernel) -> Kernel:
@@ -43,6 +51,11 @@ def checked_regex(pattern: str, function: Kernel) -> Kernel:
 
 def _replace(function: str) -> Callable[[str, str, int | None], Kernel]:
     def make(old: str, new: str, count: int | None) -> Kernel:
+        if old == "" and function == "replace_substring":  # Arrow would look for it without end
+            raise GraphError(
+                "str.replace: nothing cannot be replaced",
+                hint=f'to put {new!r} between all characters: .str.replace_regex("", {new!r})',
+            )
         return checked_regex(old, kernel(function, pc.ReplaceSubstringOptions(old, new, max_replacements=count)))
 
     return make
