@@ -232,3 +232,30 @@ def test_the_text_of_the_new_calls_is_what_one_writes() -> None:
         'col("a").clip(None, 3)': col("a").clip(high=3),
     }
     assert {text: str(each) for text, each in expressions.items()} == {text: text for text in expressions}
+
+
+@pytest.mark.parametrize("text", ["2024-01-31", "2024-01-31T00:00", "2024-01-31 02:00:00.000+02:00", "2024-01-31T00Z"])
+def test_the_end_of_a_date_is_not_taken_for_an_offset(text: str) -> None:
+    for others in ([], ["2024-01-31T01:00:00+01:00", None]):
+        made = evaluate(col("a").cast("timestamp"), a=[text, *others])
+        assert made[0] == datetime(2024, 1, 31, tzinfo=UTC)
+
+
+def test_text_with_nanoseconds_is_rounded_down_to_microseconds() -> None:
+    texts = ["2024-01-31T10:00:00.123456789Z", "2024-01-31 10:00:00.123456789", "2024-01-31T10:00:00.5Z", None]
+    whole = datetime(2024, 1, 31, 10, tzinfo=UTC)
+    fine = whole.replace(microsecond=123456)
+    assert evaluate(col("a").cast("timestamp"), a=texts) == [fine, fine, whole.replace(microsecond=500000), None]
+    assert evaluate(col("a").cast("timestamp", errors="null"), a=["x", texts[0]]) == [None, fine]
+
+
+@pytest.mark.parametrize("format", ["%", "%Y%", "%Q", "%-d", "%E", "100 % %Y"])
+def test_a_format_that_arrow_would_write_as_it_is_is_refused(format: str) -> None:
+    with pytest.raises(GraphError, match="directive"):
+        col("a").dt.strftime(format).bind(pa.schema({"a": pa.timestamp("us")}))
+
+
+def test_the_zone_of_a_time_without_one_cannot_be_shown() -> None:
+    with pytest.raises(GraphError, match="has none"):
+        col("a").dt.strftime("%H %Z").bind(pa.schema({"a": pa.timestamp("us")}))
+    assert evaluate(col("a").dt.strftime("%H %Z%%z"), a=[datetime(2024, 1, 1, tzinfo=UTC)]) == ["00 UTC%z"]

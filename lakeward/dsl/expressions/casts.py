@@ -14,7 +14,8 @@ from lakeward.dsl.expressions.nodes import Call, Function, Style
 from lakeward.dsl.expressions.numpy_kernels import floor_to
 from lakeward.dsl.expressions.types import is_decimal, is_float, is_integer, is_text
 
-_ZONED = r"(?:Z|[+-]\d{2}(?::?\d{2})?)$"
+_ZONED = r"(?:Z|[T :]\d{2}(?:\.\d+)?[+-]\d{2}(?::?\d{2})?|[T ]\d{4,6}(?:\.\d+)?[+-]\d{2}(?::?\d{2})?)$"
+"""An offset stands behind a time: the last part of a date looks like one."""
 _NUMBER = {
     True: r"^\s*-?(?:\d+|0[xX][0-9a-fA-F]+)\s*$",
     False: r"(?i)^\s*[+-]?(?:\d+\.?\d*(?:e[+-]?\d+)?|\.\d+(?:e[+-]?\d+)?|nan|inf|infinity)\s*$",
@@ -48,7 +49,7 @@ def cast_kernel(source: pa.DataType, target: pa.DataType) -> Kernel:
     if pt.is_timestamp(source) and pt.is_timestamp(target):
         return _retime(plain, source, target)
     if is_text(source) and pt.is_timestamp(target) and target.tz is not None:
-        return lambda array: _parse_instants(array, target)
+        return lambda array: _parse_cut(array, target)
     return plain
 
 
@@ -71,6 +72,18 @@ def _retime(plain: Kernel, source: pa.DataType, target: pa.DataType) -> Kernel:
     """Between units and zones; a time without a zone is taken to be UTC, and becomes UTC when it loses its zone."""
     step = TICKS_A_SECOND[source.unit] // TICKS_A_SECOND[target.unit]
     return (lambda array: plain(floor_to(array, step))) if step > 1 else plain
+
+
+def _parse_cut(array: pa.Array, target: pa.DataType) -> pa.Array:
+    """As `_parse_instants`, also text with more digits of the second than the type has, which are left out."""
+    try:
+        return _parse_instants(array, target)
+    except pa.ArrowInvalid:
+        digits = len(str(TICKS_A_SECOND[target.unit])) - 1
+        if digits == 0:
+            raise
+        cut = pc.replace_substring_regex(array, rf"(:\d{{2}}\.\d{{{digits}}})\d+", r"\1")
+        return _parse_instants(cut, target)
 
 
 def _parse_instants(array: pa.Array, target: pa.DataType) -> pa.Array:

@@ -29,6 +29,7 @@ _DAY_S = 86_400
 _OF_A_DAY = frozenset("YmdjybBaAuwUWVGgCDFhexZz%nt")
 _OF_AN_HOUR = _OF_A_DAY | frozenset("HIp")
 _OF_A_MINUTE = _OF_AN_HOUR | frozenset("MR")
+_KNOWN = frozenset("aAbBcCdDeFfgGhHIjmMnprRStTuUVwWxXyYzZ%")
 _FEW_STEPS = 64
 _ROWS_A_STEP = 16
 """Rows for which writing one more text by Arrow costs as much as computing the digits of all of them."""
@@ -44,8 +45,10 @@ def strftime_kernel(format: str, kind: pa.DataType) -> Kernel:
     """Text of times of a type, in a format of C's strftime.
 
     Raises:
-        GraphError: The format has %f elsewhere than in %S.%f.
+        GraphError: The format has a directive that there is not, %f elsewhere than in %S.%f, or a zone that the type
+            does not have.
     """
+    _check(format, kind)
     if "%f" in format:
         return _with_fractions(format, kind)
     if kind.tz is not None and not in_utc(kind):
@@ -67,6 +70,18 @@ def strftime_kernel(format: str, kind: pa.DataType) -> Kernel:
         return digits(ticks, array) if digits is not None and digits.shows(ticks) else _distinct(write, array, step)
 
     return function
+
+
+def _check(format: str, kind: pa.DataType) -> None:
+    """Arrow writes directives that it does not know as they are, and misses a zone only when there are rows."""
+    unknown = sorted({*_DIRECTIVE.findall(format)} - _KNOWN)
+    if unknown or "%" in _DIRECTIVE.sub("", format):
+        what = f"has an unknown directive, %{unknown[0]}" if unknown else "ends in half a directive"
+        hint = "formats are those of C's strftime, %Y-%m-%d %H:%M:%S and so on; a percent sign is %%"
+        raise GraphError(f"dt.strftime: the format {format!r} {what}", hint=hint)
+    if kind.tz is None and set(_DIRECTIVE.findall(format)) & set("zZ"):
+        hint = 'say that it is in UTC: .cast("timestamp")'
+        raise GraphError(f"dt.strftime: the format {format!r} shows the time zone, but the column has none", hint=hint)
 
 
 def in_utc(kind: pa.DataType) -> bool:
