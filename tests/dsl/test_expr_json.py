@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pyarrow as pa
@@ -162,3 +162,22 @@ def test_structs_are_made_and_taken_apart() -> None:
     assert evaluate(made.struct.field("y"), a=[1, None]) == [2, None]
     with pytest.raises(GraphError):
         struct()
+
+
+@pytest.mark.parametrize("errors", ["raise", "null"])
+def test_what_lies_beside_the_path_in_a_list_may_be_of_any_type(errors: Literal["raise", "null"]) -> None:
+    docs = ['{"a": [1, {"b": "x"}, "y"]}', '{"a": [2, 3]}', '{"a": []}', '{"a": null}', "null", None]
+    assert evaluate(col("doc").json.get("$.a[0]", int, errors), doc=docs) == [1, 2, None, None, None, None]
+    assert evaluate(col("doc").json.get("$.a[-1]", str, "null"), doc=docs) == ["y", None, None, None, None, None]
+    assert evaluate(col("doc").json.get("$.a[1].b", str, errors), doc=[docs[0], docs[2]]) == ["x", None]
+    times = ['{"a": ["2024-01-01T00:00:00Z", 5]}']
+    assert evaluate(col("doc").json.get("$.a[0]", datetime, errors), doc=times) == [datetime(2024, 1, 1, tzinfo=UTC)]
+
+
+@pytest.mark.parametrize(
+    ("doc", "place"), [('{"a": ["x", {}]}', r"\$\.a\[0\]"), ('{"a": 5}', r"\$\.a"), ("[1]", r"\$")]
+)
+def test_a_value_of_another_type_is_an_error_that_says_where(doc: str, place: str) -> None:
+    with pytest.raises(RecordError, match=place):
+        evaluate(col("doc").json.get("$.a[0]", int), doc=[doc])
+    assert evaluate(col("doc").json.get("$.a[0]", int, errors="null"), doc=[doc]) == [None]

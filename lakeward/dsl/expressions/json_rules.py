@@ -20,6 +20,9 @@ from lakeward.engine.core.errors import GraphError
 _STEP = re.compile(r"\.(?P<name>[^.\[\]'\"*]+)|\[(?P<index>-?\d+)\]|\[(?P<quote>['\"])(?P<quoted>.*?)(?P=quote)\]")
 _REASON_CHARS_MAX = 200
 
+Walk = Callable[[Any, tuple[Step, ...]], Any]
+"""From a document to the value at a path; None where there is none."""
+
 
 def parse_path(path: str) -> tuple[Step, ...]:
     """The names and indices of a path.
@@ -56,11 +59,36 @@ def _decoder(steps: tuple[Step, ...], kind: pa.DataType, forgiving: bool) -> Ker
     if not steps and pa.types.is_struct(kind):
         return _typed(kind, lambda rows: rows, forgiving)
     if steps and isinstance(steps[0], str):
-        typed = _typed(*_shape(steps, kind), forgiving)
-        return fast_kernel(steps, kind, typed) or typed
-    found, (fields, take) = _python(steps, forgiving), _shape(("value",), kind)
-    typed = _typed(fields, take, forgiving)
-    return lambda array: typed(found(array, lambda value: msgspec.json.encode({"value": value})))
+        general = _either(_typed(*_shape(steps, kind), False), _walked(steps, kind, forgiving, _walk_strictly))
+        return fast_kernel(steps, kind, general) or general
+    return _walked(steps, kind, forgiving, _walk)
+
+
+def _either(typed: Kernel, walked: Kernel) -> Kernel:
+    """Whole documents by type; where one does not fit, each by the one value: what lies beside it may be anything."""
+
+    def function(array: Any) -> pa.Array:
+        try:
+            return typed(array)
+        except pa.ArrowInvalid:
+            return walked(array)
+
+    return function
+
+
+def _walked(steps: tuple[Step, ...], kind: pa.DataType, forgiving: bool, walk: Walk) -> Kernel:
+    """The value at the path by Python, and only that by type."""
+    found, typed = _python(steps, forgiving, walk), _typed(*_shape(("value",), kind), forgiving)
+    place = "$" + "".join(f".{step}" if isinstance(step, str) else f"[{step}]" for step in steps)
+
+    def function(array: Any) -> pa.Array:
+        documents = found(array, lambda value: msgspec.json.encode({"value": value}))
+        try:
+            return typed(documents)
+        except pa.ArrowInvalid as error:
+            raise pa.ArrowInvalid(str(error).replace("`$.value", f"`{place}")) from error
+
+    return function
 
 
 def _shape(steps: tuple[Step, ...], kind: pa.DataType) -> tuple[pa.DataType, Callable[[pa.Array], pa.Array]]:
@@ -99,7 +127,9 @@ def _at_rows(values: pa.Array, rows: Any, length: int) -> pa.Array:
     return values.take(places)
 
 
-def _python(steps: tuple[Step, ...], forgiving: bool) -> Callable[[pa.Array, Callable[[Any], Any]], pa.Array]:
+def _python(
+    steps: tuple[Step, ...], forgiving: bool, walk: Walk
+) -> Callable[[pa.Array, Callable[[Any], Any]], pa.Array]:
     """The way for documents of any shape: Python objects, about half a million a second."""
     parse = msgspec.json.Decoder().decode
 
@@ -107,7 +137,7 @@ def _python(steps: tuple[Step, ...], forgiving: bool) -> Callable[[pa.Array, Cal
         found = []
         for text in array.to_pylist():
             try:
-                value = None if text is None else _walk(parse(text), steps)
+                value = None if text is None else walk(parse(text), steps)
             except msgspec.DecodeError as error:
                 if not forgiving:
                     raise pa.ArrowInvalid(f"data cannot be parsed: {error}") from error
@@ -129,9 +159,23 @@ def _walk(value: Any, steps: tuple[Step, ...]) -> Any:
     return value
 
 
+def _walk_strictly(value: Any, steps: tuple[Step, ...]) -> Any:
+    """As `_walk`, but a step into what has no members or elements is an error, unless it is null."""
+    place = "$"
+    for step in steps:
+        wanted, what = (dict, "object") if isinstance(step, str) else (list, "array")
+        if value is None:
+            return None
+        if not isinstance(value, wanted):
+            raise msgspec.ValidationError(f"Expected `{what} | null` at `{place}`, got {type(value).__name__}")
+        value = _walk(value, (step,))
+        place += f".{step}" if isinstance(step, str) else f"[{step}]"
+    return value
+
+
 def _text(call: Call, args: Sequence[Compiled]) -> Compiled:
     path, errors = call.params
-    found = _python(parse_path(path), errors == "null")
+    found = _python(parse_path(path), errors == "null", _walk)
 
     def write(value: Any) -> bytes:
         return value.encode() if isinstance(value, str) else msgspec.json.encode(value)
