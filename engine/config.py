@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lakeward.engine.core.errors import ConfigError
 from lakeward.engine.core.keygroups import MAX_PARALLELISM_DEFAULT
 
 
@@ -55,6 +56,9 @@ class EngineConfig:
         state_memory_bytes: Memory for keyed state, of all operators of this process together.
         restart: The restart policy.
         optimise: Whether columns that nobody reads are left out and sources are told of filters; for tests.
+
+    Raises:
+        ConfigError: A number with which no job can run.
     """
 
     parallelism: int = 1
@@ -69,3 +73,11 @@ class EngineConfig:
     state_memory_bytes: int = 1 << 30
     restart: RestartConfig = RestartConfig()
     optimise: bool = True
+
+    def __post_init__(self) -> None:
+        leasts = dict.fromkeys(("linger_ms", "checkpoint_failures_tolerated", "state_memory_bytes"), 0)
+        leasts |= dict.fromkeys(("max_parallelism", "checkpoint_interval_ms", "checkpoint_timeout_ms"), 1)
+        leasts |= dict.fromkeys(("checkpoints_retained", "batch_rows", "channel_batches_max"), 1)
+        for name, least in leasts.items():
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} is {getattr(self, name)}, below {least}", hint=f"give {least} or more")

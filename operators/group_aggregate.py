@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from lakeward.engine.api.changelog import (
     DELETE,
@@ -228,7 +229,7 @@ class GroupOperator(Operator):
     def _key_arrays(self, batch: pa.RecordBatch) -> list[pa.Array]:
         if not self._keyed:
             return [pa.array(np.zeros(batch.num_rows, np.int8))]
-        return [plain(batch.column(name)) for name, _ in self._keys]
+        return [_key_values(batch.column(name)) for name, _ in self._keys]
 
     def _times_us(self, batch: pa.RecordBatch) -> Rows:
         if self._aggregation.needs_times and self._factory.time_column is not None:
@@ -272,6 +273,14 @@ class GroupOperator(Operator):
             state[name][found] = pane.column(name)[slots[found]]
         after = self._results(state, self._given(state))
         self._changelog.emit(keys if self._keyed else (), sent, after, out)
+
+
+def _key_values(array: pa.Array) -> pa.Array:
+    """Key values as they are sent: equal ones look the same, so that a reader by key finds them; -0.0 becomes 0.0."""
+    array = plain(array)
+    if pa.types.is_float64(array.type) or pa.types.is_float32(array.type):
+        return pc.add(array, pa.scalar(0.0, array.type))
+    return array
 
 
 @dataclass(frozen=True, slots=True)

@@ -622,6 +622,8 @@ class DataStream(JoinVerbs, RankingVerbs):
         if self.is_updating:
             columns = [*(one for one in columns if one[0] != ROW_KIND), (ROW_KIND, col(ROW_KIND))]
         names = [name for name, _ in columns]
+        if not set(names) - {ROW_KIND}:
+            raise self._error(SchemaError(f"{kind} leaves no column", hint="keep one; rows are known by their columns"))
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise self._error(SchemaError(f"{kind} makes two columns named '{twice}'", hint="give one an .alias(name)"))

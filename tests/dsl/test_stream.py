@@ -306,3 +306,16 @@ def test_reduce_takes_dictionary_encoded_columns_and_functions_that_change_lists
     found = stream.execute_and_collect()
     assert found["seen"].to_pylist() == [[0], [0, 1], [0, 1, 2]]
     assert found["name"].to_pylist() == ["a", "a", "a"]
+
+
+def test_a_projection_that_leaves_no_column_is_refused() -> None:
+    stream = lw.StreamExecutionEnvironment().from_collection([{"a": 1}, {"a": 2}])
+    for empty in (lambda: stream.select(), lambda: stream.drop("a")):
+        with pytest.raises(SchemaError, match="leaves no column"):
+            empty()
+
+
+@pytest.mark.parametrize("name", ["batch_rows", "channel_batches_max", "checkpoint_interval_ms", "max_parallelism"])
+def test_a_limit_with_which_no_job_could_run_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=name):
+        lw.EngineConfig(**{name: 0})

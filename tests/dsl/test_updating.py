@@ -119,3 +119,20 @@ def test_ten_tables_of_one_aggregation_share_memory_for_less_than_one_without_lo
             values = [row[f"v{i}"] for row in last if row["g"] == found["g"]]
             assert (found[f"min{i}"], found[f"max{i}"]) == (min(values), max(values))
     assert [found["g"] for found in result] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("kind", [pa.float32(), pa.float64()])
+@pytest.mark.parametrize("update_before", [True, False])
+def test_both_zeros_are_one_key_also_for_who_applies_the_changes(kind: pa.DataType, update_before: bool) -> None:
+    env = lw.StreamExecutionEnvironment(config=lw.EngineConfig(batch_rows=1))
+    stream = env.from_collection(pa.table({"f": pa.array([0.0, -0.0, None, float("nan"), float("nan")], kind)}))
+    counted = stream.key_by("f").aggregate(n=lw.count(), update_before=update_before)
+    changes = counted.execute_and_collect()
+    assert "-0.0" not in map(str, changes["f"].to_pylist())
+    assert [str(row) for row in counted.collect_final().to_pylist()] == [
+        "{'f': 0.0, 'n': 2}",
+        "{'f': None, 'n': 1}",
+        "{'f': nan, 'n': 2}",
+    ]
+    latest = stream.key_by("f").deduplicate("last", update_before=update_before)
+    assert latest.collect_final().num_rows == 3
