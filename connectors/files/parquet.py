@@ -108,7 +108,10 @@ def _may_hold(group: pq.RowGroupMetaData, comparison: Comparison) -> bool:
     statistics = next((one.statistics for one in columns if one.path_in_schema == comparison.column), None)
     if statistics is None or not statistics.has_min_max:
         return True
-    low, high, value = statistics.min, statistics.max, comparison.value.as_py()
+    try:
+        low, high, value = statistics.min, statistics.max, comparison.value.as_py()
+    except (ValueError, OverflowError):
+        return True  # nanoseconds, or a year, that Python's times do not have
     if type(low) is not type(value) or not isinstance(value, _COMPARABLE) or low != low or high != high:
         return True  # of another type than in the file, or not a number
     try:

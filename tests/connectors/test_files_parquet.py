@@ -165,3 +165,11 @@ def test_row_groups_are_left_out_by_their_statistics(rows_file: Path) -> None:
     assert kept(0, Comparison("i", "<", pa.scalar(1.5))) == [tuple(range(11))]  # of another type: may be
     wide = Comparison("t", ">=", pa.scalar(START + timedelta(seconds=300), pa.timestamp("us")))
     assert kept(38, Comparison("i", "<", pa.scalar(38)), wide) == []
+
+
+def test_statistics_that_python_times_cannot_hold_leave_nothing_out(tmp_path: Path) -> None:
+    ticks = pa.array([1, -1_000_001, None], pa.timestamp("ns"))
+    pq.write_table(pa.table({"at": ticks}), tmp_path / "nanoseconds.parquet")
+    metadata = pq.read_metadata(tmp_path / "nanoseconds.parquet")
+    early = Comparison("at", "<", pa.scalar(datetime(1960, 1, 1)))  # noqa: DTZ001
+    assert [run.numbers for run in row_groups(metadata, 0, [early])] == [(0,)]
