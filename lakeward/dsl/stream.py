@@ -212,7 +212,7 @@ class DataStream(JoinVerbs, RankingVerbs):
 
     def _columns(self, kind: str, columns: dict[str, Expr]) -> DataStream:
         """Exactly these columns; for the verbs that compute some on the way."""
-        return self._project(kind, list(columns.items()), None)
+        return self._project(kind, list(columns.items()), None, self._node.parallelism)
 
     def drop(self, *columns: str, uid: str | None = None) -> DataStream:
         """Rows without these columns.
@@ -418,7 +418,8 @@ class DataStream(JoinVerbs, RankingVerbs):
             if key.source is None and key.name in self.schema.names:
                 hint = f'name it: ({key}).alias("name")'
                 raise self._error(GraphError(f"the key {key} would replace the column '{key.name}'", hint=hint))
-        stream = self.with_columns(*computed) if computed else self
+        everything = {name: col(name) for name in self.schema.names} | {one.name: one for one in computed}
+        stream = self._columns("with_columns", everything) if computed else self
         return KeyedStream(stream, tuple(key if isinstance(key, str) else key.name for key in keys))
 
     def window_all(self, window: WindowSpec) -> WindowedStream:
@@ -618,7 +619,9 @@ class DataStream(JoinVerbs, RankingVerbs):
         listed = [as_column(one) for one in columns]
         return [*((expr.name, expr) for expr in listed), *((name, as_column(one)) for name, one in named.items())]
 
-    def _project(self, kind: str, columns: list[tuple[str, Expr]], uid: str | None) -> DataStream:
+    def _project(
+        self, kind: str, columns: list[tuple[str, Expr]], uid: str | None, parallelism: int | None = None
+    ) -> DataStream:
         if self.is_updating:
             columns = [*(one for one in columns if one[0] != ROW_KIND), (ROW_KIND, col(ROW_KIND))]
         names = [name for name, _ in columns]
@@ -631,7 +634,7 @@ class DataStream(JoinVerbs, RankingVerbs):
             bound, schema = bind_columns(dict(columns), self.schema)
         except LakewardError as error:
             raise self._error(error) from None
-        stream = self._then(kind, Project(bound, schema), schema, uid, None)
+        stream = self._then(kind, Project(bound, schema), schema, uid, parallelism)
         # The event time survives only as the unchanged column, maybe under another name.
         renamed = {expr.reference: name for name, expr in bound if expr.reference is not None}
         before = self.event_time

@@ -178,3 +178,15 @@ def test_what_makes_no_sense_is_refused_where_it_is_written(
 def test_a_condition_that_is_no_expression_is_refused() -> None:
     with pytest.raises(ConfigError, match="the argument of where"):
         lw.count().where(True)  # type: ignore[arg-type]
+
+
+def test_what_an_aggregation_computes_on_the_way_keeps_the_order_of_a_single_reader() -> None:
+    env = lw.StreamExecutionEnvironment(parallelism=3)
+    stream = env.from_collection([{"k": 1, "v": n} for n in range(30)])
+    ends = stream.key_by("k").aggregate(first=lw.first(col("v") + 1), last=lw.last(col("v") + 1))
+    sums = stream.key_by((col("k") + 1).alias("next")).window(lw.CountWindow(10)).aggregate(total=lw.sum(col("v") + 1))
+    assert ends.collect_final().to_pylist() == [{"k": 1, "first": 1, "last": 30}]
+    assert sums.execute_and_collect()["total"].to_pylist() == [55, 155, 255]
+    for result in (ends, sums):
+        result.sink_to(lw.BlackholeSink())
+    assert "rebalance" not in env.explain()
