@@ -112,10 +112,8 @@ def materialise(changes: pa.Table, upsert_key: Sequence[str] | None) -> pa.Table
         return _counted(plain, signs(kinds))
     if not upsert_key:  # one row in all
         return plain.slice(plain.num_rows - 1) if len(kinds) and is_addition(kinds[-1:])[0] else plain.slice(0, 0)
-    keys = {name: _comparable(plain[name]) for name in upsert_key}
-    numbered = pa.table({**keys, "#": np.arange(plain.num_rows)})
-    last = numbered.group_by(list(keys), use_threads=False).aggregate([("#", "max")])["#_max"].to_numpy()
-    last = np.sort(last)
+    codes = row_codes([plain[name].combine_chunks() for name in upsert_key])
+    last = np.sort(len(codes) - 1 - np.unique(codes[::-1], return_index=True)[1])
     return plain.take(pa.array(last[is_addition(kinds[last])]))
 
 
