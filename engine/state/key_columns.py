@@ -65,10 +65,16 @@ def grown(array: npt.NDArray[np.generic], capacity: int) -> npt.NDArray[np.gener
     """
     if array.base is not None and len(array.base) >= capacity:
         return array.base[:capacity]
-    room = capacity if array.dtype == object else _ROOM * capacity
-    larger = np.empty(room, dtype=array.dtype)
+    larger = _roomy(capacity if array.dtype == object else _ROOM * capacity, capacity, array.dtype)
     larger[: len(array)] = array
     return larger[:capacity]
+
+
+def _roomy(wanted: int, needed: int, dtype: np.dtype[np.generic]) -> npt.NDArray[np.generic]:
+    try:
+        return np.empty(wanted, dtype=dtype)
+    except MemoryError:  # where address space is limited, as by `ulimit -v`
+        return np.empty(needed, dtype=dtype)
 
 
 class IntKeyColumn:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lakeward.engine.state.key_columns import ByteKeyColumn, IntKeyColumn
+from lakeward.engine.state import key_columns
+from lakeward.engine.state.key_columns import ByteKeyColumn, IntKeyColumn, grown
 from lakeward.engine.state.keys import KeyBatch, KeyCodec
 from lakeward.engine.state.slots import SlotMap
 
@@ -145,3 +146,17 @@ def test_keys_of_every_type_come_back(kind: pa.DataType) -> None:
         assert codec.decode(codec.encode([part]))[0].equals(part)
     slots = find_or_insert(SlotMap(IntKeyColumn() if codec.integral else ByteKeyColumn()), codec.encode([array]))
     assert slots.tolist() == [1, 2, 0, 2]
+
+
+def test_arrays_grow_in_the_room_that_they_have() -> None:
+    array = grown(np.arange(10), 20)
+    array[10:] = -1
+    larger = grown(array, 70)
+    assert np.shares_memory(array, larger)
+    assert larger[:20].tolist() == [*range(10), *[-1] * 10]
+    assert not np.shares_memory(larger, grown(larger, 81))
+
+
+def test_arrays_grow_where_address_space_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(key_columns, "_ROOM", 1 << 50)
+    assert grown(np.arange(10), 20)[:10].tolist() == list(range(10))
