@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import socket
-import tempfile
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from lakeward.engine.api.sink import Sink
 from lakeward.engine.checkpoint.coordinator import CheckpointCoordinator, CoordinatorConfig
@@ -21,6 +18,7 @@ from lakeward.engine.config import EngineConfig
 from lakeward.engine.core.clock import Clock, SystemClock
 from lakeward.engine.core.errors import ConfigError, InternalError, JobFailedError, LakewardError, Retry
 from lakeward.engine.core.ids import CheckpointId, JobId, OperatorId
+from lakeward.engine.core.scratch import ScratchFolder
 from lakeward.engine.graph.logical import LogicalGraph, SourceSpec
 from lakeward.engine.graph.plan import Plan
 from lakeward.engine.graph.prepare import prepare
@@ -88,7 +86,7 @@ class Ports:
         new_id: Makes a name that was never used before.
         make_io: Makes the executor of an attempt's slow effects.
         store_factory: Opens the key-value stores behind keyed state.
-        directory: Where local state lies; None: a temporary directory.
+        directory: Where the folders of local state lie; None: the temporary directory (`$TMPDIR`).
     """
 
     clock: Clock = field(default_factory=SystemClock)
@@ -184,7 +182,7 @@ class Attempt:
         self._ports = ports
         self._metrics = metrics
         self._workflow = CheckpointWorkflow(job.store)
-        self._directory = Path(tempfile.mkdtemp(prefix="lakeward-", dir=ports.directory))
+        self._scratch = ScratchFolder(ports.directory)
         self._runner: JobRunner | None = None
         self._committers: JobCommitters | None = None
         self.job_id = JobId("")
@@ -218,7 +216,7 @@ class Attempt:
         restored = RestoredState(
             recovery.manifest,
             self._workflow.download,
-            self._directory / "restored",
+            self._scratch.path / "restored",
             self._job.config.max_parallelism,
         )
         info = JobInfo(
@@ -235,7 +233,7 @@ class Attempt:
             restored,
             self._list_splits(restored),
             self._ports.store_factory,
-            self._directory,
+            self._scratch.path,
         )
         self._runner = self._make_runner(started, context)
         return self._runner
@@ -260,7 +258,7 @@ class Attempt:
             # The error that ended the attempt matters more than one while cleaning up after it.
             log.warning("while closing: %s", error)
         finally:
-            shutil.rmtree(self._directory, ignore_errors=True)
+            self._scratch.close()
 
     def _recover(self) -> tuple[Started, Recovery]:
         owner = f"{socket.gethostname()}:{os.getpid()}"

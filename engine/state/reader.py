@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
@@ -12,6 +10,7 @@ import pyarrow as pa
 
 from lakeward.engine.api.state import ColumnSpec, RowsSpec
 from lakeward.engine.core.json_types import JsonObject
+from lakeward.engine.core.scratch import ScratchFolder
 from lakeward.engine.state.keys import KeyCodec
 from lakeward.engine.state.kv import KeyValueStore, StoreFactory
 from lakeward.engine.state.layout import Layouts
@@ -82,16 +81,16 @@ def _newest(table: StoredTable) -> pa.Schema:
 
 def _read(factory: StoreFactory, directory: str, read: _Reader) -> Iterator[pa.RecordBatch]:
     """What `read` yields of a store with these files."""
-    scratch = tempfile.mkdtemp(prefix="lakeward-state-", dir=os.path.dirname(directory))  # where links may do
+    scratch = ScratchFolder(os.path.dirname(directory))  # where links may do
     try:
-        link_files(directory, scratch)
-        store = factory.open(scratch)
+        link_files(directory, str(scratch.path))
+        store = factory.open(str(scratch.path))
         try:
             yield from read(store)
         finally:
             store.close()
     finally:
-        shutil.rmtree(scratch)
+        scratch.close()
 
 
 def _slot_reader(table: StoredTable, max_parallelism: int) -> _Reader:
