@@ -31,6 +31,7 @@ from lakeward.engine.core.messages import Barrier, Batch, Message, Watermark
 from lakeward.engine.execute import Attempt
 from lakeward.engine.graph import plan as planning
 from lakeward.engine.graph.logical import Exchange
+from lakeward.engine.runtime import watermarks
 from lakeward.engine.runtime.carried import CarriedCommittables
 from lakeward.engine.runtime.channel import Channel
 from lakeward.engine.runtime.committers import JobCommitters
@@ -38,13 +39,16 @@ from lakeward.engine.runtime.job import JobRunner
 from lakeward.engine.runtime.partition import HashPartitioner
 from lakeward.engine.runtime.restore import RestoredState
 from lakeward.engine.runtime.source_task import SourceTask
+from lakeward.engine.runtime.watermarks import END_OF_TIME
 from lakeward.engine.state import memory
 from lakeward.engine.state.backend import StateBackend
 from lakeward.operators.group_aggregate import Changelog, Results
 from lakeward.operators.top_n import TopN
+from lakeward.operators.windows.operator import WindowOperator
 from lakeward.operators.windows.progress import Progress
+from lakeward.operators.windows.sent import SentResults
 from lakeward.testing.simulation import Fault, SimulationViolation, Swarm, simulate
-from lakeward.testing.simulation.knobs import UPDATING
+from lakeward.testing.simulation.knobs import IDLE, UPDATING
 from lakeward.testing.simulation.sink import COMMIT_TRIES_MAX, SimTableCommitter
 from lakeward.testing.simulation.table import CommitConflict
 
@@ -223,6 +227,26 @@ def rebalance_where_counts_differ(edge: Any, upstream: Any, senders: int, receiv
     return Exchange.REBALANCE if edge.exchange is Exchange.FORWARD and senders != receivers else edge.exchange
 
 
+# -- event time
+
+
+def open_without_what_was_sent(self: SentResults, context: Any) -> None:
+    """A restored window does not know what it has sent early."""
+    real_open(self, context)
+    for window in list(self._table.namespaces()):
+        self._table.drop(window)
+
+
+real_open = SentResults.open
+
+
+def combine_with_ended_inputs(marks: list[Watermark], floor_us: int) -> Watermark:
+    """An input that has ended is further ahead than all others, so that event time ends when those are idle."""
+    active = [mark.timestamp_us for mark in marks if not mark.idle and mark != END_OF_TIME]
+    furthest_us = max([floor_us, *(mark.timestamp_us for mark in marks)])
+    return Watermark(max(min(active), floor_us)) if active else Watermark(furthest_us, idle=True)
+
+
 # -- bugs that were there
 
 
@@ -356,6 +380,21 @@ PLANTS = [
         "rows of rankings are told apart without the ranking's key",
         set_method(TopN, "upsert_key", property(key_of_the_input_alone)),
         Swarm(rates={}, programs=("top_totals",), rows=(10, 60)),
+    ),
+    Plant(
+        "what windows had sent early before a restore is not taken back",
+        set_method(SentResults, "open", open_without_what_was_sent),
+        Swarm(rates=STOPS, programs=("early", "early_totals", "idle_early"), rows=(10, 60)),
+    ),
+    Plant(
+        "event time is at its end when all that have not ended are idle",
+        set_method(watermarks, "combine", combine_with_ended_inputs),
+        Swarm(rates={}, programs=IDLE, parallelism=(2, 3), rows=(10, 60), interval_ms=20),
+    ),
+    Plant(
+        "late rows are counted and not sent aside",
+        set_method(WindowOperator, "_set_late_aside", lambda self, rows, batch, out: None),
+        Swarm(rates={}, programs=IDLE, rows=(10, 60), interval_ms=20),
     ),
     Plant(
         "a source is called idle just before it ends",

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from functools import lru_cache
+from itertools import accumulate
 from typing import Any, cast
 
 from lakeward.engine.checkpoint import paths
 from lakeward.engine.checkpoint.manifest import CheckpointClaim, CheckpointManifest, sha256_hex
 from lakeward.engine.core.errors import CorruptionError
 from lakeward.engine.core.ids import CheckpointId, SplitId
-from lakeward.engine.core.messages import WATERMARK_MAX_US
+from lakeward.engine.core.messages import WATERMARK_MAX_US, WATERMARK_MIN_US
 from lakeward.engine.runtime.job import JobRunner
 from lakeward.engine.runtime.task import Task
 from lakeward.testing.simulation.faults import ViolationFound
+from lakeward.testing.simulation.knobs import Knobs
 from lakeward.testing.simulation.oracle import Cut, Run, Truth
 from lakeward.testing.simulation.program import Inputs
+from lakeward.testing.simulation.source import InputRow
 from lakeward.testing.simulation.store import FaultyStore
 from lakeward.testing.simulation.table import Row, SimTable, TableSnapshot
 
@@ -38,20 +41,32 @@ class ContentCheck:
         store: The checkpoint store, read without faults.
         inputs: The input.
         truths: What each table has to hold, by the uid of its sink.
-        max_parallelism: Number of key groups.
+        tables: The tables, by the uid of their sink.
+        knobs: The seed's.
     """
 
-    def __init__(self, store: FaultyStore, inputs: Inputs, truths: Mapping[str, Truth], max_parallelism: int) -> None:
+    def __init__(
+        self,
+        store: FaultyStore,
+        inputs: Inputs,
+        truths: Mapping[str, Truth],
+        tables: Mapping[str, SimTable],
+        knobs: Knobs,
+    ) -> None:
         self._store = store
         self._splits = {split.id: split for splits in inputs.values() for split in splits}
         self._sources = set(inputs)
         self._truths = truths
-        self._max_parallelism = max_parallelism
+        self._newest_us = {name: _running_max(split.rows) for name, split in self._splits.items()}
+        self._tables = tables
+        self._max_parallelism = knobs.max_parallelism
+        self._disorder_us = knobs.disorder_us
         self._last: dict[str, tuple[int, Mapping[SplitId, int]]] = {}
         self.compared = 0
 
-    def at_commit(self, uid: str, table: SimTable, snapshot: TableSnapshot) -> None:
+    def at_commit(self, uid: str, snapshot: TableSnapshot) -> None:
         """A marked snapshot has become visible."""
+        table = self._tables[uid]
         checkpoint = CheckpointId(int(snapshot.summary["checkpoint"]))
         manifest = self._claimed_manifest(checkpoint)
         cut = self._cut(manifest)
@@ -62,14 +77,19 @@ class ContentCheck:
         if back:
             raise ViolationFound(f"{table.name}: checkpoint {checkpoint} goes back behind {back}, read before")
         self._last[uid] = (checkpoint, cut.positions)
+        for name, (at, _) in self._last.items():
+            if at == checkpoint:
+                cut.held[name] = self._tables[name].content
         self._compare(table, self._truths[uid](cut), f"checkpoint {checkpoint}")
         self.compared += 1
 
-    def at_end(self, uid: str, table: SimTable) -> None:
+    def at_end(self, uid: str) -> None:
         """All input has been read: the table holds everything, once."""
         everything = {split: len(data.rows) for split, data in self._splits.items()}
         end_of_time = dict.fromkeys(("window", "first", "second"), ((0, self._max_parallelism, WATERMARK_MAX_US),))
-        self._compare(table, self._truths[uid](Cut(everything, end_of_time, self._max_parallelism)), "the end")
+        held = {name: table.content for name, table in self._tables.items()}
+        cut = Cut(everything, end_of_time, self._max_parallelism, held)
+        self._compare(self._tables[uid], self._truths[uid](cut), "the end")
 
     @staticmethod
     def _compare(table: SimTable, truth: Counter[Row], when: str) -> None:
@@ -89,15 +109,32 @@ class ContentCheck:
 
     def _cut(self, manifest: CheckpointManifest) -> Cut:
         positions: dict[SplitId, int] = {}
+        finished: set[SplitId] = set()
         watermarks: dict[str, list[Run]] = {}
         for one in manifest.operators:
             state = cast(Mapping[str, Any], one.state or {})
             if one.uid in self._sources:
                 for split in state["splits"]:
                     self._add_split(positions, split)
+                finished.update(split["id"] for split in state["splits"] if split["finished"])
             elif "watermarks" in state:
                 watermarks.setdefault(one.uid, []).extend(tuple(run) for run in state["watermarks"])
-        return Cut(positions, watermarks, self._max_parallelism)
+        self._check_event_time(positions, watermarks, self._splits.keys() - finished)
+        return Cut(positions, watermarks, self._max_parallelism, {})
+
+    def _check_event_time(
+        self, positions: Mapping[SplitId, int], watermarks: Mapping[str, Sequence[Run]], unfinished: Set[SplitId]
+    ) -> None:
+        """Event time is nowhere ahead of all that was read, and at its end only when all has been."""
+        newest_us = max((self._newest_us[split][at] for split, at in positions.items()), default=WATERMARK_MIN_US)
+        limit_us = max(newest_us - self._disorder_us - 1, WATERMARK_MIN_US) if unfinished else WATERMARK_MAX_US
+        for uid, runs in watermarks.items():
+            for start, end, time_us in runs:
+                if time_us > limit_us:
+                    raise ViolationFound(
+                        f"event time of {uid}, key groups {start} to {end}, is at {time_us}, ahead of {limit_us}: "
+                        f"{sorted(unfinished)} have rows left"
+                    )
 
     def _add_split(self, positions: dict[SplitId, int], split: Mapping[str, Any]) -> None:
         name = SplitId(split["id"])
@@ -106,6 +143,11 @@ class ContentCheck:
         positions[name] = split["position"]["next"] if split["position"] else 0
         if split["finished"] and positions[name] != len(self._splits[name].rows):
             raise ViolationFound(f"split {name} is called finished at row {positions[name]}")
+
+
+def _running_max(rows: Sequence[InputRow]) -> list[int]:
+    """The newest event time among the first rows, by how many they are."""
+    return [*accumulate((row.ts for row in rows), max, initial=WATERMARK_MIN_US)]
 
 
 def claimed_manifest(store: FaultyStore, checkpoint: CheckpointId) -> CheckpointManifest | None:

@@ -20,7 +20,13 @@ APPENDING = ("filter", "tumbling", "sliding", "union", "tree", "python", "reduce
 UPDATING = ("totals", "regrouped", "full_join", "left_join", "anti_join", "top_n", "top_totals", "latest")
 """Programs whose streams take rows back; see `updating`."""
 
-PROGRAMS = (*APPENDING, "recent", *UPDATING)
+EARLY = ("early", "early_totals", "early_sessions", "idle_early")
+"""Programs whose windows send results before their end, which they take back; see `event_time`."""
+
+IDLE = ("idle", "idle_early")
+"""Programs whose splits fall silent; see `event_time`."""
+
+PROGRAMS = (*APPENDING, "recent", *UPDATING, *EARLY, "idle")
 """The programs to draw from."""
 
 CALM_TIMEOUT_MS = 10_000_000

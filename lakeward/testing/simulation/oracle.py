@@ -27,11 +27,13 @@ class Cut:
         positions: Rows read of every split.
         watermarks: Event time in each windowed operator, by uid.
         max_parallelism: Number of key groups.
+        held: What tables hold at this checkpoint: the one that is looked at, and those committed before it.
     """
 
     positions: Mapping[SplitId, int]
     watermarks: Mapping[str, Sequence[Run]]
     max_parallelism: int
+    held: dict[str, Counter[Row]]
 
     def rows(self, splits: Iterable[SplitData]) -> Iterator[InputRow]:
         """The rows that were read."""
@@ -74,15 +76,19 @@ class Windows:
             yield start
             start -= self.slide_us
 
-    def fired(self, cut: Cut, events: Iterable[tuple[object, int, int]]) -> dict[tuple[object, int], list[int]]:
-        """Values by key and start, of all windows that have fired; events are key, time and value."""
+    def all(self, events: Iterable[tuple[object, int, int]]) -> dict[tuple[object, int], list[int]]:
+        """Values by key and start, of all windows; events are key, time and value."""
         windows: dict[tuple[object, int], list[int]] = defaultdict(list)
         for key, time_us, value in events:
             for start in self.starts(time_us):
                 windows[key, start].append(value)
+        return windows
+
+    def fired(self, cut: Cut, events: Iterable[tuple[object, int, int]]) -> dict[tuple[object, int], list[int]]:
+        """Of all windows those that have fired."""
         return {
             (key, start): values
-            for (key, start), values in windows.items()
+            for (key, start), values in self.all(events).items()
             if start + self.size_us - 1 <= cut.watermark_us(self.uid, key)
         }
 

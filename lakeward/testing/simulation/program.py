@@ -15,6 +15,9 @@ from lakeward.testing.simulation.sink import SimTableSink
 from lakeward.testing.simulation.source import SimSource, SplitData
 from lakeward.testing.simulation.table import SimTable
 
+IDLE_TIMEOUT = "200ms"
+"""Shorter than most silences; splits that are only waiting for their turn are called idle now and then, too."""
+
 
 @dataclass(frozen=True, slots=True)
 class Bench:
@@ -32,10 +35,12 @@ class Bench:
     knobs: Knobs
     attempt: AttemptKnobs
 
-    def read(self, env: StreamExecutionEnvironment, uid: str) -> DataStream:
-        """The stream of a source."""
-        watermark = WatermarkStrategy("ts", self.knobs.disorder_us)
-        return env.from_source(self.sources[uid], watermark=watermark, uid=uid)
+    def read(self, env: StreamExecutionEnvironment, uid: str, *, idle: bool = False) -> DataStream:
+        """The stream of a source; `idle`: its splits fall silent for a while, and are not waited for then."""
+        watermark, source = WatermarkStrategy("ts", self.knobs.disorder_us), self.sources[uid]
+        if idle:
+            watermark, source = watermark.with_idleness(IDLE_TIMEOUT), source.with_silences()
+        return env.from_source(source, watermark=watermark, uid=uid)
 
     def write(self, stream: DataStream, uid: str) -> None:
         """End a stream in its table; an updating one with its upsert key, if it has one."""

@@ -13,6 +13,7 @@ from lakeward.dsl.aggregates import sum as sum_of
 from lakeward.dsl.environment import StreamExecutionEnvironment
 from lakeward.dsl.expressions import col, lit
 from lakeward.dsl.windows import Sliding, Tumbling
+from lakeward.testing.simulation.event_time import EVENT_TIME
 from lakeward.testing.simulation.oracle import Cut, Truth, Windows
 from lakeward.testing.simulation.program import Bench, Inputs, Program
 from lakeward.testing.simulation.source import START_US, InputRow
@@ -227,6 +228,7 @@ PROGRAMS_BY_NAME: Mapping[str, Program] = {
     "cascade": Program(("a",), _build_cascade, _truth_of_cascade),
     "window_all": Program(("a",), _build_window_all, _truth_of_window_all),
     "recent": Program(("a",), _build_recent, _truth_of_recent),
+    **EVENT_TIME,
     **UPDATING,
 }
 """Every program, by the name that knobs draw."""

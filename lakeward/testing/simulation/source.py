@@ -23,6 +23,10 @@ START_US = 1_767_225_600_000_000
 
 NOTHING_THERE_RATE = 0.2
 
+SILENT_RATE = 0.5
+SILENT_POLLS_MAX = 40
+"""For how many polls a split is silent."""
+
 _COMPARISONS: Mapping[str, Callable[[pa.Array, pa.Scalar], pa.Array]] = {
     "==": pc.equal,
     "<": pc.less,
@@ -85,6 +89,7 @@ class SimSource(Source):
         rng: Batch sizes, and which split is next.
         faults: What goes wrong.
         pushed: The columns to read, and comparisons that rows which are left out do not meet.
+        silences: Whether splits fall silent for a while, somewhere.
     """
 
     def __init__(
@@ -93,11 +98,13 @@ class SimSource(Source):
         rng: random.Random,
         faults: Faults,
         pushed: tuple[tuple[str, ...], tuple[Comparison, ...]] = (tuple(SCHEMA.names), ()),
+        silences: bool = False,
     ) -> None:
         self.splits = {one.id: one for one in splits}
         self._rng = rng
         self._faults = faults
         self._pushed = pushed
+        self.silences = silences
 
     @property
     def schema(self) -> pa.Schema:
@@ -116,7 +123,11 @@ class SimSource(Source):
 
     def pushed(self, columns: tuple[str, ...], predicate: tuple[Comparison, ...]) -> SimSource:
         """The same rows with fewer columns, or fewer of them."""
-        return SimSource(list(self.splits.values()), self._rng, self._faults, (columns, predicate))
+        return SimSource(list(self.splits.values()), self._rng, self._faults, (columns, predicate), self.silences)
+
+    def with_silences(self) -> SimSource:
+        """The same rows; splits fall silent for a while."""
+        return SimSource(list(self.splits.values()), self._rng, self._faults, self._pushed, silences=True)
 
     @property
     def skips_by(self) -> tuple[Comparison, ...]:
@@ -149,12 +160,16 @@ class SimReader(SourceReader):
         self._rng = rng
         self._faults = faults
         self._next: dict[SplitId, int] = {}
+        self._silences: dict[SplitId, tuple[int, int]] = {}
 
     def add_split(self, split: Split, position: JsonObject | None) -> None:
         """Read this split too."""
         start = (position or split.start)["next"]
         assert isinstance(start, int), "positions are written here alone"
         self._next[split.id] = start
+        if self._source.silences and self._rng.random() < SILENT_RATE:
+            at = self._rng.randint(start, len(self._source.splits[split.id].rows))
+            self._silences[split.id] = (at, self._rng.randint(1, SILENT_POLLS_MAX))
 
     def poll(self) -> SplitBatch | SplitFinished | None:
         """Some rows of some split, or nothing."""
@@ -163,9 +178,23 @@ class SimReader(SourceReader):
             return None
         split = self._rng.choice(list(self._next))
         start, rows = self._next[split], self._source.splits[split].batch
+        if self._is_silent(split, start):
+            return None
         if start == rows.num_rows:
             del self._next[split]
             return SplitFinished(split)
-        end = min(start + self._rng.randint(1, self._batch_rows), rows.num_rows)
+        until, _ = self._silences.get(split, (rows.num_rows, 0))
+        end = min(start + self._rng.randint(1, self._batch_rows), until)
         self._next[split] = end
         return SplitBatch(split, self._source.cut(rows.slice(start, end - start)), {"next": end})
+
+    def _is_silent(self, split: SplitId, position: int) -> bool:
+        """Whether a split has nothing to say at a position, this time; the silence ends after so many polls of it."""
+        at, polls = self._silences.get(split, (-1, 0))
+        if position != at:
+            return False
+        if polls == 0:
+            del self._silences[split]
+            return False
+        self._silences[split] = (at, polls - 1)
+        return True

@@ -61,7 +61,7 @@ class World:
         self.inputs = {uid: make_splits(inputs_rng, uid, knobs) for uid in self._program.sources}
         truths = self._program.truths(self.inputs)
         self.tables = {uid: SimTable(f"table-{uid}", self.faults) for uid in truths}
-        self.check = ContentCheck(self.store, self.inputs, truths, knobs.max_parallelism)
+        self.check = ContentCheck(self.store, self.inputs, truths, self.tables, knobs)
         for uid, table in self.tables.items():
             table.on_commit = partial(self._on_commit, uid)
         self._current: Process | None = None
@@ -123,8 +123,8 @@ class World:
         changed = [uid for uid, table in self.tables.items() if table.current.version != versions[uid]]
         if changed:
             raise ViolationFound(f"{changed} changed after the job had ended")
-        for uid, table in self.tables.items():
-            self.check.at_end(uid, table)
+        for uid in self.tables:
+            self.check.at_end(uid)
         check_restorable(self.store, self.knobs.retained, self.store.committed)
 
     # -- one step
@@ -311,7 +311,7 @@ class World:
                 f"process {process.number} of generation {process.generation} has changed {table.name}, although "
                 f"generation {self._recovered} had recovered by then"
             )
-        self.check.at_commit(uid, table, snapshot)
+        self.check.at_commit(uid, snapshot)
 
     def _new_id(self) -> str:
         self._ids += 1

@@ -1,0 +1,179 @@
+"""Simulated jobs about event time: results of windows before their end, and sources with splits that fall silent.
+
+A split that falls silent is called idle, and what it says when it is back may be late. Which rows are late depends on
+the schedule, so the job sends them to a table of their own. That table is committed before the other one, and what it
+holds is given to the oracle: every row is in one of the two, and a row may be late only if its window has ended.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+
+from lakeward.dsl.aggregates import count
+from lakeward.dsl.aggregates import sum as sum_of
+from lakeward.dsl.environment import StreamExecutionEnvironment
+from lakeward.dsl.keyed import WindowedStream
+from lakeward.dsl.stream import OutputTag
+from lakeward.dsl.windows import Session, Sliding, Tumbling, every_rows
+from lakeward.testing.simulation.oracle import Cut, Truth, Windows
+from lakeward.testing.simulation.program import Bench, Inputs, Program
+from lakeward.testing.simulation.source import InputRow
+from lakeward.testing.simulation.table import Row
+
+SECOND_US = 1_000_000
+SOME_ROWS = 3
+GAP_US = 2 * SECOND_US
+
+_TUMBLING = Windows("window", 10 * SECOND_US, 10 * SECOND_US)
+_SLIDING = Windows("window", 10 * SECOND_US, 5 * SECOND_US)
+_SHORT = Windows("window", 5 * SECOND_US, 5 * SECOND_US)
+
+
+def _by_key(rows: Iterable[InputRow]) -> Iterator[tuple[object, int, int]]:
+    return ((row.k, row.ts, row.v) for row in rows)
+
+
+# -- early: results after each few rows, and the last one at the window's end
+
+
+def _build_early(env: StreamExecutionEnvironment, bench: Bench) -> None:
+    windows = bench.read(env, "a").key_by("name").window(Tumbling("10s")).trigger(every_rows(SOME_ROWS))
+    results = windows.aggregate(uid="window", parallelism=bench.keyed_parallelism, n=count(), total=sum_of("v"))
+    bench.write(results, "out")
+
+
+def _truth_of_early(inputs: Inputs) -> dict[str, Truth]:
+    """Rows of one name come in one order: an open window shows the first of them, all but a few."""
+
+    def truth(cut: Cut) -> Counter[Row]:
+        shown = {row[:2]: row[3] for row in cut.held["out"]}
+        events = [(row.name, row.ts, row.v) for row in cut.rows(inputs["a"])]
+        fired = _TUMBLING.fired(cut, events)
+        return Counter(
+            (name, start, start + _TUMBLING.size_us, n, sum(values[:n]))
+            for (name, start), values in _TUMBLING.all(events).items()
+            if (n := _shown(shown.get((name, start)), len(values), (name, start) in fired))
+        )
+
+    return {"out": truth}
+
+
+def _shown(n: object, rows: int, fired: bool) -> int:
+    """How many rows the result of a window has to show: as many as it does, if it may."""
+    least = rows if fired else max(rows - SOME_ROWS + 1, 0)
+    return n if isinstance(n, int) and least <= n <= rows else (rows if least or n is not None else 0)
+
+
+# -- early_totals: results of windows that overlap, replaced with each row, in totals that take them back
+
+
+def _build_early_totals(env: StreamExecutionEnvironment, bench: Bench) -> None:
+    windows = bench.read(env, "a").key_by("k").window(Sliding("10s", slide="5s")).trigger(every_rows(1))
+    results = windows.aggregate(uid="window", parallelism=bench.keyed_parallelism, n=count(), total=sum_of("v"))
+    bench.write(results.key_by("n").aggregate(uid="sizes", windows=count(), total=sum_of("total")), "out")
+
+
+def _truth_of_early_totals(inputs: Inputs) -> dict[str, Truth]:
+    def truth(cut: Cut) -> Counter[Row]:
+        sizes: dict[int, list[int]] = defaultdict(list)
+        for values in _SLIDING.all(_by_key(cut.rows(inputs["a"]))).values():
+            sizes[len(values)].append(sum(values))
+        return Counter((n, len(totals), sum(totals)) for n, totals in sizes.items())
+
+    return {"out": truth}
+
+
+# -- early_sessions: results whose bounds change, and that vanish when a row joins two sessions
+
+
+def _build_early_sessions(env: StreamExecutionEnvironment, bench: Bench) -> None:
+    sessions = bench.read(env, "a").key_by("k").window(Session(f"{GAP_US // SECOND_US}s")).trigger(every_rows(1))
+    results = sessions.aggregate(uid="window", parallelism=bench.keyed_parallelism, n=count(), total=sum_of("v"))
+    bench.write(results, "out")
+
+
+def _truth_of_early_sessions(inputs: Inputs) -> dict[str, Truth]:
+    return {"out": lambda cut: Counter(_sessions(cut.rows(inputs["a"])))}
+
+
+def _sessions(rows: Iterable[InputRow]) -> Iterator[Row]:
+    bursts: dict[int, list[list[InputRow]]] = defaultdict(list)
+    for row in sorted(rows, key=lambda one: one.ts):
+        own = bursts[row.k]
+        if not own or own[-1][-1].ts + GAP_US < row.ts:
+            own.append([])
+        own[-1].append(row)
+    for k, own in bursts.items():
+        yield from ((k, one[0].ts, one[-1].ts + GAP_US, len(one), sum(row.v for row in one)) for one in own)
+
+
+# -- idle: a split falls silent, event time goes on without it, and what it says later is late or is not
+
+
+def _build_idle(env: StreamExecutionEnvironment, bench: Bench) -> None:
+    _write_both(bench, bench.read(env, "a", idle=True).key_by("k").window(Tumbling("5s")))
+
+
+def _build_idle_early(env: StreamExecutionEnvironment, bench: Bench) -> None:
+    windows = bench.read(env, "a", idle=True).key_by("k").window(Tumbling("5s"))
+    _write_both(bench, windows.trigger(every_rows(1)))
+
+
+def _write_both(bench: Bench, windows: WindowedStream) -> None:
+    late = OutputTag("late")
+    windows = windows.side_output_late_data(late)
+    results = windows.aggregate(uid="window", parallelism=bench.keyed_parallelism, n=count(), total=sum_of("v"))
+    bench.write(results.side_output(late).select("k", "name", "v", "ts"), "late")
+    bench.write(results, "out")
+
+
+def _late(inputs: Inputs) -> Truth:
+    """As many rows as the table holds, if they were read and their windows have ended."""
+
+    def truth(cut: Cut) -> Counter[Row]:
+        ended = (row for row in cut.rows(inputs["a"]) if _has_ended(cut, row))
+        return _counted(ended) & cut.held["late"]
+
+    return truth
+
+
+def _counted(rows: Iterable[InputRow]) -> Counter[Row]:
+    return Counter((row.k, row.name, row.v, row.ts) for row in rows)
+
+
+def _has_ended(cut: Cut, row: InputRow) -> bool:
+    return all(start + _SHORT.size_us - 1 <= cut.watermark_us("window", row.k) for start in _SHORT.starts(row.ts))
+
+
+def _in_time(cut: Cut, inputs: Inputs) -> Iterator[tuple[object, int, int]]:
+    """The rows that were read, without those that were late."""
+    late = cut.held["late"].copy()
+    for row in cut.rows(inputs["a"]):
+        values = (row.k, row.name, row.v, row.ts)
+        if late[values]:
+            late[values] -= 1
+        else:
+            yield row.k, row.ts, row.v
+
+
+def _truth_of_idle(inputs: Inputs) -> dict[str, Truth]:
+    return {"late": _late(inputs), "out": lambda cut: _SHORT.count_and_sum(cut, _in_time(cut, inputs))}
+
+
+def _truth_of_idle_early(inputs: Inputs) -> dict[str, Truth]:
+    def truth(cut: Cut) -> Counter[Row]:
+        windows = _SHORT.all(_in_time(cut, inputs))
+        return Counter((k, at, at + _SHORT.size_us, len(values), sum(values)) for (k, at), values in windows.items())
+
+    return {"late": _late(inputs), "out": truth}
+
+
+EVENT_TIME: Mapping[str, Program] = {
+    "idle": Program(("a",), _build_idle, _truth_of_idle),
+    "idle_early": Program(("a",), _build_idle_early, _truth_of_idle_early),
+    "early": Program(("a",), _build_early, _truth_of_early),
+    "early_totals": Program(("a",), _build_early_totals, _truth_of_early_totals),
+    "early_sessions": Program(("a",), _build_early_sessions, _truth_of_early_sessions),
+}
+"""The programs about event time, by name."""
