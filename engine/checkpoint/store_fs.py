@@ -20,7 +20,8 @@ from lakeward.engine.checkpoint.store_object import OBJECT_STORE_SCHEMES, Object
 from lakeward.engine.core.errors import CheckpointError, ConfigError
 
 _TEMPORARY = ".tmp"
-_ABANDONED_S = 24 * 3600
+_ABANDONED_S = 3600
+"""Since the last byte was written. A writer that has stood still for so long fails its checkpoint, and no more."""
 _HINTS = {
     errno.ENOSPC: "the disk is full: free space, keep fewer checkpoints, or use another directory",
     errno.EDQUOT: "the disk quota is used up: free space, keep fewer checkpoints, or use another directory",
@@ -44,7 +45,7 @@ class FileSystemStore:
     (True, False, b'first')
 
     Guarantees: a write that returned survives a power cut (as far as the disk keeps its promises); a crash at any
-    moment leaves a file whole or absent; temporary files of dead processes are removed after a day.
+    moment leaves a file whole or absent; temporary files of dead processes are removed after an hour.
 
     Args:
         location: A path or a `file://` URI; the folder is made if it does not exist.

@@ -52,8 +52,9 @@ def test_temporary_files_are_not_listed_and_old_ones_are_removed(tmp_path: Path)
     old, young = tmp_path / ".tmp" / "old", tmp_path / ".tmp" / "young"
     old.write_bytes(b"torn")
     young.write_bytes(b"being written")
-    day_before_yesterday_s = young.stat().st_mtime - 2 * 24 * 3600
-    os.utime(old, (day_before_yesterday_s, day_before_yesterday_s))
+    now_s = young.stat().st_mtime
+    os.utime(old, (now_s - 3660, now_s - 3660))
+    os.utime(young, (now_s - 3500, now_s - 3500))
     store = FileSystemStore(str(tmp_path))
     assert store.list("") == ["a"]
     assert (old.exists(), young.exists()) == (False, True)
