@@ -124,11 +124,18 @@ class _Builder:
 
     def _inputs(self, vertex: Vertex, number: SubtaskIndex) -> list[InputChannel]:
         return [
-            InputChannel(channel, edge.index)
-            for edge in self._plan.inputs(vertex.id)
+            InputChannel(channel, edge.index, group if self._reads_all(edge.source) else None)
+            for group, edge in enumerate(self._plan.inputs(vertex.id))
             for row in self._channels[edge]
             if (channel := row[number]) is not None
         ]
+
+    def _reads_all(self, vertex: VertexId) -> bool:
+        """Whether all subtasks of a vertex hear the same watermarks: each from all subtasks of those before it."""
+        edges = self._plan.inputs(vertex)
+        return bool(edges) and all(
+            edge.exchange is not Exchange.FORWARD or self._reads_all(edge.source) for edge in edges
+        )
 
     def _operator(self, node: Node, vertex: Vertex, number: SubtaskIndex, out: ChainOutput) -> ChainedOperator:
         counters = OperatorCounters(self._context.metrics, node.uid)

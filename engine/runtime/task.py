@@ -138,10 +138,12 @@ class InputChannel:
     Args:
         channel: What it carries.
         index: Which of the head's inputs its rows are of.
+        group: Equal for channels from subtasks that all read the same (see `WatermarkMin`); None: by itself.
     """
 
     channel: Channel
     index: int = 0
+    group: int | None = None
 
 
 class Task:
@@ -159,7 +161,11 @@ class Task:
         self._index = [one.index for one in inputs]
         self._open_inputs = set(range(len(inputs)))
         self._aligner = BarrierAligner(len(inputs))
-        self._watermarks = WatermarkMin(len(inputs))
+        groups: dict[int, list[int]] = {}
+        for number, one in enumerate(inputs):
+            if one.group is not None:
+                groups.setdefault(one.group, []).append(number)
+        self._watermarks = WatermarkMin(len(inputs), list(groups.values()))
         self._next = 0
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lakeward.engine.api.time import WatermarkStrategy
@@ -24,6 +25,10 @@ class WatermarkMin:
     An input that is back from being idle counts at once, and holds event time where it is until it has caught up.
     (Flink goes on without it until then, so that more of its rows are late.)
 
+    Inputs of one group come from subtasks that all read the same: they fall idle and wake together, but say so one
+    after the other. None of them is passed over until all are idle, for one that has not yet said that it is awake may
+    hold rows that are older than what the first one says. (In Flink their results are late.)
+
     >>> valve = WatermarkMin(2)
     >>> valve.update(0, Watermark(100))
     >>> valve.update(1, Watermark(70))
@@ -33,10 +38,13 @@ class WatermarkMin:
 
     Args:
         inputs: Number of input channels.
+        groups: Channels that belong together; each one else is by itself.
     """
 
-    def __init__(self, inputs: int) -> None:
+    def __init__(self, inputs: int, groups: Sequence[Sequence[int]] = ()) -> None:
         self._inputs = [Watermark(WATERMARK_MIN_US)] * inputs
+        grouped = {channel for group in groups for channel in group}
+        self._groups = [*groups, *([channel] for channel in range(inputs) if channel not in grouped)]
         self._current = Watermark(WATERMARK_MIN_US)
 
     def update(self, channel: int, watermark: Watermark) -> Watermark | None:
@@ -46,11 +54,22 @@ class WatermarkMin:
             The combined watermark if it changed, else None.
         """
         self._inputs[channel] = watermark
-        combined = combine(self._inputs, self._current.timestamp_us)
+        marks = [_together([self._inputs[channel] for channel in group]) for group in self._groups]
+        combined = combine(marks, self._current.timestamp_us)
         if combined == self._current:
             return None
         self._current = combined
         return combined
+
+
+def _together(group: Sequence[Watermark]) -> Watermark:
+    """The watermark of inputs that are idle only when all are: the minimum."""
+    if len(group) == 1:
+        return group[0]
+    running = [mark for mark in group if mark != END_OF_TIME]
+    if not running:
+        return END_OF_TIME
+    return Watermark(min(mark.timestamp_us for mark in running), idle=all(mark.idle for mark in running))
 
 
 def combine(watermarks: list[Watermark], floor_us: int) -> Watermark:

@@ -31,7 +31,7 @@ from lakeward.engine.core.messages import Barrier, Batch, Message, Watermark
 from lakeward.engine.execute import Attempt
 from lakeward.engine.graph import plan as planning
 from lakeward.engine.graph.logical import Exchange
-from lakeward.engine.runtime import watermarks
+from lakeward.engine.runtime import build, watermarks
 from lakeward.engine.runtime.carried import CarriedCommittables
 from lakeward.engine.runtime.channel import Channel
 from lakeward.engine.runtime.committers import JobCommitters
@@ -73,6 +73,16 @@ class Plant:
 
 def set_method(owner: Any, name: str, method: Callable[..., Any] | property) -> Patch:
     return lambda monkeypatch: monkeypatch.setattr(owner, name, method)
+
+
+def both(*patches: Patch) -> Patch:
+    """A bug that does no harm but for another one."""
+
+    def patch(monkeypatch: pytest.MonkeyPatch) -> None:
+        for one in patches:
+            one(monkeypatch)
+
+    return patch
 
 
 # -- sinks and commits
@@ -279,6 +289,7 @@ def rates(*groups: Mapping[Fault, float], **more: float) -> dict[Fault, float]:
     return {fault: rate for group in groups for fault, rate in group.items()} | {Fault[k]: v for k, v in more.items()}
 
 
+ONE_BY_ONE = set_method(build._Builder, "_reads_all", lambda self, vertex: False)
 PLANTS = [
     Plant(
         "the committer does not look for its mark",
@@ -392,13 +403,18 @@ PLANTS = [
         Swarm(rates={}, programs=IDLE, parallelism=(2, 3), rows=(10, 60), interval_ms=20),
     ),
     Plant(
+        "windows go on with the first of several subtasks that has heard of a split that woke up",
+        ONE_BY_ONE,
+        Swarm(rates={}, programs=("idle_cascade",), parallelism=(2, 3), rows=(10, 80)),
+    ),
+    Plant(
         "late rows are counted and not sent aside",
         set_method(WindowOperator, "_set_late_aside", lambda self, rows, batch, out: None),
         Swarm(rates={}, programs=IDLE, rows=(10, 60), interval_ms=20),
     ),
     Plant(
-        "a source is called idle just before it ends",
-        set_method(SourceTask, "step", step_that_says_idle_before_the_end),
+        "a source is called idle just before it ends, and windows go on with the first subtask that has heard of it",
+        both(ONE_BY_ONE, set_method(SourceTask, "step", step_that_says_idle_before_the_end)),
         Swarm(rates={}, programs=("cascade",), parallelism=(2, 3)),
     ),
     Plant(

@@ -11,10 +11,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 
 from lakeward.dsl.aggregates import count
+from lakeward.dsl.aggregates import max as max_of
 from lakeward.dsl.aggregates import sum as sum_of
 from lakeward.dsl.environment import StreamExecutionEnvironment
 from lakeward.dsl.keyed import WindowedStream
-from lakeward.dsl.stream import OutputTag
+from lakeward.dsl.stream import DataStream, OutputTag
 from lakeward.dsl.windows import Session, Sliding, Tumbling, every_rows
 from lakeward.testing.simulation.oracle import Cut, Truth, Windows
 from lakeward.testing.simulation.program import Bench, Inputs, Program
@@ -28,6 +29,7 @@ GAP_US = 2 * SECOND_US
 _TUMBLING = Windows("window", 10 * SECOND_US, 10 * SECOND_US)
 _SLIDING = Windows("window", 10 * SECOND_US, 5 * SECOND_US)
 _SHORT = Windows("window", 5 * SECOND_US, 5 * SECOND_US)
+_LONG = Windows("second", 20 * SECOND_US, 20 * SECOND_US)
 
 
 def _by_key(rows: Iterable[InputRow]) -> Iterator[tuple[object, int, int]]:
@@ -121,11 +123,15 @@ def _build_idle_early(env: StreamExecutionEnvironment, bench: Bench) -> None:
 
 
 def _write_both(bench: Bench, windows: WindowedStream) -> None:
+    bench.write(_without_late(bench, windows), "out")
+
+
+def _without_late(bench: Bench, windows: WindowedStream) -> DataStream:
     late = OutputTag("late")
     windows = windows.side_output_late_data(late)
     results = windows.aggregate(uid="window", parallelism=bench.keyed_parallelism, n=count(), total=sum_of("v"))
     bench.write(results.side_output(late).select("k", "name", "v", "ts"), "late")
-    bench.write(results, "out")
+    return results
 
 
 def _late(inputs: Inputs) -> Truth:
@@ -169,9 +175,29 @@ def _truth_of_idle_early(inputs: Inputs) -> dict[str, Truth]:
     return {"late": _late(inputs), "out": truth}
 
 
+# -- idle_cascade: windows over the results of such windows, of which none may be late
+
+
+def _build_idle_cascade(env: StreamExecutionEnvironment, bench: Bench) -> None:
+    results = _without_late(bench, bench.read(env, "a", idle=True).key_by("k").window(Tumbling("5s")))
+    longer = results.key_by("k").window(Tumbling("20s"))
+    bench.write(longer.aggregate(uid="second", windows=count(), most=max_of("total")), "out")
+
+
+def _truth_of_idle_cascade(inputs: Inputs) -> dict[str, Truth]:
+    def truth(cut: Cut) -> Counter[Row]:
+        fired = _SHORT.fired(cut, _in_time(cut, inputs))
+        totals = [(k, start + _SHORT.size_us - 1, sum(values)) for (k, start), values in fired.items()]
+        windows = _LONG.fired(cut, totals)
+        return Counter((k, at, at + _LONG.size_us, len(some), max(some)) for (k, at), some in windows.items())
+
+    return {"late": _late(inputs), "out": truth}
+
+
 EVENT_TIME: Mapping[str, Program] = {
     "idle": Program(("a",), _build_idle, _truth_of_idle),
     "idle_early": Program(("a",), _build_idle_early, _truth_of_idle_early),
+    "idle_cascade": Program(("a",), _build_idle_cascade, _truth_of_idle_cascade),
     "early": Program(("a",), _build_early, _truth_of_early),
     "early_totals": Program(("a",), _build_early_totals, _truth_of_early_totals),
     "early_sessions": Program(("a",), _build_early_sessions, _truth_of_early_sessions),

@@ -68,6 +68,21 @@ def test_an_input_that_has_ended_does_not_end_event_time_while_the_others_are_id
     assert valve.update(2, END_OF_TIME) == END_OF_TIME
 
 
+def test_of_inputs_that_belong_together_none_is_passed_over_until_all_are_idle() -> None:
+    valve = WatermarkMin(3, [[0, 1]])
+    valve.update(0, Watermark(50))
+    valve.update(1, Watermark(40))
+    assert valve.update(2, Watermark(90)) == Watermark(40)
+    assert valve.update(1, Watermark(40, idle=True)) is None
+    assert valve.update(0, Watermark(60)) is None
+    assert valve.update(0, Watermark(60, idle=True)) == Watermark(90)
+    assert valve.update(0, Watermark(95)) is None
+    assert valve.update(1, Watermark(95)) is None
+    assert valve.update(2, Watermark(99)) == Watermark(95)
+    assert valve.update(1, END_OF_TIME) is None
+    assert valve.update(0, END_OF_TIME) == Watermark(99)
+
+
 def test_of_inputs_that_are_idle_or_have_ended_the_furthest_that_is_idle_counts() -> None:
     valve = WatermarkMin(3)
     valve.update(0, Watermark(90, idle=True))
