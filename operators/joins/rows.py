@@ -68,7 +68,7 @@ class Pairs:
     Args:
         sources: Where the left and the right rows are.
         numbers: The left and the right rows.
-        ordered: Whether they are in reading order already.
+        ordered: Whether they are in the order in which they are to be sent.
     """
 
     sources: tuple[RowSource, RowSource]
@@ -183,9 +183,23 @@ class Sender:
     def alone(self, side: int, source: RowSource, numbers: Rows, kind: int, out: Output) -> None:
         """Rows of one side; the other is null, or not part of the result."""
         for start in range(0, len(numbers), EMIT_ROWS_MAX):
-            part = numbers[start : start + EMIT_ROWS_MAX]
-            rows = source.take(part, self._alone[side]) if self._alone[side] else _no_columns(len(part))
-            self.send(self._layout.compose(*((rows, None) if side == LEFT else (None, rows))), kind, out)
+            self.send(self._lone(side, source, numbers[start : start + EMIT_ROWS_MAX]), kind, out)
+
+    def _lone(self, side: int, source: RowSource, numbers: Rows) -> pa.RecordBatch:
+        rows = source.take(numbers, self._alone[side]) if self._alone[side] else _no_columns(len(numbers))
+        return self._layout.compose(*((rows, None) if side == LEFT else (None, rows)))
+
+    def left_rows(self, pairs: Pairs, count: int, kind: int, out: Output) -> None:
+        """The first `count` left rows in their order, with their partner or alone; `pairs` are in that order too."""
+        left, right = pairs.numbers
+        for start in range(0, count, EMIT_ROWS_MAX):
+            numbers = np.arange(start, min(start + EMIT_ROWS_MAX, count))
+            part = slice(*np.searchsorted(left, [start, start + EMIT_ROWS_MAX]).tolist())
+            alone = numbers[~np.isin(numbers, left[part])]
+            met = Pairs(pairs.sources, (left[part], right[part])).columns(self._layout)
+            whole = pa.concat_batches([met, self._lone(LEFT, pairs.sources[LEFT], alone)])
+            order = np.argsort(np.concatenate([left[part], alone]), kind="stable")
+            self.send(whole.take(pa.array(order)), kind, out)
 
     def send(self, rows: pa.RecordBatch, kind: int, out: Output) -> None:
         """Rows that are put together already."""

@@ -149,9 +149,7 @@ class _TemporalJoin(Operator):
         self._late_rows.set_aside(LEFT, batch, late, out)
         batch, times_us = pick(batch, ~late), times_us[~late]
         nulls = null_keys(batch, self._config.inputs[LEFT].keys)
-        if nulls is not None:
-            if self._config.how == "left":
-                self._sender.alone(LEFT, BatchRows(batch), np.flatnonzero(nulls), INSERT, out)
+        if nulls is not None and self._config.how == "inner":  # else they wait for their turn as all do
             batch, times_us = pick(batch, ~nulls), times_us[~nulls]
         if batch.num_rows:
             self._left.add(times_us, self._tables[LEFT].append(batch))
@@ -180,17 +178,12 @@ class _TemporalJoin(Operator):
     def _join(self, times_us: Rows, ids: Rows, out: Output) -> None:
         left = BatchRows(self._tables[LEFT].take(ids))
         versions = self._versions(key_arrays(left.batch, self._config.inputs[LEFT].keys), times_us)
-        pairs = self._condition.keep(Pairs.of(LEFT, left, self._tables[RIGHT], versions))
-        if self._config.how == "inner":
+        by_time = Pairs((left, self._tables[RIGHT]), (versions.rows, versions.ids), ordered=True)
+        pairs = self._condition.keep(by_time)
+        if self._config.how == "inner" or len(pairs) == len(ids):
             self._sender.pairs(pairs, INSERT, out)
-            return
-        if len(pairs) == len(ids):
-            self._sender.pairs(pairs, INSERT, out)
-            return
-        alone = np.ones(len(ids), np.bool_)
-        alone[pairs.numbers[LEFT]] = False
-        self._sender.pairs(pairs, INSERT, out)
-        self._sender.alone(LEFT, left, np.flatnonzero(alone), INSERT, out)
+        else:
+            self._sender.left_rows(pairs, len(ids), INSERT, out)
 
     def _versions(self, keys: Sequence[pa.Array], times_us: Rows) -> Matches:
         """For each key the newest version that is not newer than its time, if there is one."""

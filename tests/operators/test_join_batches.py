@@ -8,6 +8,7 @@ import pytest
 from lakeward import col
 from lakeward.engine.api.changelog import ROW_KIND, updating
 from lakeward.engine.core.errors import RecordError
+from lakeward.operators.joins import rows as join_rows
 from lakeward.operators.joins.factory import JoinInput
 from lakeward.operators.joins.interval import Bounds, IntervalJoin
 from lakeward.operators.joins.layout import How, JoinLayout
@@ -110,6 +111,23 @@ def test_a_side_that_is_far_ahead_waits_in_few_buckets() -> None:
         assert len(left.table) < 6000 // 2, "rows stay at most half as long again as they had to wait"
         harness.watermark(200 * 3600 * 1_000_000)
         assert len(left.table) == 0
+
+
+@pytest.mark.parametrize("wide", [False, True], ids=["few right columns", "many right columns"])
+@pytest.mark.parametrize("how", ["inner", "left"])
+def test_temporal_joins_send_in_the_order_of_event_time(how: How, wide: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(join_rows, "EMIT_ROWS_MAX", 7)
+    right = pa.schema([*TIMED, *(pa.field(f"c{n}", pa.int64()) for n in range(3 if wide else 0))])
+    layout = JoinLayout.of(TIMED, right, [("k", "k")], how, suffix="_right")
+    inputs = (JoinInput(TIMED, ("k",), time=TimeColumn("at")), JoinInput(right, ("k",), time=TimeColumn("at")))
+    with OperatorHarness(TemporalJoin(inputs, layout, how), [TIMED, right]) as harness:
+        harness.send([{"k": n, "at": 1} for n in range(10)], 1)
+        harness.send([{"k": 17 - n if n % 5 else None, "at": 100 - n} for n in range(20)])
+        assert harness.take() == [], "rows without a key have their place in the order too"
+        harness.watermark(1000)
+        found = [(row["at"].microsecond, row["k"]) for row in harness.take()]
+    every = [(100 - n, 17 - n if n % 5 else None) for n in range(19, -1, -1)]
+    assert found == [row for row in every if how == "left" or row[1] in range(10)]
 
 
 def test_versions_that_newer_ones_have_replaced_are_forgotten() -> None:
