@@ -360,6 +360,7 @@ class ChunkedRowTable(RowTable):
         chunk = Chunk(stored.namespace, stored.number, None, chunk_ids, stored.runs)
         chunk.size_bytes, chunk.dead, chunk.dead_count = stored.size_bytes, stored.dead, len(chunk_ids) - live
         self._enter(chunk, pane)
+        pane.restored = True
         self._directory.chunks[ids] = chunk.handle
         self._directory.places[ids] = places
         self._log(pane, ids, np.arange(live), stored.rows.take(pa.array(places)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from lakeward.engine.core.errors import InternalError
 from lakeward.engine.core.hashing import Int64Array
 from lakeward.engine.state.key_columns import grown, key_column
 from lakeward.engine.state.keys import KeyBatch, KeyCodec
@@ -12,6 +11,18 @@ from lakeward.engine.state.row_index import Int32Array
 from lakeward.engine.state.slots import SlotMap
 
 _CAPACITY_MIN = 64
+
+
+class TwoRowsError(Exception):
+    """Two rows have one key in a table whose keys are unique.
+
+    Args:
+        position: Of the second one among those that are added.
+    """
+
+    def __init__(self, position: int) -> None:
+        super().__init__(position)
+        self.position = position
 
 
 class UniqueKeyRows:
@@ -41,13 +52,15 @@ class UniqueKeyRows:
         """Add a row to each key, none of which is null; returns the keys' slots.
 
         Raises:
-            InternalError: A key has a row already.
+            TwoRowsError: A key has a row already, or comes twice.
         """
         self._map.move_some()
         slots = self._map.find(keys)
-        created, _ = self._map.insert(keys, np.flatnonzero(slots < 0), slots)
+        known = slots >= 0
+        created, first_rows = self._map.insert(keys, np.flatnonzero(~known), slots)
         if len(created) < len(slots):
-            raise InternalError("a state table whose keys are unique has two rows of one key")
+            known[np.setdiff1d(np.arange(len(slots)), first_rows)] = True
+            raise TwoRowsError(int(np.argmax(known)))
         self._enter(slots, ids)
         return slots
 

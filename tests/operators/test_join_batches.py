@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow as pa
 import pytest
 
 from lakeward import col
 from lakeward.engine.api.changelog import ROW_KIND, updating
-from lakeward.engine.core.errors import RecordError
+from lakeward.engine.core.errors import LakewardError, RecordError
 from lakeward.operators.joins import rows as join_rows
 from lakeward.operators.joins.factory import JoinInput
 from lakeward.operators.joins.interval import Bounds, IntervalJoin
@@ -81,6 +83,19 @@ def test_a_second_row_of_a_key_that_was_said_to_have_one_is_an_error(together: b
             harness.send(rows[:3], 1)
         with pytest.raises(RecordError, match=r"right rows .* have different keys, but two have \{'k': 7\}"):
             harness.send(rows if together else rows[3:], 1)
+
+
+@pytest.mark.parametrize(
+    "come", [[{"k": 7, "w": 3}], [{"k": n, "w": 3} for n in range(20, 60)]], ids=["same", "others"]
+)
+def test_restored_rows_of_one_key_are_named_when_the_job_now_says_that_there_are_none(come: list[Any]) -> None:
+    with OperatorHarness(regular("inner"), [LEFT, RIGHT]) as harness:
+        harness.send([{"k": 5, "w": 1}, {"k": 7, "w": 1}, {"k": None, "w": 1}, {"k": 6, "w": 1}, {"k": 7, "w": 2}], 1)
+        snapshot = harness.snapshot()
+    with OperatorHarness.restore(regular("inner", unique=True), [LEFT, RIGHT], [snapshot]) as harness:
+        with pytest.raises(LakewardError, match=r"two (have|rows of) \{'k': 7\}") as caught:
+            harness.send(come, 1)
+        assert "validate" in str(caught.value)
 
 
 def test_interval_state_is_empty_when_the_watermark_has_passed_all_rows() -> None:
