@@ -133,7 +133,7 @@ class ChunkedRowTable(RowTable):
                 new_ids,
                 pane,
             )
-            self._settle([pane])
+        self._settle([pane])
         return ids, new
 
     def find(self, keys: Sequence[pa.Array], namespaces: Sequence[int] | None = None) -> Matches:

@@ -195,3 +195,18 @@ def test_a_table_that_other_columns_of_the_key_routed_is_refused(tmp_path: objec
     again.restore([source])
     with pytest.raises(CheckpointError, match="other columns of the key decide where its rows go"):
         again.rows(RowsSpec("rows", spec.schema, spec.key, spec.mutable))
+
+
+def test_the_index_of_restored_rows_counts_as_memory_as_soon_as_it_is_made(tmp_path: object) -> None:
+    spec = spec_of(pa.int64())
+    backend = StateBackend(MemoryStoreFactory(), f"{tmp_path}/a", range(8), 8, 1 << 28)
+    rows = pa.RecordBatch.from_pylist([{"owner": n, "value": n, "n": n} for n in range(1000)], schema=spec.schema)
+    backend.rows(spec).find_or_append(rows)
+    source = RestoreSource(backend.snapshot(f"{tmp_path}/saved").tables, f"{tmp_path}/saved", 0, 8)
+    again = StateBackend(MemoryStoreFactory(), f"{tmp_path}/b", range(8), 8, 1 << 28)
+    again.restore([source])
+    table = again.rows(spec)
+    before = again.used_bytes
+    _, new = table.find_or_append(rows)
+    assert not len(new)
+    assert again.used_bytes > before
