@@ -41,10 +41,13 @@ def plain_type(kind: pa.DataType) -> pa.DataType:
 
 
 def comparable(array: pa.Array) -> pa.Array:
-    """Values that can be grouped: nested ones by their text, dictionaries resolved."""
+    """Values that can be grouped: nested ones by their text, dictionaries resolved, narrow decimals made wider."""
     if pa.types.is_nested(array.type):  # Arrow has no dictionary of nested values
         return pa.array([None if one is None else repr(one) for one in array.to_pylist()], pa.string())
-    return plain(array)
+    array = plain(array)
+    if pa.types.is_decimal(array.type) and array.type.bit_width < 128:  # nor one of these
+        return array.cast(pa.decimal128(array.type.precision, array.type.scale))
+    return array
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,9 +54,11 @@ def test_no_rows_have_no_groups() -> None:
         pa.array(["a", None, "a", "b"]).dictionary_encode(),
         pa.array([0.0, None, -0.0, 1.0]),
         pa.array([1, None, 1, 2], pa.decimal128(9, 2)),
+        pa.array([1, None, 1, 2], pa.decimal32(9, 2)),
+        pa.array([1, None, 1, 2], pa.decimal64(9, 2)),
         pa.array([b"a", None, b"a", b"b"]),
     ],
-    ids=["list", "struct", "dictionary", "float", "decimal", "bytes"],
+    ids=["list", "struct", "dictionary", "float", "decimal", "decimal32", "decimal64", "bytes"],
 )
 def test_rows_of_any_types_have_codes_that_are_equal_where_they_are(array: pa.Array) -> None:
     assert row_codes([array]).tolist() == [0, 1, 0, 2]
