@@ -236,11 +236,17 @@ def check_columns(file: OpenFile, found: Sequence[str], hint: str) -> None:
         hint: What to do about one that is missing.
 
     Raises:
-        SchemaError: A wanted column is missing.
+        SchemaError: A wanted column is missing, or there twice.
     """
     missing = [name for name in file.schema.names if name not in set(found)]
     if missing:
         raise SchemaError(f"{file.name} has no column {missing[0]!r}; it has {', '.join(found)}", hint=hint)
+    twice = [name for name in file.schema.names if found.count(name) > 1]
+    if twice:
+        raise SchemaError(
+            f"{file.name} has two columns {twice[0]!r}",
+            hint="give them names of their own, or leave them out of schema=",
+        )
 
 
 def fit(file: OpenFile, batch: pa.RecordBatch) -> pa.RecordBatch:

@@ -32,7 +32,7 @@ class CsvDecoder(Decoder):
         return self._schema
 
     def decode(self, messages: Sequence[bytes | None]) -> Decoded:
-        """The rows; a record with too few or too many columns, or a value that does not fit, is bad."""
+        """The rows; a record with too few or many columns, a value that does not fit, or a forbidden null is bad."""
         records = [message for message in messages if message is not None]
         good: list[pa.RecordBatch] = []
         bad: list[BadRecord] = []
@@ -61,7 +61,7 @@ def read_csv(data: bytes, names: list[str], options: Csv, schema: pa.Schema | No
     """
     if not data.strip():
         return (schema if schema is not None else pa.schema([(name, pa.null()) for name in names])).empty_table()
-    return pcsv.read_csv(
+    table = pcsv.read_csv(
         pa.BufferReader(data),
         read_options=pcsv.ReadOptions(column_names=names, use_threads=False, block_size=len(data) + 1),
         parse_options=pcsv.ParseOptions(delimiter=options.delimiter, newlines_in_values=True),
@@ -73,6 +73,10 @@ def read_csv(data: bytes, names: list[str], options: Csv, schema: pa.Schema | No
             quoted_strings_can_be_null=False,
         ),
     )
+    for field in schema if schema is not None else ():
+        if not field.nullable and table.column(field.name).null_count:
+            raise pa.ArrowInvalid(f"column {field.name!r} is null, which the schema rules out")
+    return table
 
 
 def header_names(record: bytes, options: Csv) -> list[str]:

@@ -23,6 +23,7 @@ from lakeward.connectors.files.line_cursor import LineCursor
 from lakeward.connectors.files.options import Csv
 from lakeward.connectors.files.text import BLOCK_BYTES, LineEnds, Place, QuotedLineEnds, RecordEnds, TextFile
 from lakeward.connectors.formats.json import Json
+from lakeward.engine.core.errors import SchemaError
 from lakeward.engine.core.json_types import JsonObject
 
 
@@ -32,6 +33,18 @@ class FileFormat(ABC):
     @abstractmethod
     def schema_in(self, file: OpenFile) -> pa.Schema | None:
         """The file's own schema, for text inferred from its first mebibyte; None when the file is empty."""
+
+    @abstractmethod
+    def check_schema(self, schema: pa.Schema, what: str) -> None:
+        """Whether the format can hold every column.
+
+        Args:
+            schema: The wanted columns.
+            what: Whose they are, for the error.
+
+        Raises:
+            SchemaError: A column cannot be read from such files; names it and its type.
+        """
 
     @abstractmethod
     def open(self, file: OpenFile, position: JsonObject, bad: BadRecords) -> FileCursor:
@@ -53,6 +66,9 @@ class ParquetFormat(FileFormat):
         with file.filesystem.open_input_file(file.facts.path) as stream:
             return pq.read_schema(stream)
 
+    def check_schema(self, schema: pa.Schema, what: str) -> None:
+        """Every type of Arrow has a form in Parquet."""
+
     def open(self, file: OpenFile, position: JsonObject, bad: BadRecords) -> ParquetCursor:
         """From the row on; records of Parquet are never bad."""
         return ParquetCursor(file, number_in(position, "row"), fill_missing=self.given is not None)
@@ -65,7 +81,15 @@ class JsonLinesFormat(FileFormat):
     def schema_in(self, file: OpenFile) -> pa.Schema | None:
         """Inferred by Arrow."""
         sample = b"".join(first_records(file, LineEnds())[1])
-        return known_types(pjson.read_json(pa.BufferReader(sample)).schema) if sample.strip() else None
+        if not sample.strip():
+            return None
+        with inferring(file.name):
+            return known_types(pjson.read_json(pa.BufferReader(sample)).schema)
+
+    def check_schema(self, schema: pa.Schema, what: str) -> None:
+        """Makes the decoder, which refuses what has no form in JSON."""
+        if len(schema):
+            Json(schema)
 
     def open(self, file: OpenFile, position: JsonObject, bad: BadRecords) -> LineCursor:
         """From the line on."""
@@ -90,7 +114,21 @@ class CsvFormat(FileFormat):
         if not names:
             return None
         sample = b"".join(first_records(file, QuotedLineEnds())[1][data.record :])
-        return known_types(read_csv(sample, names, self.options, None).schema)
+        with inferring(file.name):
+            return known_types(read_csv(sample, names, self.options, None).schema)
+
+    def check_schema(self, schema: pa.Schema, what: str) -> None:
+        """Tries it with a record, which need not fit: Arrow knows best."""
+        for field in schema:
+            try:
+                read_csv(b"0\n", [field.name], Csv(), pa.schema([field]))
+            except pa.ArrowInvalid:
+                continue
+            except pa.ArrowNotImplementedError as error:
+                raise SchemaError(
+                    f"{what}: column {field.name!r} of type {field.type} cannot be read from CSV",
+                    hint='read it as text, "string", and take it apart by expressions or a function',
+                ) from error
 
     def open(self, file: OpenFile, position: JsonObject, bad: BadRecords) -> TextCursor:
         """From the record on; the header is looked up anew."""
@@ -122,6 +160,24 @@ def _csv_hint(options: Csv) -> str:
         "correct the file's header, which is its first line, or leave the column out of schema= or columns=; of files "
         'that have no header, or are not cut at commas, say so: format=Csv(header=False), format=Csv(delimiter=";")'
     )
+
+
+class inferring:
+    """Turns Arrow's refusal of a sample of text into a `SchemaError` that names the file."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __enter__(self) -> None:
+        """Nothing to do."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        """Wrap what was raised inside."""
+        if isinstance(error, pa.ArrowInvalid):
+            raise SchemaError(
+                f"{self._name}: columns and types cannot be inferred: {error}",
+                hint="pass schema= with the columns; then on_error= says what becomes of bad records",
+            ) from error
 
 
 def first_records(file: OpenFile, ends: RecordEnds) -> tuple[int, list[bytes]]:

@@ -117,8 +117,8 @@ def list_files(place: str | os.PathLike[str], suffixes: tuple[str, ...]) -> tupl
     From a directory, files of the format's suffixes are taken, at any depth; a glob names what it names.
 
     Raises:
-        ConfigError: It is a directory with files of another format only.
-        SourceError: There is nothing there, or it cannot be read.
+        ConfigError: There is nothing there, or files of another format only: trying again would not help.
+        SourceError: It cannot be read.
     """
     text = os.fspath(place)
     location = location_of(text)
@@ -130,7 +130,7 @@ def list_files(place: str | os.PathLike[str], suffixes: tuple[str, ...]) -> tupl
     except (OSError, pa.ArrowException) as error:
         raise SourceError(f"{text} cannot be listed: {error}", hint="check the path and the rights to it") from error
     if not found:
-        raise SourceError(f"{text} has no files to read", hint=f"looked for names ending in {', '.join(suffixes)}")
+        raise ConfigError(f"{text} has no files to read", hint=f"looked for names ending in {', '.join(suffixes)}")
     return location, sorted(found, key=lambda file: file.path)
 
 

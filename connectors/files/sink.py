@@ -250,6 +250,8 @@ def _text_ending(format: FormatName, compression: str | None) -> str:
 def _can_write(format: FormatName, field: pa.Field) -> bool:
     """Tries it with no rows: the writers know best."""
     schema = pa.schema([field])
+    if format == "csv" and (pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type)):
+        return False  # written as it is, which fails at the first value that is no text
     try:
         if format == "jsonl":
             Json(schema)

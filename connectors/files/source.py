@@ -29,7 +29,7 @@ from lakeward.engine.api.expression import Comparison
 from lakeward.engine.api.row_types import SchemaLike, given_schema
 from lakeward.engine.api.source import ReaderContext, Source, SourceReader, Split
 from lakeward.engine.core.errors import SchemaError, SourceError
-from lakeward.engine.core.expect import expect, expect_choice
+from lakeward.engine.core.expect import expect, expect_choice, refusal
 from lakeward.engine.core.ids import SplitId
 from lakeward.engine.core.json_types import JsonObject
 
@@ -96,14 +96,21 @@ class FilesSource(Source):
     @cached_property
     def _schema(self) -> pa.Schema:
         whole = inside_schema(self._given if self._given is not None else self._found_schema())
-        if self._columns is None:
-            return whole
-        unknown = [name for name in self._columns if name not in whole.names]
+        wanted = self._columns if self._columns is not None else list(whole.names)
+        unknown = [name for name in wanted if name not in whole.names]
         if unknown:
             raise SchemaError(
                 f"{self.description} has no column {unknown[0]!r}", hint=f"it has {', '.join(whole.names)}"
             )
-        return pa.schema([whole.field(name) for name in self._columns])
+        twice = [name for name in wanted if whole.names.count(name) > 1]
+        if twice:
+            raise SchemaError(
+                f"{self.description}: the first file has two columns {twice[0]!r}",
+                hint="give them names of their own in the files, or read the other columns: columns=[...]",
+            )
+        schema = pa.schema([whole.field(name) for name in wanted])
+        self._format.check_schema(schema, self.description)
+        return schema
 
     @property
     def schema(self) -> pa.Schema:
@@ -200,8 +207,10 @@ def _format(choice: Format, place: str, schema: pa.Schema | None) -> FileFormat:
 def _check_columns(columns: Sequence[str]) -> None:
     hint = 'give a list of names: columns=["shop", "amount"]'
     expect(columns, (list, tuple), "FilesSource: columns", hint)
-    for name in columns:
+    for i, name in enumerate(columns):
         expect(name, str, "FilesSource: a column", hint)
+        if name in columns[:i]:
+            raise refusal(columns, "FilesSource: columns", f"name {name!r} once")
 
 
 def _check_unchanged(name: str, then: FileFacts, now: FileFacts | None) -> None:

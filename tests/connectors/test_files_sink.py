@@ -349,6 +349,12 @@ def test_options_that_cannot_work_are_refused() -> None:
         FilesSink("/nowhere", format="orc")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("kind", [pa.binary(), pa.list_(pa.int64())])
+def test_what_csv_cannot_hold_is_refused_before_the_job_runs(tmp_path: Path, kind: pa.DataType) -> None:
+    with pytest.raises(SchemaError, match=r"column 'b' of type .* cannot be written"):
+        FilesSink(tmp_path, format="csv").check_schema(pa.schema({"b": kind}))
+
+
 @pytest.mark.parametrize("place", ["file", "file/below", "file/far/below", "ok", "/proc/out", "/proc/a/b"])
 def test_a_job_to_an_impossible_place_fails_at_once_and_names_it(tmp_path: Path, place: str) -> None:
     # /proc refuses new directories to everybody, root too.

@@ -151,7 +151,7 @@ class TestPlaces:
 
     @pytest.mark.parametrize("place", ["nothing-here", "nothing/*.parquet", "x/*.csv"])
     def test_nothing_found_is_an_error(self, folder: Path, place: str) -> None:
-        with pytest.raises(SourceError, match="no files to read"):
+        with pytest.raises(ConfigError, match="no files to read"):
             FilesSource(folder / place).list_splits(None)
 
     @pytest.mark.parametrize(("name", "format"), [("a.jsonl", "jsonl"), ("x/b.ndjson.gz", "jsonl"), ("c.csv", "csv")])
@@ -473,3 +473,38 @@ def test_windows_over_files_that_are_read_in_parallel_lose_nothing(tmp_path: Pat
         rows = env.from_source(lw.FilesSource(str(tmp_path)), watermark=lw.WatermarkStrategy.monotonous("at"))
         counted = rows.key_by("k").window(lw.Tumbling("7s")).aggregate(n=lw.count()).execute_and_collect()
         assert sum(counted["n"].to_pylist()) == 40
+
+
+class TestWhatCannotBeRead:
+    """Said by name and with what to do, before the job runs wherever it can be known."""
+
+    @pytest.mark.parametrize("name", ["f.jsonl", "f.csv"])
+    def test_a_column_of_two_types_asks_for_a_schema(self, name: str, tmp_path: Path) -> None:
+        (tmp_path / name).write_text('{"a": 1}\n{"a": "x"}\n' if name == "f.jsonl" else "a,b\n1\n")
+        with pytest.raises(SchemaError, match=f"{name}: columns and types cannot be inferred") as caught:
+            _ = FilesSource(tmp_path / name, on_error="skip").schema
+        assert "schema=" in caught.value.hint
+
+    def test_a_list_in_csv_is_refused_where_it_is_written(self, tmp_path: Path) -> None:
+        schema = pa.schema({"tags": pa.list_(pa.int64()), "n": pa.int64()})
+        (tmp_path / "f.csv").write_text('tags,n\n"[1, 2]",3\n')
+        with pytest.raises(SchemaError, match="'tags' of type list<item: int64> cannot be read from CSV"):
+            _ = FilesSource(tmp_path / "f.csv", schema=schema).schema
+        assert read(FilesSource(tmp_path / "f.csv", schema=schema, columns=["n"])) == [{"n": 3}]
+
+    def test_a_null_in_csv_where_none_may_be_is_a_bad_record(self, tmp_path: Path) -> None:
+        schema = pa.schema([pa.field("n", pa.int64(), nullable=False), pa.field("m", pa.int64())])
+        (tmp_path / "f.csv").write_text("n,m\n,1\n2,\n")
+        assert read(FilesSource(tmp_path / "f.csv", schema=schema, on_error="skip")) == [{"n": 2, "m": None}]
+        with pytest.raises(RecordError, match="record 2 at byte 4: column 'n' is null"):
+            read(FilesSource(tmp_path / "f.csv", schema=schema))
+
+    def test_two_columns_of_one_name_are_refused_if_they_are_wanted(self, tmp_path: Path) -> None:
+        (tmp_path / "f.csv").write_text("a,a,b\n1,2,3\n")
+        with pytest.raises(SchemaError, match="two columns 'a'"):
+            _ = FilesSource(tmp_path / "f.csv").schema
+        with pytest.raises(SchemaError, match="two columns 'a'"):
+            read(FilesSource(tmp_path / "f.csv", schema={"a": int}))
+        assert read(FilesSource(tmp_path / "f.csv", columns=["b"])) == [{"b": 3}]
+        with pytest.raises(ConfigError, match="columns cannot be"):
+            FilesSource(tmp_path / "f.csv", columns=["b", "b"])
