@@ -41,8 +41,13 @@ def show_checkpoint(directory: str, checkpoint: int | None) -> None:
     infos = workflow.list()
     wanted = [one for one in infos if checkpoint is None or one.checkpoint == checkpoint]
     if not wanted:
-        there = ", ".join(str(one.checkpoint) for one in infos) or "none"
-        raise ConfigError(f"there is no checkpoint {checkpoint} in {directory}", hint=f"there are: {there}")
+        there = ", ".join(str(one.checkpoint) for one in infos)
+        raise ConfigError(
+            f"there is no checkpoint{'' if checkpoint is None else f' {checkpoint}'} in {directory}",
+            hint=f"there are: {there}"
+            if there
+            else "give the job's checkpoint_dir; one is taken every checkpoint_interval",
+        )
     manifest = workflow.read(wanted[0].checkpoint, wanted[0].generation)
     for line in describe(manifest):
         click.echo(line)

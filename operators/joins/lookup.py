@@ -18,7 +18,7 @@ from lakeward.engine.api.lookup import LookupReader, LookupSource
 from lakeward.engine.api.operator import Operator
 from lakeward.engine.api.state import Matches
 from lakeward.engine.core.clock import Clock
-from lakeward.engine.core.errors import SourceError
+from lakeward.engine.core.errors import SourceError, UserCodeError
 from lakeward.operators.grouping import row_codes
 from lakeward.operators.joins.factory import JoinFactory
 from lakeward.operators.joins.index import StaticIndex
@@ -248,12 +248,19 @@ class Answers:
 
     def _checked(self, answer: pa.Table) -> pa.RecordBatch:
         schema = self._config.inputs[1].schema
+        name = self._config.source.description
+        columns = ", ".join(f"{field.name}: {field.type}" for field in schema)
+        if not isinstance(answer, pa.Table):
+            kind = type(answer).__name__
+            raise UserCodeError(
+                f"{name} answered with {kind}, which is no pyarrow.Table",
+                hint=f"return one of {columns}; without rows if none match",
+            )
         try:
             table = answer.select(schema.names).cast(schema).combine_chunks()
-        except (pa.ArrowInvalid, KeyError, ValueError) as error:
-            raise SourceError(
-                f"{self._config.source.description} answered with other columns than it says: {error}",
-                hint=f"it must return {', '.join(f'{field.name}: {field.type}' for field in schema)}",
+        except (pa.ArrowException, KeyError, ValueError) as error:
+            raise UserCodeError(
+                f"{name} answered with other columns than it says: {error}", hint=f"it must return {columns}"
             ) from error
         batches = table.to_batches()
         return batches[0] if batches else pa.RecordBatch.from_pylist([], schema=schema)

@@ -67,6 +67,7 @@ def test_a_damaged_checkpoint_is_named_and_gives_exit_status_one(directory: Path
 def test_a_checkpoint_or_directory_that_is_not_there_is_named(directory: Path) -> None:
     lakeward(directory, "run", "job.py")
     assert "there is no checkpoint 999" in lakeward(directory, "checkpoints", "show", "checkpoints", "999").stderr
+    assert "there is no checkpoint in .\n  hint: give the job" in lakeward(directory, "checkpoints", "show", ".").stderr
     assert "there is no directory nowhere" in lakeward(directory, "checkpoints", "list", "nowhere").stderr
 
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lakeward.engine.api.changelog import ROW_KIND, updating
-from lakeward.engine.core.errors import RecordError, SourceError
+from lakeward.engine.core.errors import RecordError, SourceError, UserCodeError
 from lakeward.operators.joins import index
 from lakeward.operators.joins.broadcast import BroadcastJoin
 from lakeward.operators.joins.factory import JoinInput
@@ -293,6 +293,15 @@ def test_an_answer_of_other_columns_is_an_error_that_names_them() -> None:
     layout = JoinLayout.of(LEFT, RIGHT, [("k", "k")])
     source = FunctionLookup(lambda keys: keys, RIGHT)
     factory = LookupJoin((JoinInput(LEFT, ("k",)), JoinInput(RIGHT, ("k",))), layout, source=source)
-    with OperatorHarness(factory, LEFT) as harness, pytest.raises(SourceError, match="other columns") as caught:
+    with OperatorHarness(factory, LEFT) as harness, pytest.raises(UserCodeError, match="other columns") as caught:
+        harness.send(ROWS)
+    assert "name: string" in caught.value.hint
+
+
+def test_an_answer_that_is_no_table_is_an_error_that_says_what_to_return() -> None:
+    layout = JoinLayout.of(LEFT, RIGHT, [("k", "k")])
+    source = FunctionLookup(lambda keys: None, RIGHT)  # type: ignore[arg-type,return-value]
+    factory = LookupJoin((JoinInput(LEFT, ("k",)), JoinInput(RIGHT, ("k",))), layout, source=source)
+    with OperatorHarness(factory, LEFT) as harness, pytest.raises(UserCodeError, match=r"NoneType.*Table") as caught:
         harness.send(ROWS)
     assert "name: string" in caught.value.hint
