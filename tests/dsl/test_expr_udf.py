@@ -155,3 +155,13 @@ def test_equal_functions_that_were_wrapped_twice_are_two_functions() -> None:
     first, second = lw.udf(checked), lw.udf(checked)
     assert not first(col("a")).equals(second(col("a")))
     assert first(col("a")).equals(first(col("a")))
+
+
+def test_a_wrong_number_of_arguments_is_refused_where_it_is_written() -> None:
+    with pytest.raises(GraphError, match=r"'joined'.*cannot be called with 1 argument: missing") as caught:
+        joined(col("a"))
+    assert "(left" in caught.value.hint
+    with pytest.raises(GraphError, match="with 3 arguments: too many"):
+        joined(col("a"), col("b"), 1)
+    assert evaluate(lw.udf(max, returns=int)(col("a"), 2), a=[1, 3]) == [2, 3]  # written in C
+    assert evaluate(lw.udf(lambda x, by=2: x * by, returns=int)(col("a")), a=[1]) == [2]

@@ -46,10 +46,12 @@ class Udf:
         """The function's result for these columns and constants.
 
         Raises:
-            GraphError: There is no argument, so that no column says for which rows to call it.
+            GraphError: There is no argument, so that no column says for which rows to call it; or the function
+                cannot be called with so many.
         """
         if not args:
             raise GraphError(f"{function_name(self.__wrapped__)} is called without a column", hint="give it one")
+        _check_count(self.__wrapped__, len(args))
         return Expr(Call(self._function, tuple(to_node(arg) for arg in args)))
 
 
@@ -148,6 +150,21 @@ def _result_type(function: Callable[..., Any], returns: Any, vectorised: bool) -
     if hint is None:
         raise GraphError(f"{where} has no known type", hint="say it: lw.udf(function, returns=int)")
     return arrow_type(hint, where)
+
+
+def _check_count(function: Callable[..., Any], count: int) -> None:
+    """Refuse a call that Python would refuse for every row; functions in C may not say what they take."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(*range(count))
+    except TypeError as error:
+        raise GraphError(
+            f"{function_name(function)} cannot be called with {count} argument{'s' if count > 1 else ''}: {error}",
+            hint=f"it takes {signature}; give it a column or a constant for each",
+        ) from error
 
 
 def _scope(function: Callable[..., Any]) -> dict[str, Any]:
