@@ -23,10 +23,10 @@ UPDATING = ("totals", "regrouped", "full_join", "left_join", "anti_join", "top_n
 EARLY = ("early", "early_totals", "early_sessions", "idle_early")
 """Programs whose windows send results before their end, which they take back; see `event_time`."""
 
-IDLE = ("idle", "idle_early")
+IDLE = ("idle", "idle_early", "idle_cascade")
 """Programs whose splits fall silent; see `event_time`."""
 
-PROGRAMS = (*APPENDING, "recent", *UPDATING, *EARLY, "idle")
+PROGRAMS = (*APPENDING, "recent", *UPDATING, *EARLY, "idle", "idle_cascade")
 """The programs to draw from."""
 
 CALM_TIMEOUT_MS = 10_000_000
