@@ -26,11 +26,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import lakeward as lw  # isort: skip  # before pyarrow: it says how Arrow keeps memory
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-import lakeward as lw
 from lakeward import col
 from lakeward.connectors.nexmark.law import AUCTION_SCHEMA, BID_SCHEMA, PERSON_SCHEMA
 from lakeward.engine.api.changelog import SHORT_NAMES

@@ -12,8 +12,13 @@ The whole public API is here; names are loaded when they are first used, so that
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+# Read by Arrow's allocator when pyarrow is loaded, which nothing above this line may do. Memory that a batch has freed
+# is kept for the next one; else it goes back to the kernel after 10 ms, which zeroes every page when it comes again.
+os.environ.setdefault("MIMALLOC_PURGE_DELAY", "-1")
 
 if TYPE_CHECKING:
     from lakeward.connectors.blackhole import BlackholeSink

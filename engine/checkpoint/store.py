@@ -33,7 +33,10 @@ class CheckpointStore(Protocol):
         ...
 
     def put_file(self, path: str, local_path: str) -> None:
-        """Copy a file of this machine into the store, replacing what was there; durable on return."""
+        """Take a file of this machine, to which nobody writes any more, into the store; durable on return.
+
+        It replaces what was there, and stays when the local file is deleted.
+        """
         ...
 
     def get_file(self, path: str, local_path: str) -> None:

@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 from lakeward.engine.checkpoint.store import CheckpointStore, MemoryStore, checked_path, missing_file
 from lakeward.engine.checkpoint.store_object import OBJECT_STORE_SCHEMES, ObjectStore
 from lakeward.engine.core.errors import CheckpointError, ConfigError
+from lakeward.engine.core.links import link_or_copy
 
 _TEMPORARY = ".tmp"
 _ABANDONED_S = 3600
@@ -99,12 +100,13 @@ class FileSystemStore:
         return self._write(path, self._temporary_with(data), _link)
 
     def put_file(self, path: str, local_path: str) -> None:
-        """Copy a file of this machine into the store."""
+        """Take a finished file of this machine into the store: a link if both are on one file system, else a copy."""
 
-        def copy(temporary: str) -> None:
-            shutil.copyfile(local_path, temporary)
+        def take(temporary: str) -> None:
+            os.unlink(temporary)
+            link_or_copy(local_path, temporary)
 
-        self._write(path, copy, _replace)
+        self._write(path, take, _replace)
 
     def get_file(self, path: str, local_path: str) -> None:
         """Copy a stored file to this machine."""

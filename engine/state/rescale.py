@@ -11,6 +11,7 @@ from itertools import islice
 
 from lakeward.engine.core.errors import CheckpointError
 from lakeward.engine.core.json_types import JsonObject
+from lakeward.engine.core.links import link_or_copy
 from lakeward.engine.state.kv import KeyValue, KeyValueStore, StoreFactory
 from lakeward.engine.state.registry import StoredTable, TableRegistry
 from lakeward.engine.state.row_blobs import RowBlobs
@@ -50,16 +51,9 @@ def link_files(source: str, target: str) -> None:
     try:
         os.makedirs(target, exist_ok=True)
         for name in os.listdir(source):
-            _link(os.path.join(source, name), os.path.join(target, name))
+            link_or_copy(os.path.join(source, name), os.path.join(target, name))
     except OSError as error:
         raise CheckpointError(f"cannot take over the state files in {source}: {error}") from error
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another file system, or one without links
-        shutil.copyfile(source, target)
 
 
 def copy_rows(

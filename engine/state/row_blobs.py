@@ -104,14 +104,13 @@ class StoredChunk:
     fields: pa.RecordBatch | None
 
 
-def ipc_bytes(batch: pa.RecordBatch) -> bytes:
+def ipc_buffer(batch: pa.RecordBatch) -> pa.Buffer:
     """A batch as an Arrow stream."""
     sink = pa.BufferOutputStream()
     options = pa.ipc.IpcWriteOptions(compression=_COMPRESSION)
     with pa.ipc.new_stream(sink, batch.schema, options=options) as writer:
         writer.write_batch(batch)
-    content: bytes = sink.getvalue().to_pybytes()
-    return content
+    return sink.getvalue()
 
 
 def ipc_batch(body: memoryview, columns: Sequence[str] | None) -> pa.RecordBatch:
@@ -153,16 +152,16 @@ class RowBlobs:
     def rows_value(self, rows: pa.RecordBatch, runs: Runs, size_bytes: int) -> bytes:
         """The value of `Part.ROWS`."""
         head = _ROWS_HEAD.pack(len(runs.starts), size_bytes, rows.num_rows)
-        times = runs.starts.astype("<i8").tobytes() + runs.appends.astype("<i8").tobytes()
-        return _framed(Part.ROWS, head + times + ipc_bytes(rows))
+        times = (runs.starts.astype("<i8").tobytes(), runs.appends.astype("<i8").tobytes())
+        return _framed(Part.ROWS, head, *times, ipc_buffer(rows))
 
     def dead_value(self, dead: BoolArray) -> bytes:
         """The value of `Part.DEAD`."""
-        return _framed(Part.DEAD, _DEAD_HEAD.pack(len(dead)) + np.packbits(dead).tobytes())
+        return _framed(Part.DEAD, _DEAD_HEAD.pack(len(dead)), np.packbits(dead).tobytes())
 
     def fields_value(self, fields: pa.RecordBatch) -> bytes:
         """The value of `Part.FIELDS`."""
-        return _framed(Part.FIELDS, ipc_bytes(fields))
+        return _framed(Part.FIELDS, ipc_buffer(fields))
 
     def write(self, puts: Sequence[KeyValue], deletes: Sequence[bytes] = ()) -> None:
         """Store values under sorted keys, after forgetting `deletes`."""
@@ -258,5 +257,9 @@ class RowBlobs:
         return CorruptionError(f"chunk {number} of state table '{self._name}' cannot be read: {why}")
 
 
-def _framed(part: Part, body: bytes) -> bytes:
-    return _HEAD.pack(_MAGIC, _VERSION, part, zlib.crc32(body)) + body
+def _framed(part: Part, *body: bytes | pa.Buffer) -> bytes:
+    """A value of a header and the pieces of its body, each copied once."""
+    checksum = 0
+    for piece in body:
+        checksum = zlib.crc32(piece, checksum)
+    return b"".join([_HEAD.pack(_MAGIC, _VERSION, part, checksum), *body])

@@ -1,12 +1,9 @@
-"""Keys to slot numbers by vectorised open addressing with triangular probing.
+"""Keys to slot numbers: the keys of the slots, and buckets that lead to them (`buckets.py`).
 
-A bucket is a slot number, and at most a quarter of the buckets are taken. A probe of a whole batch is a gather of
-buckets, a gather of the slots' keys and a comparison; only the rows that did not match go on, one bucket further, then
-two, then three: after `n` steps a row stands `n (n + 1) / 2` from where it began, which visits every bucket of a table
-whose size is a power of two (Knuth, volume 3, 6.4 exercise 20), and clusters little. Keys are always compared in full,
-so colliding hashes cost time, never correctness. The table doubles without a pause: the old buckets are moved a share
-at a time while new keys come in, and looked at after the new ones until then (incremental rehashing, as in Redis'
-dict).
+At most a quarter of the buckets are taken, or half of them where there are so many that they are in no cache: then
+more of them cost more than longer chains do. The table doubles without a pause: the slots are moved a share at a time
+while new keys come in, in the order of their numbers, in which their keys lie in memory; the old buckets are looked at
+after the new ones until then (incremental rehashing, as in Redis' dict).
 """
 
 from __future__ import annotations
@@ -15,19 +12,18 @@ import numpy as np
 import numpy.typing as npt
 
 from lakeward.engine.core.hashing import Int64Array, UInt64Array, splitmix64
+from lakeward.engine.state.buckets import BucketTable
 from lakeward.engine.state.key_columns import KeyColumn, grown
-from lakeward.engine.state.keys import KeyBatch
+from lakeward.engine.state.keys import BoolArray, KeyBatch
 
-Buckets = npt.NDArray[np.int32]
-
-_EMPTY = 0
-_DELETED = -1
-_BUCKETS_PER_KEY = 4
 _BUCKETS_MIN = 128
+_SPARSE_BUCKETS_MAX = 1 << 22
+_BUCKETS_PER_KEY_SPARSE = 4
+_BUCKETS_PER_KEY = 2
 _CLEAN_SHARE = 32  # a full table is made anew, not larger, when at least this part of it is deleted buckets
 _REHASH_AT_ONCE = 1 << 18
-_MOVE_MIN = 16_384
-_MOVE_PER_KEY = 16
+_MOVE_MIN = 4_096
+_MOVE_PER_KEY = 4
 NULL_SLOT = 0
 
 
@@ -40,14 +36,15 @@ class SlotMap:
 
     def __init__(self, keys: KeyColumn) -> None:
         self.keys = keys
-        self._table: Buckets = np.zeros(_BUCKETS_MIN, dtype=np.int32)
-        self._old: Buckets | None = None
+        self._table = BucketTable(_BUCKETS_MIN)
+        self._old: BucketTable | None = None
+        self._waiting: BoolArray = np.zeros(0, dtype=np.bool_)  # slots that are in the old table only, from `_moved` on
         self._moved = 0
         self._tombstones = 0
         self._live = 0
         self._has_null = False
         self._next = 1
-        self._free: Buckets = np.zeros(0, dtype=np.int32)
+        self._free: npt.NDArray[np.int32] = np.zeros(0, dtype=np.int32)
         self._free_count = 0
 
     def __len__(self) -> int:
@@ -66,29 +63,26 @@ class SlotMap:
     @property
     def size_bytes(self) -> int:
         """Memory of the buckets and keys."""
-        old = 0 if self._old is None else self._old.nbytes
-        return self._table.nbytes + old + self._free.nbytes + self.keys.size_bytes
+        old = 0 if self._old is None else self._old.size_bytes + self._waiting.nbytes
+        return self._table.size_bytes + old + self._free.nbytes + self.keys.size_bytes
 
     def growth_bytes(self, more: int) -> int:
         """Memory of the larger table that `more` new keys would make necessary; 0 when they fit."""
         size = self._size_for(more)
         kept = len(self._table) if size <= _REHASH_AT_ONCE else 0  # a larger one is there beside the old for a while
-        return max(0, size - kept) * self._table.itemsize
+        return max(0, size - kept) * self._table.size_bytes // len(self._table)
 
     def occupied(self) -> Int64Array:
         """All slots that hold a key, rising."""
-        taken = np.ones(self._next, dtype=np.bool_)
-        taken[self._free[: self._free_count]] = False
-        taken[NULL_SLOT] = self._has_null
-        return np.flatnonzero(taken)
+        return np.flatnonzero(self._taken())
 
     def find(self, batch: KeyBatch) -> Int64Array:
         """The slot of each key, -1 where it is not in the map."""
-        slots = self._probe(self._table, batch) if self._live else np.full(len(batch), -1, dtype=np.int64)
+        slots = self._table.probe(batch, self.keys) if self._live else np.full(len(batch), -1, dtype=np.int64)
         if self._old is not None:
             rows = np.flatnonzero(slots < 0)
             if len(rows):
-                slots[rows] = self._probe(self._old, batch.take(rows))
+                slots[rows] = self._old.probe(batch.take(rows), self.keys)
         if batch.nulls is not None:
             slots[batch.nulls] = NULL_SLOT if self._has_null else -1
         return slots
@@ -137,9 +131,10 @@ class SlotMap:
         if len(others) < len(slots):
             self._has_null = False
         hashes = self.keys.hashes(others)
-        self._tombstones += _erase(self._table, hashes, others)
+        self._tombstones += self._table.erase(hashes, others)
         if self._old is not None:
-            _erase(self._old, hashes, others)
+            self._old.erase(hashes, others)
+            self._waiting[others[others < len(self._waiting)]] = False
         self.keys.free(others)
         self._live -= len(others)
         self._release(others)
@@ -148,37 +143,6 @@ class SlotMap:
         """Go on with a rehash that is under way; called once a batch."""
         if self._old is not None:
             self._move(_MOVE_MIN)
-
-    def _probe(self, table: Buckets, batch: KeyBatch) -> Int64Array:
-        mask = np.uint64(len(table) - 1)
-        buckets = (batch.hashes & mask).view(np.int64)
-        slots = table.take(buckets, mode="clip").astype(np.int64)
-        hit = self.keys.matches(slots, batch, None)
-        hit &= slots > 0
-        if hit.all():
-            return slots
-        rows = np.flatnonzero(~hit)
-        others = slots.take(rows)
-        slots[rows] = -1
-        rows = rows[others != _EMPTY]
-        if len(rows):
-            self._probe_on(table, batch, rows, slots, buckets.take(rows))
-        return slots
-
-    def _probe_on(
-        self, table: Buckets, batch: KeyBatch, rows: Int64Array, slots: Int64Array, buckets: Int64Array
-    ) -> None:
-        """Follow the chains of the rows whose first bucket held another key."""
-        mask, step = len(table) - 1, 0
-        while len(rows):
-            step += 1
-            buckets = (buckets + step) & mask
-            found = table.take(buckets).astype(np.int64)
-            hit = self.keys.matches(found, batch, rows)
-            hit &= found > 0
-            slots[rows[hit]] = found[hit]
-            going = np.flatnonzero((found != _EMPTY) & ~hit)
-            rows, buckets = rows.take(going), buckets.take(going)
 
     def _insert_null(self, batch: KeyBatch, rows: Int64Array, slots: Int64Array) -> tuple[Int64Array, Int64Array]:
         """Give the null key its slot; returns its first row if it is new, and the rows of other keys."""
@@ -199,7 +163,7 @@ class SlotMap:
             self._resize(size)
         new = self._allocate(count)
         self.keys.put(new, batch)
-        _place(self._table, batch.hashes, new)
+        self._table.place(batch.hashes, new)
         self._live += count
         if self._old is not None:
             self._move(max(_MOVE_MIN, _MOVE_PER_KEY * count))
@@ -208,43 +172,44 @@ class SlotMap:
     def _size_for(self, more: int) -> int:
         """Buckets of the table that `more` new keys make necessary; 0 when they fit."""
         size = len(self._table)
-        if (self._live + self._tombstones + more) * _BUCKETS_PER_KEY <= size:
+        if self._live + self._tombstones + more <= size // _buckets_per_key(size):
             return 0
-        needed = _power_of_two((self._live + more) * _BUCKETS_PER_KEY)
+        needed = _buckets_for(self._live + more)
         if needed <= size and not self._worth_cleaning():
             return size * 2
         return max(needed, size)
 
     def _resize(self, size: int) -> None:
         if self._old is not None:
-            self._move(len(self._old))
-        if len(self._table) <= _REHASH_AT_ONCE:
-            self._rebuild(size)
-            return
-        self._old, self._moved = self._table, 0
-        self._table = np.zeros(size, dtype=np.int32)
-        self._tombstones = 0
+            self._move(len(self._waiting))
+        old, self._table, self._tombstones = self._table, BucketTable(size), 0
+        if len(old) <= _REHASH_AT_ONCE:
+            self._enter(self.occupied())
+        else:
+            self._old, self._waiting, self._moved = old, self._taken(), 0
+
+    def _taken(self) -> BoolArray:
+        """For each slot whether it holds a key."""
+        taken: BoolArray = np.ones(self._next, dtype=np.bool_)
+        taken[self._free[: self._free_count]] = False
+        taken[NULL_SLOT] = self._has_null
+        return taken
 
     def _worth_cleaning(self) -> bool:
         """Whether leaving out the deleted buckets makes enough room."""
         return self._tombstones * _CLEAN_SHARE >= len(self._table)
 
-    def _rebuild(self, size: int) -> None:
-        slots = self.occupied()
-        slots = slots[slots != NULL_SLOT]
-        self._old = None
-        self._table = np.zeros(size, dtype=np.int32)
-        self._tombstones = 0
-        _place(self._table, self.keys.hashes(slots), slots)
-
-    def _move(self, buckets: int) -> None:
-        assert self._old is not None
-        part = self._old[self._moved : self._moved + buckets]
-        slots = part[part > 0].astype(np.int64)
-        _place(self._table, self.keys.hashes(slots), slots)
+    def _move(self, count: int) -> None:
+        """Move those of the next `count` slots that are waiting."""
+        part = self._waiting[self._moved : self._moved + count]
+        self._enter(self._moved + np.flatnonzero(part))
         self._moved += len(part)
-        if self._moved >= len(self._old):
-            self._old = None
+        if self._moved >= len(self._waiting):
+            self._old, self._waiting = None, np.zeros(0, dtype=np.bool_)
+
+    def _enter(self, slots: Int64Array) -> None:
+        slots = slots[slots != NULL_SLOT]
+        self._table.place(self.keys.hashes(slots), slots)
 
     def _allocate(self, count: int) -> Int64Array:
         used = min(count, self._free_count)
@@ -294,6 +259,15 @@ def _winners(hashes: UInt64Array) -> Int64Array:
     return table.take(places, mode="clip").astype(np.int64)
 
 
+def _buckets_per_key(size: int) -> int:
+    return _BUCKETS_PER_KEY_SPARSE if size <= _SPARSE_BUCKETS_MAX else _BUCKETS_PER_KEY
+
+
+def _buckets_for(keys: int) -> int:
+    size = _power_of_two(keys * _BUCKETS_PER_KEY_SPARSE)
+    return size if size <= _SPARSE_BUCKETS_MAX else max(2 * _SPARSE_BUCKETS_MAX, _power_of_two(keys * _BUCKETS_PER_KEY))
+
+
 def _power_of_two(at_least: int) -> int:
     return 1 << max(at_least - 1, _BUCKETS_MIN - 1).bit_length()
 
@@ -304,32 +278,3 @@ def _rounded_up(count: int) -> int:
     while capacity < count:
         capacity += capacity // 2
     return capacity
-
-
-def _place(table: Buckets, hashes: UInt64Array, slots: Int64Array) -> None:
-    """Enter slots whose keys are distinct and not in the table: nothing has to be compared."""
-    mask = len(table) - 1
-    buckets = (hashes & np.uint64(mask)).view(np.int64)
-    entries, step = slots.astype(table.dtype), 0  # of the table's type, else they are written at half the speed
-    while len(entries):
-        step += 1
-        vacant = np.flatnonzero(table.take(buckets, mode="clip") == _EMPTY)
-        table[buckets.take(vacant)] = entries.take(vacant)
-        rest = np.flatnonzero(table.take(buckets, mode="clip") != entries)
-        entries, buckets = entries.take(rest), (buckets.take(rest) + step) & mask
-
-
-def _erase(table: Buckets, hashes: UInt64Array, slots: Int64Array) -> int:
-    """Mark the buckets of slots as deleted; returns how many there were."""
-    mask = len(table) - 1
-    buckets = (hashes & np.uint64(mask)).view(np.int64)
-    erased = step = 0
-    while len(slots):
-        step += 1
-        entries = table[buckets]
-        hit = entries == slots
-        table[buckets[hit]] = _DELETED
-        erased += int(np.count_nonzero(hit))
-        going = np.flatnonzero(~hit & (entries != _EMPTY))
-        buckets, slots = (buckets[going] + step) & mask, slots[going]
-    return erased

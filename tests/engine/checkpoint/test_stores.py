@@ -40,6 +40,27 @@ def test_two_stores_on_one_folder_see_the_same_files(tmp_path: Path) -> None:
     assert other.read("a") == b"1"
 
 
+@pytest.mark.parametrize("one_file_system", [True, False])
+def test_a_finished_file_is_linked_where_it_can_be_and_stays_when_the_local_one_goes(
+    one_file_system: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, local = FileSystemStore(str(tmp_path / "store")), tmp_path / "000012.sst"
+    store.put("state/a", b"what was there")
+    local.write_bytes(b"rows")
+
+    def refuse(source: str, target: str) -> None:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    if not one_file_system:
+        monkeypatch.setattr(os, "link", refuse)
+    store.put_file("state/a", str(local))
+    assert (tmp_path / "store/state/a").samefile(local) == one_file_system
+    local.unlink()
+    assert store.read("state/a") == b"rows"
+    assert store.list("") == ["state/a"]
+    assert not list((tmp_path / "store/.tmp").iterdir())
+
+
 def test_a_deleted_file_leaves_no_empty_folders_behind(tmp_path: Path) -> None:
     store = FileSystemStore(str(tmp_path))
     store.put("a/b/c", b"1")

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lakeward.engine.state import key_columns
+from lakeward.engine.state import slots as slot_maps
 from lakeward.engine.state.key_columns import ByteKeyColumn, IntKeyColumn, grown
 from lakeward.engine.state.keys import KeyBatch, KeyCodec
 from lakeward.engine.state.slots import SlotMap
@@ -51,6 +52,41 @@ def test_keys_keep_their_slots_while_the_table_grows_in_steps(kind: str) -> None
     live = known[known >= 0]
     assert len(np.unique(live)) == len(live) == len(slots)
     assert (slots.occupied() == np.sort(live)).all()
+
+
+@pytest.mark.parametrize("sparse_max", [1 << 8, 1 << 22])
+@pytest.mark.parametrize("seed", range(3))
+def test_slots_that_are_freed_and_used_again_in_the_middle_of_a_rehash_keep_their_keys(
+    seed: int, sparse_max: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slot_maps, "_SPARSE_BUCKETS_MAX", sparse_max)
+    monkeypatch.setattr(slot_maps, "_REHASH_AT_ONCE", 1 << 8)
+    monkeypatch.setattr(slot_maps, "_MOVE_MIN", 16)
+    slots, codec = new_map("int64")
+    random, known, during = np.random.default_rng(seed), dict[int, int](), 0
+    for _ in range(400):
+        fresh = np.unique(random.integers(0, 8000, int(random.integers(1, 60))))
+        known.update(zip(fresh.tolist(), find_or_insert(slots, encoded(codec, fresh)).tolist(), strict=True))
+        slots.move_some()
+        if slots._old is not None:
+            during += 1
+            gone = random.choice(np.array([*known]), len(known) // 8, replace=False)
+            slots.remove(np.array([known.pop(key) for key in gone.tolist()]))
+        expected = [known.get(key, -1) for key in range(8000)]
+        assert slots.find(encoded(codec, np.arange(8000))).tolist() == expected
+        assert slots.occupied().tolist() == sorted(known.values())
+    assert during > 20, "hardly anything was removed in the middle of a rehash"
+
+
+def test_a_large_table_has_half_of_the_buckets_for_its_keys() -> None:
+    slots, codec = new_map("int64")
+    slots.insert_distinct(encoded(codec, np.arange(1 << 20)))
+    sparse = slots.size_bytes
+    slots.insert_distinct(encoded(codec, np.arange(1 << 20, 1 << 22)))
+    slots.move_some()
+    keys = (1 << 22) * 8 * 3 // 2
+    assert sparse >= 4 * 4 << 20
+    assert slots.size_bytes < 2 * 4 * (1 << 22) + (2 * 4 << 20) + keys
 
 
 @pytest.mark.parametrize("kind", ["int64", "string"])
