@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
+import lakeward as lw  # isort: skip  # before pyarrow: it says how Arrow keeps memory
 import pyarrow as pa
 
-import lakeward as lw
 from lakeward import col
 
 BID = pa.schema(
