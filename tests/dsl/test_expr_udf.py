@@ -104,6 +104,21 @@ def test_a_vectorised_function_gets_arrays_and_returns_one() -> None:
     assert lengths == [3]
 
 
+def test_vectorised_udf_is_a_decorator_too() -> None:
+    @lw.vectorised_udf(returns=int)
+    def doubled(a: pa.Array) -> pa.Array:
+        return pc.multiply(a, 2)
+
+    assert evaluate(doubled(col("a")), a=[1, None, 3]) == [2, None, 6]
+    with pytest.raises(GraphError, match=r"untyped'.*has no known type") as caught:
+
+        @lw.vectorised_udf
+        def untyped(a: pa.Array) -> pa.Array:
+            return a
+
+    assert "lw.vectorised_udf(function, returns=int)" in caught.value.hint
+
+
 def test_a_vectorised_function_may_return_a_numpy_array_or_another_type_that_can_be_cast() -> None:
     halves = lw.vectorised_udf(lambda a: np.asarray(a) // 2, returns="int32")
     assert evaluate(halves(col("a")), a=[4, 7]) == [2, 3]

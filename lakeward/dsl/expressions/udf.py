@@ -124,18 +124,38 @@ def udf(
     return Udf(function, kind, rule, vectorised)
 
 
-def vectorised_udf(function: Callable[..., Any], *, returns: Any) -> Udf:
-    """A function of whole Arrow arrays for use in expressions: `udf` with `vectorised=True`.
+@overload
+def vectorised_udf(function: Callable[..., Any], *, returns: Any = None) -> Udf:  # noqa: D418
+    """A call: `lw.vectorised_udf(function, returns=int)`."""
+
+
+@overload
+def vectorised_udf(function: None = None, *, returns: Any = None) -> Callable[[Callable[..., Any]], Udf]:  # noqa: D418
+    """A decorator: `@lw.vectorised_udf(returns=int)`."""
+
+
+def vectorised_udf(
+    function: Callable[..., Any] | None = None, *, returns: Any = None
+) -> Udf | Callable[[Callable[..., Any]], Udf]:
+    """A function of whole Arrow arrays for use in expressions: `udf` with `vectorised=True`, a decorator or a call.
 
     >>> import lakeward as lw
     >>> import pyarrow.compute as pc
     >>> from lakeward.dsl.expressions import col, evaluate
     >>> evaluate(lw.vectorised_udf(pc.utf8_capitalize, returns=str)(col("a")), a=["ann", None])
     ['Ann', None]
+    >>> @lw.vectorised_udf(returns=float)
+    ... def halved(values):
+    ...     return pc.divide(values, 2.0)
+    >>> evaluate(halved(col("a")), a=[3, None])
+    [1.5, None]
 
     Args:
         function: Gets a `pyarrow.Array` for each argument; returns an array (or numpy array) of the same length.
-        returns: The type of the result (see `Expr.cast`).
+        returns: The type of the result's values (see `Expr.cast`); a return annotation says no more than "an array".
+
+    Raises:
+        GraphError: The result's type is not known, or the function is async.
     """
     return udf(function, returns=returns, vectorised=True)
 
@@ -148,7 +168,8 @@ def _result_type(function: Callable[..., Any], returns: Any, vectorised: bool) -
         annotation = getattr(plain, "__annotations__", {}).get("return")
         hint = resolve_annotation(annotation, _scope(plain), function_name(function))
     if hint is None:
-        raise GraphError(f"{where} has no known type", hint="say it: lw.udf(function, returns=int)")
+        call = "lw.vectorised_udf" if vectorised else "lw.udf"
+        raise GraphError(f"{where} has no known type", hint=f"say it: {call}(function, returns=int)")
     return arrow_type(hint, where)
 
 
