@@ -28,7 +28,8 @@ class LookupReader(ABC):
             Rows of the source's schema, in any order: none, one or several for each key.
 
         Raises:
-            Exception: Of any kind; the look-up is tried again, then the job fails with a `SourceError`.
+            Exception: Of any kind; the look-up is tried again, then the job fails with a `SourceError`. A mistake in
+                the code (`TypeError`, `KeyError`, `ValueError`, ...) fails the job at once; an `OSError` never is one.
         """
 
     def close(self) -> None:  # noqa: B027

@@ -275,7 +275,8 @@ class JoinVerbs:
             validate: How many rows have one key.
             cache: What is kept of a source's answers.
             batch_keys: Keys that a source is asked for at once.
-            retries: How often a look-up that failed is tried again before the job fails.
+            retries: How often a look-up that failed is tried again before the job fails; a mistake in the look-up's
+                code (`KeyError`, `TypeError`, ...) fails it at once.
             uid: The operator's name in checkpoints.
             parallelism: Its subtasks.
         """

@@ -6,6 +6,7 @@ answer (as with Flink's lookup joins). The cache is not part of checkpoints.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -18,14 +19,31 @@ from lakeward.engine.api.lookup import LookupReader, LookupSource
 from lakeward.engine.api.operator import Operator
 from lakeward.engine.api.state import Matches
 from lakeward.engine.core.clock import Clock
-from lakeward.engine.core.errors import SourceError, UserCodeError
+from lakeward.engine.core.errors import LakewardError, Retry, SourceError, UserCodeError
+from lakeward.operators.arguments import call_error
 from lakeward.operators.grouping import row_codes
 from lakeward.operators.joins.factory import JoinFactory
 from lakeward.operators.joins.index import StaticIndex
 from lakeward.operators.joins.layout import LEFT
 from lakeward.operators.joins.rows import BatchRows, Condition, Pairs, Rows, Sender, key_arrays, null_keys
+from lakeward.operators.rows import short
 
 _CHUNKS_MAX = 64
+
+# What says that the code is wrong, not that the system is away. Clients of databases have errors of their own for the
+# latter, which are none of these, or `OSError`s; an answer that is no JSON may be the error page of a gateway.
+_MISTAKES = (
+    TypeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    NameError,
+    ArithmeticError,
+    AssertionError,
+    ImportError,
+    NotImplementedError,
+)
+_FAULTS = (OSError, json.JSONDecodeError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +55,7 @@ class LookupOptions:
         cache_ttl_us: How long an answer holds, in processing time; None: until it is forgotten.
         cache_missing: Whether it is also kept that a key has no rows.
         batch_keys: Keys asked for at once.
-        retries: How often a look-up that failed is tried again.
+        retries: How often a look-up that failed is tried again; an error that is a mistake in its code never is.
     """
 
     cache_keys: int = 100_000
@@ -238,6 +256,7 @@ class Answers:
             try:
                 return self._reader.lookup(keys)
             except Exception as error:
+                self._refuse_mistake(error, keys)
                 if number + 1 == tries:
                     raise SourceError(
                         f"looking {keys.num_rows} keys up in {self._config.source.description} failed {tries} times; "
@@ -245,6 +264,17 @@ class Answers:
                         hint="the job goes on from its last checkpoint when the source answers again",
                     ) from error
         raise AssertionError("there is at least one try")
+
+    def _refuse_mistake(self, error: Exception, keys: pa.Table) -> None:
+        """Fail at once where asking again, or starting the job again, would end in the same error."""
+        if isinstance(error, LakewardError) and error.retry is Retry.NO:
+            raise error
+        if isinstance(error, _MISTAKES) and not isinstance(error, _FAULTS):
+            source = self._config.source
+            asked = source.function if isinstance(source, FunctionLookup) else self._reader.lookup
+            hint = "if trying again could help, raise an OSError such as ConnectionError instead; else "
+            given = f"{keys.num_rows} keys, the first of which is {short(keys.slice(0, 1).to_pylist()[0])}"
+            raise call_error(asked, error, given, hint) from error
 
     def _checked(self, answer: pa.Table) -> pa.RecordBatch:
         schema = self._config.inputs[1].schema

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections import Counter
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lakeward.engine.api.changelog import ROW_KIND, updating
-from lakeward.engine.core.errors import RecordError, SourceError, UserCodeError
+from lakeward.engine.core.errors import ConfigError, LakewardError, RecordError, Retry, SourceError, UserCodeError
 from lakeward.operators.joins import index
 from lakeward.operators.joins.broadcast import BroadcastJoin
 from lakeward.operators.joins.factory import JoinInput
@@ -287,6 +288,53 @@ def test_a_look_up_that_fails_is_tried_again_then_the_job_fails_with_its_error()
         service.failures = 9
         with pytest.raises(SourceError, match=r"failed 3 times.*ConnectionError: the service is away"):
             harness.send([{"k": 77, "v": 0}])
+
+
+class Unavailable(OSError, ValueError):
+    """As libraries have them: of both kinds."""
+
+
+def asked_until_it_fails(error: Exception, expected: type[LakewardError]) -> tuple[int, LakewardError]:
+    """How often a function that always raises is asked, and what comes of it."""
+    asked = []
+
+    def ask(keys: pa.Table) -> pa.Table:
+        asked.append(keys)
+        raise error
+
+    layout = JoinLayout.of(LEFT, RIGHT, [("k", "k")])
+    sides = (JoinInput(LEFT, ("k",)), JoinInput(RIGHT, ("k",)))
+    factory = LookupJoin(sides, layout, source=FunctionLookup(ask, RIGHT))
+    with OperatorHarness(factory, LEFT) as harness, pytest.raises(expected) as caught:
+        harness.send(ROWS)
+    return len(asked), caught.value
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("city"), TypeError("no"), ValueError("no"), ZeroDivisionError(), pa.ArrowInvalid("no")]
+)
+def test_a_mistake_in_the_function_fails_the_job_at_once(error: Exception) -> None:
+    asked, failure = asked_until_it_fails(error, UserCodeError)
+    assert asked == 1
+    assert failure.retry is Retry.NO
+    for word in ("ask' (", "test_join_lookup.py:", type(error).__name__, "3 keys", "{'k': 2}"):
+        assert word in str(failure)
+    assert "ConnectionError" in failure.hint
+
+
+@pytest.mark.parametrize(
+    "error",
+    [TimeoutError("slow"), Unavailable("both"), RuntimeError("closed"), json.JSONDecodeError("no", "<html>", 0)],
+)
+def test_what_another_try_may_mend_is_tried_again(error: Exception) -> None:
+    asked, failure = asked_until_it_fails(error, SourceError)
+    assert asked == 4
+    assert failure.retry is Retry.BACKOFF
+
+
+def test_an_error_of_ours_that_no_retry_mends_is_passed_on_as_it_is() -> None:
+    asked, failure = asked_until_it_fails(ConfigError("no such table"), ConfigError)
+    assert (asked, str(failure)) == (1, "no such table")
 
 
 def test_an_answer_of_other_columns_is_an_error_that_names_them() -> None:
