@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -174,6 +175,28 @@ def _check_other_formats(text: str, location: Location) -> None:
             raise ConfigError(
                 f"{text} has no files of the format to read, but {len(others)} of the format {name}, as {shown}",
                 hint=f'say so: FilesSource(..., format="{name}")',
+            )
+
+
+def check_endings(name: str, files: Sequence[FileFacts]) -> None:
+    """Refuse files whose ending speaks against a format that nobody said they have.
+
+    Args:
+        name: The format that they would be read as.
+        files: All of them.
+
+    Raises:
+        ConfigError: Names the first such file and the formats there are.
+    """
+    for file in files:
+        ending = os.path.splitext(file.path)[1]
+        if ending and not has_suffix(file.path, SUFFIXES[name]):
+            known = next((other for other, suffixes in SUFFIXES.items() if has_suffix(file.path, suffixes)), None)
+            said = "..." if known is None else f'"{known}"'
+            endings = ", ".join(f'"{other}" ({", ".join(suffixes)})' for other, suffixes in SUFFIXES.items())
+            raise ConfigError(
+                f"{file.path} would be read as {name}, but ends in {ending!r}",
+                hint=f"say what it is: FilesSource(..., format={said}); the formats are {endings}",
             )
 
 

@@ -19,6 +19,7 @@ from lakeward.connectors.files.paths import (
     SUFFIXES,
     FileFacts,
     Location,
+    check_endings,
     facts_of,
     has_suffix,
     list_files,
@@ -52,7 +53,8 @@ class FilesSource(Source):
     Args:
         place: A local path, a URI (file://, s3://, gs://), a directory, or a glob ("logs/**/*.jsonl.gz"). Names that
             begin with "_" or "." are not read.
-        format: "parquet", "jsonl", "csv", or `Csv(...)` with details; None: as the name's ending says, else Parquet.
+        format: "parquet", "jsonl", "csv", or `Csv(...)` with details; None: as the place's ending says, else Parquet,
+            of which names may have no ending.
         schema: Columns and types: an Arrow schema, a dict of names to types, a dataclass or a TypedDict. None: the
             first file's; for text, inferred from its first mebibyte. With a schema, columns that a Parquet file or a
             JSON line lacks are null; a CSV file must have them.
@@ -68,7 +70,8 @@ class FilesSource(Source):
     Guarantees: replayable, so exactly once with any exactly-once sink.
 
     Raises:
-        ConfigError: An option has a value that cannot work.
+        ConfigError: An option has a value that cannot work; when files are listed, also: no format is given, and a
+            file's ending tells none or another one.
     """
 
     def __init__(
@@ -87,6 +90,7 @@ class FilesSource(Source):
         self._place = place_text(place, "FilesSource: place", "logs/*.jsonl")
         choice = format if format is not None else _format_of(self._place)
         self._name = format_name(choice, "FilesSource: format")
+        self._said = format is not None
         self._format = _format(choice, self._place, given)
         self._given = given
         self._columns = list(columns) if columns is not None else None
@@ -162,7 +166,10 @@ class FilesSource(Source):
         return CursorReader(open_cursor, _FILES_OPEN_MAX)
 
     def _list(self) -> tuple[Location, list[FileFacts]]:
-        return list_files(self._place, SUFFIXES[self._name])
+        location, files = list_files(self._place, SUFFIXES[self._name])
+        if not self._said:
+            check_endings(self._name, files)
+        return location, files
 
     def _open(self, split: Split, position: JsonObject, batch_rows: int, bad: BadRecords) -> SplitCursor:
         facts = FileFacts(str(position["path"]), number_in(position, "size_bytes"), number_in(position, "mtime_ns"))

@@ -508,3 +508,24 @@ class TestWhatCannotBeRead:
         assert read(FilesSource(tmp_path / "f.csv", columns=["b"])) == [{"b": 3}]
         with pytest.raises(ConfigError, match="columns cannot be"):
             FilesSource(tmp_path / "f.csv", columns=["b", "b"])
+
+
+@pytest.mark.parametrize(("name", "said"), [("x.dat", "format=..."), ("x.log.gz", "format=..."), ("x.csv", '"csv"')])
+def test_an_ending_that_tells_no_format_is_refused_before_the_file_is_read(
+    tmp_path: Path, name: str, said: str
+) -> None:
+    (tmp_path / name).write_bytes(b"id\n1\n")
+    place = tmp_path / (name if said == "format=..." else "x*")
+    with pytest.raises(ConfigError, match=f"{name} would be read as parquet, but ends in") as caught:
+        FilesSource(place, schema={"id": int}).list_splits(None)
+    assert said in caught.value.hint
+    assert '"jsonl" (.jsonl, .ndjson, .json)' in caught.value.hint
+    with pytest.raises(ConfigError, match="would be read as parquet"):
+        lw.StreamExecutionEnvironment().from_source(FilesSource(place))
+
+
+def test_what_has_no_ending_or_is_said_to_be_parquet_is_read_as_parquet(tmp_path: Path) -> None:
+    for name in ("000000_0", "part.c000"):
+        write_parquet(tmp_path / name, ROWS[:10])
+    assert FilesSource(tmp_path / "000000_0").schema == SCHEMA
+    assert len(FilesSource(tmp_path / "*0*", format="parquet").list_splits(None)) == 2
