@@ -45,7 +45,7 @@ class EngineConfig:
 
     Args:
         parallelism: Subtasks of an operator that says nothing else.
-        max_parallelism: Key groups; fixed for the life of a job's state.
+        max_parallelism: Key groups, and so the highest parallelism; fixed for the life of a job's state.
         checkpoint_interval_ms: Time between checkpoint starts.
         checkpoint_timeout_ms: A checkpoint that takes longer is given up.
         checkpoint_failures_tolerated: Failed checkpoints in a row before the job is restarted.

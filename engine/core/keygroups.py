@@ -15,6 +15,16 @@ MAX_PARALLELISM_DEFAULT = 128
 """Key groups of a job, and so the highest parallelism it can ever be rescaled to."""
 
 
+def parallelism_hint(wanted: int) -> str:
+    """What to do about a parallelism below 1 or above the number of key groups."""
+    if wanted < 1:
+        return "give 1 or more"
+    return (
+        f"lower it, or raise the number of key groups: config=lw.EngineConfig(max_parallelism={wanted}); state that is"
+        " saved keeps the number it was made with, so that a job with checkpoints has to start without them"
+    )
+
+
 def key_groups(hashes: UInt64Array, max_parallelism: int) -> npt.NDArray[np.int64]:
     """The key group of each hashed key: the high bits of the hash, scaled to the number of groups.
 

@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from lakeward.engine.api.sink import Sink
 from lakeward.engine.core.errors import GraphError, SchemaError
+from lakeward.engine.core.keygroups import parallelism_hint
 from lakeward.engine.core.names import did_you_mean
 from lakeward.engine.graph.logical import LogicalGraph, Node, SourceSpec
 
@@ -66,7 +67,7 @@ def _check_parallelism(node: Node, max_parallelism: int) -> None:
     if node.parallelism is not None and not 1 <= node.parallelism <= max_parallelism:
         raise GraphError(
             f"parallelism {node.parallelism} is outside 1 .. {max_parallelism}",
-            hint="raise max_parallelism (only possible before the first checkpoint) or lower the parallelism",
+            hint=parallelism_hint(node.parallelism),
         ).at(node.uid, node.location)
 
 

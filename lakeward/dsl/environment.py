@@ -23,6 +23,7 @@ from lakeward.engine.config import EngineConfig
 from lakeward.engine.core.durations import Duration, parse_duration_us
 from lakeward.engine.core.errors import ConfigError
 from lakeward.engine.core.expect import expect
+from lakeward.engine.core.keygroups import parallelism_hint
 from lakeward.engine.execute import JobDefinition, JobResult, Ports, execute, stop_on_signals
 from lakeward.engine.graph.logical import SourceSpec
 from lakeward.engine.graph.prepare import prepare
@@ -74,7 +75,8 @@ class StreamExecutionEnvironment:
         wanted = parallelism if launch.parallelism is None else launch.parallelism
         base = base if wanted is None else replace(base, parallelism=wanted)
         if not 1 <= base.parallelism <= base.max_parallelism:
-            raise ConfigError(f"parallelism {base.parallelism} is outside 1 .. {base.max_parallelism}")
+            problem = f"parallelism {base.parallelism} is outside 1 .. {base.max_parallelism}"
+            raise ConfigError(problem, hint=parallelism_hint(base.parallelism))
         self.config = base
         if checkpoint_dir is not None:
             expect(checkpoint_dir, (str, os.PathLike), "checkpoint_dir", "give a directory or a URI")

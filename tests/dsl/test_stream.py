@@ -319,3 +319,21 @@ def test_a_projection_that_leaves_no_column_is_refused() -> None:
 def test_a_limit_with_which_no_job_could_run_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=name):
         lw.EngineConfig(**{name: 0})
+
+
+def test_a_parallelism_above_the_number_of_key_groups_is_refused_with_the_way_to_more() -> None:
+    with pytest.raises(ConfigError, match=r"parallelism 200 is outside 1 \.\. 128") as caught:
+        lw.StreamExecutionEnvironment(parallelism=200)
+    assert "config=lw.EngineConfig(max_parallelism=200)" in caught.value.hint
+    config = lw.EngineConfig(max_parallelism=200)
+    assert lw.StreamExecutionEnvironment(parallelism=200, config=config).config.parallelism == 200
+    with pytest.raises(ConfigError, match="parallelism 0 is outside") as none:
+        lw.StreamExecutionEnvironment(parallelism=0)
+    assert none.value.hint == "give 1 or more"
+
+
+def test_an_operators_parallelism_above_the_number_of_key_groups_is_refused_likewise() -> None:
+    stream = lw.StreamExecutionEnvironment().from_collection([{"a": 1}]).map(dict, returns={"a": int}, parallelism=129)
+    with pytest.raises(GraphError, match=r"map.*parallelism 129 is outside 1 \.\. 128") as caught:
+        stream.execute_and_collect()
+    assert "max_parallelism=129" in caught.value.hint
