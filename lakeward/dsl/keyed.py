@@ -389,7 +389,8 @@ class WindowedStream:
             raise self._stream._error(
                 GraphError("aggregate needs at least one aggregate", hint="for example n=count()")
             )
-        stream, time_column = self._with_time_column()
+        firsts = any(isinstance(one, AggregateExpr) and one.kind in ("first", "last") for one in aggregates.values())
+        stream, time_column = self._with_time_column(firsts)
         keys = self._all_keys()
         bound, stream = self._bind_inputs(stream, keys, time_column, aggregates)
         try:
@@ -447,7 +448,7 @@ class WindowedStream:
             GraphError: The function does not take two rows.
             SchemaError: There is a trigger, and rows have a column `window_start` or `window_end` of their own.
         """
-        stream, time_column = self._with_time_column()
+        stream, time_column = self._with_time_column(False)
         stream = _without_dictionaries(stream)
         keys, options = self._all_keys(), self._options
         stream._check_function(function)
@@ -472,13 +473,16 @@ class WindowedStream:
             result.upsert_key = (*self._keys, *_bounds(self._layout))
         return result
 
-    def _with_time_column(self) -> tuple[DataStream, str]:
-        """The stream, with the column that the operator takes as time; empty for processing time."""
+    def _with_time_column(self, wanted: bool) -> tuple[DataStream, str]:
+        """The stream, with the column that the operator takes as time; empty for processing time.
+
+        Windows without a time of their own take it only if it is `wanted`: their rows need have none.
+        """
         if isinstance(self._layout, CarriedAssigner):
             return self._stream, WINDOW_END
         time = self._stream.event_time
         processing = not isinstance(self._layout, CountAssigner) and self._layout.processing
-        if time is None or processing:
+        if time is None or processing or not (wanted or _by_event_time(self._layout)):
             return self._stream, ""
         if time.offset_us == 0:
             return self._stream, time.column

@@ -10,6 +10,7 @@ import pytest
 
 import lakeward as lw
 from lakeward import col
+from lakeward.dsl.windows import WindowSpec
 
 NOON = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
 ROWS = [{"shop": "ab"[n % 2], "amount": n, "at": NOON + dt.timedelta(seconds=7 * n)} for n in range(20)]
@@ -195,3 +196,30 @@ def test_reduce_within_the_windows_of_results() -> None:
 def test_windows_that_cannot_work_are_refused_when_they_are_written(made: Callable[[], Any], words: str) -> None:
     with pytest.raises(lw.LakewardError, match=words):
         made()
+
+
+def half_timed() -> lw.KeyedStream:
+    """Rows of which every second one has no event time."""
+    rows = [{"shop": "a", "amount": n, "at": NOON if n % 2 else None} for n in range(6)]
+    env = lw.StreamExecutionEnvironment(config=lw.EngineConfig(batch_rows=2))
+    return env.from_collection(rows, watermark=lw.WatermarkStrategy.monotonous("at")).key_by("shop")
+
+
+@pytest.mark.parametrize("window", [lw.CountWindow(6), lw.GlobalWindow()], ids=["count", "global"])
+def test_windows_that_go_by_no_time_take_rows_without_an_event_time(window: WindowSpec) -> None:
+    shops = half_timed().window(window)
+    assert shops.aggregate(n=lw.sum("amount")).execute_and_collect()["n"].to_pylist() == [15]
+    early = shops.trigger(lw.every_rows(2))
+    assert early.aggregate(n=lw.sum("amount")).collect_final()["n"].to_pylist() == [15]
+    largest = shops.reduce(lambda a, b: a if a["amount"] >= b["amount"] else b)
+    assert largest.execute_and_collect()["amount"].to_pylist() == [5]
+    with pytest.raises(lw.LakewardError, match="event-time column 'at' is null"):
+        shops.aggregate(v=lw.first("amount")).execute_and_collect()
+
+
+def test_first_and_last_of_count_windows_go_by_event_time() -> None:
+    rows = [{"v": n, "at": NOON - dt.timedelta(seconds=n)} for n in range(4)]
+    watermark = lw.WatermarkStrategy.bounded_out_of_orderness("at", "1m")
+    stream = lw.StreamExecutionEnvironment().from_collection(rows, watermark=watermark)
+    windows = stream.window_all(lw.CountWindow(4)).aggregate(first=lw.first("v"), last=lw.last("v"))
+    assert windows.execute_and_collect().to_pylist() == [{"first": 3, "last": 0}]
