@@ -258,3 +258,16 @@ def test_the_text_of_an_expression_builds_the_same_expression(pair: Pair) -> Non
 def test_membership_takes_both_zeros_for_one_number() -> None:
     assert evaluate(col("a").is_in([0.0, 2.0]), a=[0.0, -0.0, 2.0, 1.0, None]) == [True, True, True, False, None]
     assert evaluate(col("a").is_in([-0.0]), a=[0.0, -0.0]) == [True, True]
+
+
+@pytest.mark.parametrize("kind", [pa.float64(), pa.float32()])
+def test_membership_takes_nan_for_one_value_whatever_its_bits(kind: pa.DataType) -> None:
+    values = pa.array([math.nan, -math.nan, 1.0, None], kind)
+    for nan in (math.nan, -math.nan):
+        assert evaluate(col("a").is_in([nan]), a=values) == [True, True, False, None]
+        assert evaluate(~col("a").is_in([nan, 1.0]), a=values) == [False, False, False, None]
+        lists = pa.array([[nan], [2.0, None], None], pa.list_(kind))
+        assert evaluate(col("a").list.contains(-nan), a=lists) == [True, False, None]
+        assert evaluate(col("a") == nan, a=values) == [False, False, False, None]
+    assert evaluate(col("a").is_in([1.0]), a=values) == [False, False, True, None]
+    assert evaluate(col("a").is_in([math.nan, 2]), a=[1, 2]) == [False, True]

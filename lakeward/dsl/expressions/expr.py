@@ -58,6 +58,8 @@ class Expr(OperatorMethods, NumberMethods):
 
     - **Null**: arithmetic, comparisons and functions of null are null; `&` and `|` follow SQL (false & null is false,
       true | null is true); a filter keeps rows whose condition is true.
+    - **NaN** equals nothing in comparisons, itself neither (IEEE 754; Polars says otherwise): ask `is_nan()`. All NaNs
+      are one value in `is_in` and `list.contains`, as keys, in rankings and among different values.
     - **Integers** never wrap around: an overflow is an error that shows the values.
     - **Division**: `/` gives a float, x / 0 inf or nan (decimals: an error); `//` rounds down and `%` has the
       divisor's sign, as in Python and Polars (SQL's cut toward zero); an integer division by zero is an error, which
@@ -180,7 +182,7 @@ class Expr(OperatorMethods, NumberMethods):
         raise TypeError(f"whether {self} holds a value is known only row by row\n  hint: write .is_in([...])")
 
     def is_in(self, values: Iterable[Constant]) -> Expr:
-        """Whether the value is one of these constants; null stays null.
+        """Whether the value is one of these constants, NaN being one of NaN; null stays null.
 
         >>> evaluate(col("a").is_in(["x", "y"]), a=["x", "z", None])
         [True, False, None]

@@ -133,9 +133,12 @@ def compile_is_in(node: IsIn, operand: Compiled, values: Sequence[Compiled]) -> 
     if pt.is_floating(subject.type) and 0.0 in chosen:
         chosen += [0.0, -0.0]  # one number, but two entries of a hash table
     lookup = kernel("is_in", pc.SetLookupOptions(pa.array(chosen, subject.type)))
+    nan = any(value != value for value in chosen)
 
     def function(array: pa.Array) -> pa.Array:
         found = lookup(array)
+        if nan:  # a hash table has one entry for each of the many bit patterns
+            found = pc.or_(found, pc.fill_null(pc.is_nan(array), False))
         return pc.if_else(array.is_valid(), found, pa.scalar(None, pa.bool_())) if array.null_count else found
 
     return apply(node, function, [subject])

@@ -102,7 +102,7 @@ class ListNamespace(Namespace):
         return self._call(nested.LIST_SLICE, start, length)
 
     def contains(self, value: Expr | Constant) -> Expr:
-        """Whether an element equals a value; null elements equal none.
+        """Whether an element equals a value, or both are NaN; null elements equal none.
 
         >>> evaluate(col("a").list.contains(2), a=[[1, 2], [], None])
         [True, False, None]

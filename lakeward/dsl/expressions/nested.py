@@ -75,11 +75,17 @@ def _slice(call: Call, args: Sequence[Compiled]) -> Compiled:
     return apply(call, function, [lists])
 
 
+def _same(elements: pa.Array, other: Any) -> pa.Array:
+    """Where elements are the other, NaN being one value as in `is_in`."""
+    equal = pc.equal(elements, other)
+    return pc.or_(equal, pc.and_(pc.is_nan(elements), pc.is_nan(other))) if pt.is_floating(elements.type) else equal
+
+
 def _contains(call: Call, args: Sequence[Compiled]) -> Compiled:
     lists = _list_arg(call, args[0])
     inside = normal(Compiled(lists.node, lists.type.value_type, lists.run))
     wanted = unify(call, [inside, args[1]])
-    kind, equal = wanted[0].type, kernel("equal")
+    kind = wanted[0].type
     same = kernel("cast", pc.CastOptions(kind, allow_float_truncate=True))
 
     def function(array: Any, value: Any) -> pa.Array:
@@ -90,7 +96,7 @@ def _contains(call: Call, args: Sequence[Compiled]) -> Compiled:
         places = np.repeat(starts - np.cumsum(sizes) + sizes, sizes) + np.arange(len(rows))
         elements = same(array.values.take(pa.array(places)))
         other = value if isinstance(value, pa.Scalar) else value.take(pa.array(rows))
-        hits = equal(elements, other).fill_null(False).to_numpy(zero_copy_only=False)
+        hits = _same(elements, other).fill_null(False).to_numpy(zero_copy_only=False)
         found = np.bincount(rows[hits], minlength=len(array)) > 0
         unknown = array.is_null() if isinstance(value, pa.Scalar) else pc.or_(array.is_null(), value.is_null())
         none = isinstance(value, pa.Scalar) and not value.is_valid
