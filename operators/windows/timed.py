@@ -31,6 +31,10 @@ PROCESSING_TIME_TYPE = pa.timestamp("us", tz="UTC")
 
 WINDOW_START, WINDOW_END = "window_start", "window_end"
 
+EVENT_TIME_MAX_US = 2**62
+"""How far event times may lie from 1970, either way: bounds of windows around them do not pass the ends of int64."""
+
+_YEAR_US = 31_556_952_000_000
 _TO_US = {"s": (1_000_000, 1), "ms": (1_000, 1), "us": (1, 1), "ns": (1, 1_000)}
 
 
@@ -104,7 +108,7 @@ def event_times_us(batch: pa.RecordBatch, column: str) -> Rows:
     """The event times of a batch in microseconds.
 
     Raises:
-        RecordError: A row has none; names the column and the row.
+        RecordError: A row has none, or one further from 1970 than `EVENT_TIME_MAX_US`; names the column and the row.
     """
     array = batch.column(column)
     if array.null_count:
@@ -116,9 +120,23 @@ def event_times_us(batch: pa.RecordBatch, column: str) -> Rows:
         )
     factor, divisor = _TO_US[array.type.unit]
     times: Rows = to_numpy(array)
+    limit = EVENT_TIME_MAX_US * divisor // factor
+    if len(times) and (times.min() < -limit or times.max() > limit):
+        raise _too_far(batch, column, times, limit)
     if divisor > 1:
         return times // divisor
     return times if factor == 1 else times * factor
+
+
+def _too_far(batch: pa.RecordBatch, column: str, times: Rows, limit: int) -> RecordError:
+    """The error of a time that no clock tells, shown as a number: `datetime`s end with the year 9999."""
+    worst = times[np.flatnonzero((times < -limit) | (times > limit))[0]]
+    return RecordError(
+        f"event-time column '{column}' is {worst} {batch.column(column).type.unit} from 1970 in a row, more than "
+        f"{EVENT_TIME_MAX_US // _YEAR_US:,} years away",
+        hint="are the numbers of another unit than the column says? else filter such rows before the window; those far "
+        "ahead where they come from, since they take the watermark with them",
+    )
 
 
 def times_array(times_us: Rows, kind: pa.DataType) -> pa.Array:

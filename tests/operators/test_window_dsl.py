@@ -6,6 +6,7 @@ import datetime as dt
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import pyarrow as pa
 import pytest
 
 import lakeward as lw
@@ -223,3 +224,29 @@ def test_first_and_last_of_count_windows_go_by_event_time() -> None:
     stream = lw.StreamExecutionEnvironment().from_collection(rows, watermark=watermark)
     windows = stream.window_all(lw.CountWindow(4)).aggregate(first=lw.first("v"), last=lw.last("v"))
     assert windows.execute_and_collect().to_pylist() == [{"first": 3, "last": 0}]
+
+
+def at_times(times: list[int], kind: pa.DataType) -> lw.DataStream:
+    table = pa.table({"at": pa.array(times, pa.int64()).cast(kind)})
+    return lw.StreamExecutionEnvironment().from_collection(table, watermark=lw.WatermarkStrategy.monotonous("at"))
+
+
+WINDOWS = [lw.Tumbling("1m"), lw.Sliding("1m", slide="20s"), lw.Cumulative("20s", size="1m"), lw.Session("1m")]
+
+
+@pytest.mark.parametrize("window", WINDOWS, ids=lambda window: type(window).__name__)
+@pytest.mark.parametrize("time_us", [2**63 - 1, -(2**63), 2**62 + 1])
+def test_a_time_too_far_away_for_windows_to_have_bounds_is_an_error_that_names_it(
+    window: WindowSpec, time_us: int
+) -> None:
+    stream = at_times([0, time_us], pa.timestamp("us"))
+    with pytest.raises(lw.LakewardError, match=f"'at' is {time_us} us from 1970") as caught:
+        stream.window_all(window).aggregate(n=lw.count()).execute_and_collect()
+    assert "another unit" in str(caught.value)
+
+
+@pytest.mark.parametrize("window", WINDOWS, ids=lambda window: type(window).__name__)
+@pytest.mark.parametrize("time_us", [2**62, -(2**62)])
+def test_no_row_of_a_time_that_is_taken_is_lost(window: WindowSpec, time_us: int) -> None:
+    found = at_times([time_us], pa.timestamp("us")).window_all(window).aggregate(n=lw.count()).execute_and_collect()
+    assert set(found["n"].to_pylist()) == {1}

@@ -12,6 +12,7 @@ from lakeward.engine.core.errors import RecordError, SchemaError
 from lakeward.operators.windows import operator as window_operator
 from lakeward.operators.windows import panes
 from lakeward.operators.windows.operator import WindowAggregate
+from lakeward.operators.windows.timed import event_times_us
 from lakeward.testing.harness import HarnessConfig, OperatorHarness
 
 SECOND = 1_000_000
@@ -276,3 +277,16 @@ def test_windows_that_cannot_work_are_refused_when_they_are_made(change: dict[st
     }
     with pytest.raises(SchemaError, match=words):
         WindowAggregate(**{**arguments, **change})
+
+
+@pytest.mark.parametrize(("unit", "times"), [("s", 2**42), ("ms", 2**52), ("us", 2**62), ("ns", 2**63 - 1)])
+def test_event_times_of_every_unit_become_microseconds_or_an_error_but_never_wrap_around(unit: str, times: int) -> None:
+    def taken(value: int) -> list[int]:
+        batch = pa.record_batch({"at": pa.array([0, value], pa.int64()).cast(pa.timestamp(unit))})
+        return event_times_us(batch, "at").tolist()
+
+    assert taken(times) == [0, times * {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}[unit] // 1000]
+    if unit != "ns":
+        for far in (2**63 - 1, -(2**63)):
+            with pytest.raises(RecordError, match=f"'at' is {far} {unit} from 1970"):
+                taken(far)
