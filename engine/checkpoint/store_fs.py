@@ -33,6 +33,7 @@ _HINTS = {
     errno.ESTALE: "the network file system lost the file: check the mount",
     errno.EMFILE: "this process has too many open files: raise its limit (ulimit -n)",
 }
+_OWNER_ONLY = 0o600
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
 
 
@@ -100,11 +101,15 @@ class FileSystemStore:
         return self._write(path, self._temporary_with(data), _link)
 
     def put_file(self, path: str, local_path: str) -> None:
-        """Take a finished file of this machine into the store: a link if both are on one file system, else a copy."""
+        """Take a finished file of this machine into the store: a link if both are on one file system, else a copy.
+
+        As all files of the store it can be read by its owner alone; so can the local one, if it was linked.
+        """
 
         def take(temporary: str) -> None:
             os.unlink(temporary)
             link_or_copy(local_path, temporary)
+            os.chmod(temporary, _OWNER_ONLY)  # state lies in a folder that others may not enter; this one they may
 
         self._write(path, take, _replace)
 
@@ -114,6 +119,8 @@ class FileSystemStore:
         with self._explained("copy", path):
             if not target.is_file():
                 raise missing_file(path, str(self._root))
+            with suppress(FileNotFoundError):
+                os.unlink(local_path)  # it may be a link to a file that the store has taken: never write into it
             shutil.copyfile(target, local_path)
 
     def size(self, path: str) -> int | None:
@@ -211,7 +218,7 @@ class FileSystemStore:
         os.unlink(probe)
         for entry in os.scandir(self._temporary):
             with suppress(FileNotFoundError):
-                if now_s - entry.stat().st_mtime > _ABANDONED_S:
+                if now_s - _touched_s(entry.stat()) > _ABANDONED_S:
                     os.unlink(entry.path)
 
 
@@ -305,6 +312,11 @@ def _fsync(path: str | Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _touched_s(stat: os.stat_result) -> float:
+    """When a temporary file was last worked on. A link is younger than its bytes; making it changed the inode."""
+    return max(stat.st_mtime, stat.st_ctime) if stat.st_nlink > 1 else stat.st_mtime
 
 
 def _raise_unless_gone(error: OSError) -> None:

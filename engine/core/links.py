@@ -19,13 +19,16 @@ def link_or_copy(source: str, target: str) -> None:
     b'finished'
 
     Args:
-        source: A finished file.
+        source: A finished file, or a symbolic link to one.
         target: Where there is no file.
 
     Raises:
+        FileExistsError: There is one; it is left alone, since what is written into it may be seen under other names.
         OSError: It can be neither linked nor copied.
     """
     try:
-        os.link(source, target)
+        os.link(os.path.realpath(source), target)  # Linux would link a symbolic link itself, whatever Python is told
+    except FileExistsError:
+        raise
     except OSError:  # another file system, or one without links
         shutil.copyfile(source, target)

@@ -40,6 +40,10 @@ def test_two_stores_on_one_folder_see_the_same_files(tmp_path: Path) -> None:
     assert other.read("a") == b"1"
 
 
+def refuse_links(source: str, target: str) -> None:
+    raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+
 @pytest.mark.parametrize("one_file_system", [True, False])
 def test_a_finished_file_is_linked_where_it_can_be_and_stays_when_the_local_one_goes(
     one_file_system: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -47,18 +51,58 @@ def test_a_finished_file_is_linked_where_it_can_be_and_stays_when_the_local_one_
     store, local = FileSystemStore(str(tmp_path / "store")), tmp_path / "000012.sst"
     store.put("state/a", b"what was there")
     local.write_bytes(b"rows")
-
-    def refuse(source: str, target: str) -> None:
-        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
-
     if not one_file_system:
-        monkeypatch.setattr(os, "link", refuse)
+        monkeypatch.setattr(os, "link", refuse_links)
     store.put_file("state/a", str(local))
     assert (tmp_path / "store/state/a").samefile(local) == one_file_system
     local.unlink()
     assert store.read("state/a") == b"rows"
     assert store.list("") == ["state/a"]
     assert not list((tmp_path / "store/.tmp").iterdir())
+
+
+@pytest.mark.parametrize("one_file_system", [True, False])
+def test_a_file_that_is_taken_into_the_store_can_be_read_by_its_owner_alone(
+    one_file_system: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, local = FileSystemStore(str(tmp_path / "store")), tmp_path / "000012.sst"
+    local.write_bytes(b"rows")
+    local.chmod(0o644)
+    if not one_file_system:
+        monkeypatch.setattr(os, "link", refuse_links)
+    store.put_file("state/a", str(local))
+    assert (tmp_path / "store/state/a").stat().st_mode & 0o777 == 0o600
+
+
+def test_of_a_symbolic_link_the_store_takes_the_file_behind_it(tmp_path: Path) -> None:
+    store, local, link = FileSystemStore(str(tmp_path / "store")), tmp_path / "000012.sst", tmp_path / "link"
+    local.write_bytes(b"rows")
+    link.symlink_to(local.name)
+    store.put_file("state/a", str(link))
+    local.unlink()
+    assert store.read("state/a") == b"rows"
+
+
+def test_a_file_is_fetched_to_a_new_place_even_where_the_local_one_is_shared_with_the_store(tmp_path: Path) -> None:
+    store, local = FileSystemStore(str(tmp_path / "store")), tmp_path / "000012.sst"
+    local.write_bytes(b"rows")
+    store.put_file("state/a", str(local))
+    store.put("state/b", b"others")
+    store.get_file("state/b", str(local))
+    assert (local.read_bytes(), store.read("state/a")) == (b"others", b"rows")
+
+
+def test_a_link_that_is_being_made_to_an_old_file_is_not_taken_for_an_abandoned_one(tmp_path: Path) -> None:
+    FileSystemStore(str(tmp_path / "store"))
+    local, temporary = tmp_path / "000012.sst", tmp_path / "store/.tmp/another"
+    local.write_bytes(b"rows")
+    os.utime(local, (0, 0))
+    os.link(local, temporary)
+    FileSystemStore(str(tmp_path / "store"))
+    assert temporary.exists(), "the link is younger than what is in the file"
+    local.unlink()
+    FileSystemStore(str(tmp_path / "store"))
+    assert not temporary.exists(), "its process died, and took its folder with it"
 
 
 def test_a_deleted_file_leaves_no_empty_folders_behind(tmp_path: Path) -> None:
