@@ -50,8 +50,9 @@ if TYPE_CHECKING:
     from lakeward.dsl.joins import LookupCache
     from lakeward.dsl.keyed import KeyedStream, WindowedStream
     from lakeward.dsl.over import OverStream
+    from lakeward.dsl.process import ConnectedStreams
     from lakeward.dsl.ranking import asc, desc
-    from lakeward.dsl.stream import DataStream, OutputTag
+    from lakeward.dsl.stream import DataStream
     from lakeward.dsl.windows import (
         CountWindow,
         Cumulative,
@@ -69,6 +70,24 @@ if TYPE_CHECKING:
     from lakeward.engine.core.errors import LakewardError
     from lakeward.engine.execute import JobResult
     from lakeward.operators.joins.lookup import FunctionLookup
+    from lakeward.operators.process.contexts import FunctionContext, KeyedBatchContext, KeyedContext, ProcessContext
+    from lakeward.operators.process.functions import (
+        BroadcastProcessFunction,
+        CoProcessFunction,
+        KeyedBatchFunction,
+        KeyedProcessFunction,
+        ProcessFunction,
+    )
+    from lakeward.operators.process.states import (
+        AggregatingState,
+        BroadcastState,
+        ListState,
+        MapState,
+        ReducingState,
+        StateTtl,
+        ValueState,
+    )
+    from lakeward.operators.process.tags import OutputTag
 
 __version__ = "0.1.0"
 
@@ -103,7 +122,8 @@ _HOMES = {
     "dsl.keyed": ("KeyedStream", "WindowedStream"),
     "dsl.over": ("OverStream",),
     "dsl.ranking": ("asc", "desc"),
-    "dsl.stream": ("DataStream", "OutputTag"),
+    "dsl.process": ("ConnectedStreams",),
+    "dsl.stream": ("DataStream",),
     "dsl.windows": (
         "CountWindow",
         "Cumulative",
@@ -121,12 +141,35 @@ _HOMES = {
     "engine.core.errors": ("LakewardError",),
     "engine.execute": ("JobResult",),
     "operators.joins.lookup": ("FunctionLookup",),
+    "operators.process.contexts": ("FunctionContext", "KeyedBatchContext", "KeyedContext", "ProcessContext"),
+    "operators.process.functions": (
+        "BroadcastProcessFunction",
+        "CoProcessFunction",
+        "KeyedBatchFunction",
+        "KeyedProcessFunction",
+        "ProcessFunction",
+    ),
+    "operators.process.states": (
+        "AggregatingState",
+        "BroadcastState",
+        "ListState",
+        "MapState",
+        "ReducingState",
+        "StateTtl",
+        "ValueState",
+    ),
+    "operators.process.tags": ("OutputTag",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "AggregatingState",
     "BlackholeSink",
+    "BroadcastProcessFunction",
+    "BroadcastState",
+    "CoProcessFunction",
     "CollectionSource",
+    "ConnectedStreams",
     "CountWindow",
     "Cumulative",
     "DataStream",
@@ -134,28 +177,40 @@ __all__ = [
     "Expr",
     "FilesSink",
     "FilesSource",
+    "FunctionContext",
     "FunctionLookup",
     "GlobalWindow",
     "IcebergSink",
     "JobResult",
     "Json",
     "KafkaSource",
+    "KeyedBatchContext",
+    "KeyedBatchFunction",
+    "KeyedContext",
+    "KeyedProcessFunction",
     "KeyedStream",
     "LakewardError",
+    "ListState",
     "LookupCache",
     "LookupReader",
     "LookupSource",
+    "MapState",
     "MemorySink",
     "NexmarkSource",
     "OutputTag",
     "OverStream",
     "PrintSink",
+    "ProcessContext",
+    "ProcessFunction",
+    "ReducingState",
     "RestartConfig",
     "SameWindow",
     "Session",
     "Sliding",
+    "StateTtl",
     "StreamExecutionEnvironment",
     "Tumbling",
+    "ValueState",
     "WatermarkStrategy",
     "WindowedStream",
     "asc",

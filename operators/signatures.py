@@ -255,6 +255,16 @@ def row_class_of(function: Callable[..., Any]) -> type | None:
     return hint if is_row_class(hint) else None
 
 
+def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
+    """The resolved annotation of each parameter of a function, None where it has none.
+
+    >>> def f(row: dict, n: "int", more=1): ...
+    >>> hints_of(f)
+    {'row': <class 'dict'>, 'n': <class 'int'>, 'more': None}
+    """
+    return {name: _hint_of(function, name) for name in _parameters(function) or ()}
+
+
 # -- annotations
 
 
@@ -264,10 +274,10 @@ def _hint_of(function: Callable[..., Any], name: str) -> Any:
     if is_row_class(plain):
         return row_fields(plain).get(name)
     annotation = getattr(plain, "__annotations__", {}).get(name)
-    return resolve_annotation(annotation, _scope(plain), function_name(function))
+    return resolve_annotation(annotation, scope_of(plain), function_name(function))
 
 
-def _scope(function: Any) -> dict[str, Any]:
+def scope_of(function: Any) -> dict[str, Any]:
     """The names that a function's annotations may use: its module's and those it closes over."""
     plain = inspect.unwrap(getattr(function, "__func__", function))
     names = dict(getattr(plain, "__globals__", {}))

@@ -274,7 +274,7 @@ class MapBatchesOperator(Operator):
 
     def __init__(self, function: Callable[[pa.RecordBatch], Any], schema: pa.Schema) -> None:
         self._function = function
-        self._schema = schema
+        self._checker = BatchChecker(function, schema)
 
     def on_batch(self, batch: pa.RecordBatch, out: Output) -> None:
         """Call the function, and check what it returns."""
@@ -284,13 +284,31 @@ class MapBatchesOperator(Operator):
             raise
         except Exception as error:
             raise call_error(self._function, error, f"a batch of {batch.num_rows} rows") from error
-        if result is None:
-            return
-        for part in self._checked(result):
+        for part in self._checker.checked(result):
             if part.num_rows:
                 out.emit(part)
 
-    def _checked(self, result: Any) -> list[pa.RecordBatch]:
+
+class BatchChecker:
+    """Checks the batches that a function of the user's makes.
+
+    Args:
+        function: The function, for errors.
+        schema: What they have to be; the order of their columns does not matter.
+    """
+
+    def __init__(self, function: Callable[..., Any], schema: pa.Schema) -> None:
+        self._function = function
+        self._schema = schema
+
+    def checked(self, result: Any) -> list[pa.RecordBatch]:
+        """Batches of exactly the schema; none for None.
+
+        Raises:
+            UserCodeError: It is no batch, or has other columns.
+        """
+        if result is None:
+            return []
         if not isinstance(result, pa.RecordBatch | pa.Table):
             raise UserCodeError(
                 f"{function_name(self._function)} returned a {type(result).__name__}",

@@ -8,11 +8,12 @@ from lakeward.dsl.expressions import Expr
 
 if TYPE_CHECKING:
     from lakeward.dsl.joins import Keys, LookupCache, Validate
-    from lakeward.dsl.stream import DataStream, OutputTag
+    from lakeward.dsl.stream import DataStream
     from lakeward.dsl.windows import WindowSpec
     from lakeward.engine.api.lookup import LookupSource
     from lakeward.engine.core.durations import Duration
     from lakeward.operators.joins.layout import How
+    from lakeward.operators.process.tags import OutputTag
 
 
 class JoinVerbs:

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from lakeward.dsl.expressions import Expr, as_column, col
 from lakeward.dsl.expressions.types import common_type, is_float, is_integer
-from lakeward.dsl.stream import DataStream, EventTime, OutputTag
+from lakeward.dsl.stream import DataStream, EventTime
 from lakeward.dsl.windows import WindowSpec
 from lakeward.engine.api.expression import BoundExpression
 from lakeward.engine.api.lookup import LookupSource
@@ -30,6 +30,7 @@ from lakeward.operators.joins.regular import RegularJoin
 from lakeward.operators.joins.temporal import TemporalJoin
 from lakeward.operators.joins.times import TimeColumn
 from lakeward.operators.joins.window import WindowJoin
+from lakeward.operators.process.tags import OutputTag
 from lakeward.operators.windows.assigners import CarriedAssigner, GlobalAssigner, PaneAssigner
 from lakeward.operators.windows.counts import CountAssigner
 from lakeward.operators.windows.session_operator import SessionAssigner

@@ -10,8 +10,9 @@ import pyarrow as pa
 
 from lakeward.dsl.aggregates import AggregateExpr, bind_aggregates
 from lakeward.dsl.expressions import col
+from lakeward.dsl.process_verbs import KeyedProcessVerbs
 from lakeward.dsl.ranking_verbs import KeyedRankingVerbs
-from lakeward.dsl.stream import DataStream, EventTime, OutputTag
+from lakeward.dsl.stream import DataStream, EventTime
 from lakeward.dsl.windows import Assigner, WindowSpec
 from lakeward.engine.api.changelog import ROW_KIND, append_only
 from lakeward.engine.api.operator import OperatorFactory
@@ -22,6 +23,7 @@ from lakeward.engine.core.hashing import is_binary_like
 from lakeward.engine.graph.logical import Exchange, Node
 from lakeward.operators.aggregate import BoundAggregate
 from lakeward.operators.group_aggregate import GroupAggregate
+from lakeward.operators.process.tags import OutputTag
 from lakeward.operators.reduce import Reduce
 from lakeward.operators.windows.assigners import CarriedAssigner, PaneAssigner
 from lakeward.operators.windows.counts import CountAggregate, CountAssigner
@@ -32,7 +34,7 @@ from lakeward.operators.windows.sessions import SessionAggregate, SessionAssigne
 from lakeward.operators.windows.timed import WINDOW_END, WINDOW_START
 
 
-class KeyedStream(KeyedRankingVerbs):
+class KeyedStream(KeyedRankingVerbs, KeyedProcessVerbs):
     """A stream whose rows are grouped by key columns. Made by `DataStream.key_by`.
 
     >>> from lakeward import StreamExecutionEnvironment

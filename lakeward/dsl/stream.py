@@ -11,6 +11,7 @@ import pyarrow as pa
 from lakeward.dsl.expressions import Expr, as_column, bind_columns, col
 from lakeward.dsl.graph_builder import GraphBuilder
 from lakeward.dsl.join_verbs import JoinVerbs
+from lakeward.dsl.process_verbs import ProcessVerbs
 from lakeward.dsl.ranking_verbs import RankingVerbs
 from lakeward.engine.api.changelog import ROW_KIND, append_only, is_updating, updating
 from lakeward.engine.api.expression import BoundExpression
@@ -22,6 +23,7 @@ from lakeward.engine.core.ids import OperatorId
 from lakeward.engine.core.names import did_you_mean
 from lakeward.engine.graph.logical import Edge, Exchange, Node
 from lakeward.operators.changelog import Inserts, ToChangelog, changelog_schema, materialise
+from lakeward.operators.process.tags import OutputTag
 from lakeward.operators.signatures import output_schema_of
 from lakeward.operators.stateless import Filter, Project
 from lakeward.operators.udf import FilterRows, FlatMapRows, MapBatches, MapRows
@@ -51,17 +53,6 @@ class EventTime:
 
 
 @dataclass(frozen=True, slots=True)
-class OutputTag:
-    """Names a side stream.
-
-    >>> OutputTag("late").name
-    'late'
-    """
-
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
 class StreamContext:
     """What all streams of a job share."""
 
@@ -69,7 +60,7 @@ class StreamContext:
     builder: GraphBuilder
 
 
-class DataStream(JoinVerbs, RankingVerbs):
+class DataStream(JoinVerbs, RankingVerbs, ProcessVerbs):
     """Rows of one schema, unbounded or bounded. Made by an environment, not by hand.
 
     Every verb gives a new stream and leaves this one as it is, so that several may begin here.

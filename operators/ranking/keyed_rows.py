@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -107,11 +107,23 @@ class KeyedRows:
         """The values of a mutable column."""
         return self._table.get(name, ids)
 
+    def set(self, name: str, ids: RowIds, values: npt.NDArray[Any]) -> None:
+        """Change a mutable column."""
+        self._table.set(name, ids, values)
+
+    def remove(self, ids: RowIds) -> None:
+        """Forget rows; each id once."""
+        self._table.remove(ids)
+
+    def scan(self) -> Iterator[tuple[RowIds, pa.RecordBatch]]:
+        """All rows; leave the table alone meanwhile."""
+        return self._table.scan()
+
     def replace(self, ids: RowIds, batch: pa.RecordBatch, namespace: int = 0) -> None:
         """Forget rows, and add others: mostly of the same keys, which stay known when the new rows come first."""
         self.append(batch, namespace)
         if len(ids):
-            self._table.remove(ids)
+            self.remove(ids)
 
 
 def _some_null(keys: Sequence[pa.Array]) -> Mask | None:

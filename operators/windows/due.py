@@ -50,6 +50,16 @@ class DueIndex:
         while len(self._runs) > 1 and 2 * len(self._runs[-1]) > len(self._runs[-2]):
             self._runs[-2:] = [self._runs[-2].merged(self._runs[-1])]
 
+    def cutoff(self, upto_us: int, rows: int) -> int | None:
+        """A time up to which about so many entries are due, at least one; None: none is due by `upto_us`.
+
+        Not many more, unless they are all of one time.
+        """
+        due = [run for run in self._runs if run.first_us <= upto_us]
+        if not due:
+            return None
+        return min(upto_us, *(run.time_at(rows // len(due)) for run in due))
+
     def take(self, upto_us: int) -> list[pa.Array] | None:
         """Take out the keys that are due at or before a time, a key as often as it was noted; None: there are none."""
         parts = [run.take(upto_us) for run in self._runs if run.first_us <= upto_us]
@@ -84,6 +94,10 @@ class _Run:
     def first_us(self) -> int:
         """The time of the first entry that is left."""
         return int(self._due_us[self._taken])
+
+    def time_at(self, number: int) -> int:
+        """The time of the entry so many places behind the first one that is left; of the last if there is none."""
+        return int(self._due_us[min(self._taken + number, len(self._due_us) - 1)])
 
     def merged(self, other: _Run) -> _Run:
         """One run of two."""

@@ -15,8 +15,9 @@ from lakeward.dsl.aggregates import max as max_of
 from lakeward.dsl.aggregates import sum as sum_of
 from lakeward.dsl.environment import StreamExecutionEnvironment
 from lakeward.dsl.keyed import WindowedStream
-from lakeward.dsl.stream import DataStream, OutputTag
+from lakeward.dsl.stream import DataStream
 from lakeward.dsl.windows import Session, Sliding, Tumbling, every_rows
+from lakeward.operators.process.tags import OutputTag
 from lakeward.testing.simulation.oracle import Cut, Truth, Windows
 from lakeward.testing.simulation.program import Bench, Inputs, Program
 from lakeward.testing.simulation.source import InputRow

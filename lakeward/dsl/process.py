@@ -1,0 +1,237 @@
+"""Process functions in the graph: one stream, two keyed alike, or one with a broadcast one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+
+from lakeward.dsl.keyed import KeyedStream
+from lakeward.dsl.stream import DataStream
+from lakeward.engine.core.errors import GraphError, LakewardError, SchemaError
+from lakeward.engine.core.expect import expect
+from lakeward.engine.graph.logical import Edge, Exchange, Node
+from lakeward.operators.process.calls import Callee
+from lakeward.operators.process.functions import (
+    BroadcastProcessFunction,
+    CoProcessFunction,
+    Function,
+    KeyedBatchFunction,
+    KeyedProcessFunction,
+    ProcessFunction,
+)
+from lakeward.operators.process.operator import Process, ProcessInput
+from lakeward.operators.process.tags import OutputTag
+from lakeward.operators.signatures import output_schema_of
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What may be said of every process function."""
+
+    returns: Any = None
+    uid: str | None = None
+    parallelism: int | None = None
+
+
+class ProcessResult(DataStream):
+    """The rows of a process function; also gives the streams of rows that it sends aside."""
+
+    def __init__(self, stream: DataStream, node: Node) -> None:
+        super().__init__(stream._context, node, stream._event_time_in(node.schema))
+        self._input = stream
+
+    def side_output(self, tag: OutputTag) -> DataStream:
+        """The rows that the function sends to a tag.
+
+        >>> import lakeward as lw
+        >>> loud = lw.OutputTag("loud", {"text": str})
+        >>> def shout(row: dict, ctx: lw.ProcessContext):
+        ...     ctx.output(loud, {"text": row["text"].upper()})
+        >>> texts = lw.StreamExecutionEnvironment().from_collection([{"text": "a"}])
+        >>> texts.process(shout, returns=texts.schema).side_output(loud).execute_and_collect().to_pylist()
+        [{'text': 'A'}]
+
+        Args:
+            tag: Made with the type of its rows: `lw.OutputTag("loud", {"text": str})`.
+
+        Raises:
+            GraphError: The tag does not say what its rows are, or was read as rows of another type before.
+        """
+        expect(tag, OutputTag, "a side stream's tag", 'give an lw.OutputTag("alerts", Alert)')
+        schema = self._work(lambda: tag.schema)
+        work = self._node.work
+        assert isinstance(work, Process), "made by a process verb"
+        known = work.side.setdefault(tag.name, schema)
+        if not known.equals(schema):
+            raise self._error(GraphError(f"the side stream '{tag.name}' is read as rows of two types"))
+        time = self._input._event_time_in(schema)
+        return DataStream(self._context, replace(self._node, schema=schema), time, tag=tag.name)
+
+
+class BroadcastStream:
+    """A stream whose rows come to every subtask. Made by `DataStream.broadcast`."""
+
+    def __init__(self, stream: DataStream) -> None:
+        self._stream = stream
+
+
+class ConnectedStreams:
+    """Two streams that one function handles. Made by `connect`.
+
+    >>> import lakeward as lw
+    >>> class Priced(lw.CoProcessFunction):
+    ...     price: lw.ValueState[float | None]
+    ...
+    ...     def process1(self, row: dict, ctx: lw.KeyedContext):
+    ...         yield {"item": row["item"], "price": self.price.value}
+    ...
+    ...     def process2(self, row: dict, ctx: lw.KeyedContext):
+    ...         self.price.value = row["price"]
+    >>> env = lw.StreamExecutionEnvironment()
+    >>> orders, prices = env.from_collection([{"item": "tea"}]), env.from_collection([{"item": "tea", "price": 2.5}])
+    >>> both = orders.key_by("item").connect(prices.key_by("item"))
+    >>> both.process(Priced(), returns={"item": str, "price": float}).execute_and_collect()["item"].to_pylist()
+    ['tea']
+    """
+
+    def __init__(self, first: DataStream, keys: tuple[str, ...], second: DataStream, others: tuple[str, ...]) -> None:
+        self._streams = (first, second)
+        self._keys = (keys, others)
+        self._broadcast = False
+
+    @classmethod
+    def _with_broadcast(cls, stream: DataStream, keys: tuple[str, ...], other: BroadcastStream) -> ConnectedStreams:
+        connected = cls(stream, keys, other._stream, ())
+        connected._broadcast = True
+        return connected
+
+    def process(
+        self, function: Any, *, returns: Any = None, uid: str | None = None, parallelism: int | None = None
+    ) -> ProcessResult:
+        """The rows of both through one function.
+
+        >>> import lakeward as lw
+        >>> class Both(lw.CoProcessFunction):
+        ...     def process1(self, row: dict, ctx: lw.KeyedContext):
+        ...         yield {"k": row["k"], "from": 1}
+        ...
+        ...     def process2(self, row: dict, ctx: lw.KeyedContext):
+        ...         yield {"k": row["k"], "from": 2}
+        >>> env = lw.StreamExecutionEnvironment()
+        >>> one, two = (env.from_collection([{"k": 7}]).key_by("k") for _ in range(2))
+        >>> both = one.connect(two).process(Both(), returns={"k": int, "from": int})
+        >>> sorted(both.execute_and_collect()["from"].to_pylist())
+        [1, 2]
+
+        Args:
+            function: A `CoProcessFunction`; with a broadcast stream a `BroadcastProcessFunction`.
+            returns: The rows' type, if the return annotation of its first method does not say it.
+            uid: The operator's name in checkpoints; give one, since it has state.
+            parallelism: Its subtasks.
+
+        Raises:
+            GraphError: It is no such function, takes other arguments, or the type of its rows is not known.
+            SchemaError: Its rows or states do not fit; a stream is an updating one.
+        """
+        wanted = BroadcastProcessFunction if self._broadcast else CoProcessFunction
+        methods = ("process", "process_broadcast") if self._broadcast else ("process1", "process2")
+        first, second = self._streams
+        if not isinstance(function, wanted):
+            raise first._error(
+                GraphError(f"{_shown(function)} is no lw.{wanted.__name__}", hint=_instance_hint(function))
+            )
+        for stream in self._streams:
+            stream._refuse_updates("process", "use .to_changelog() before it")
+        inputs = [_input(stream, keys) for stream, keys in zip(self._streams, self._keys, strict=True)]
+        exchange = Exchange.BROADCAST if self._broadcast else Exchange.HASH
+        edges = [_edge(first, self._keys[0]), second._edge(exchange, self._keys[1])]
+        options = Options(returns, uid, parallelism)
+        return _node(first, Callee(function, methods), inputs, edges, options)
+
+
+def process_keyed(keyed: KeyedStream, function: Any, options: Options) -> ProcessResult:
+    """A function over a keyed stream."""
+    stream = keyed._stream
+    _check(stream, function, KeyedProcessFunction, KeyedBatchFunction)
+    inputs, edges = [_input(stream, keyed.keys)], [_edge(stream, keyed.keys)]
+    methods = ("process_batch",) if isinstance(function, KeyedBatchFunction) else ("process",)
+    return _node(stream, Callee(function, methods), inputs, edges, options)
+
+
+def process_plain(stream: DataStream, function: Any, options: Options) -> ProcessResult:
+    """A function over a stream without keys."""
+    _check(stream, function, ProcessFunction)
+    return _node(stream, Callee(function), [_input(stream, ())], [stream._edge()], options)
+
+
+def connect_keyed(keyed: KeyedStream, other: KeyedStream | BroadcastStream) -> ConnectedStreams:
+    """Two keyed streams, or one with a broadcast one."""
+    stream = keyed._stream
+    hint = "give another stream, keyed alike, or .broadcast()"
+    expect(other, (KeyedStream, BroadcastStream), "the stream to connect with", hint)
+    if isinstance(other, BroadcastStream):
+        return ConnectedStreams._with_broadcast(stream, keyed.keys, other)
+    second = other._stream
+    kinds, others = (
+        [one.schema.field(key).type for key in keys] for one, keys in ((stream, keyed.keys), (second, other.keys))
+    )
+    if kinds != others:
+        text = " and ".join(", ".join(map(str, some)) for some in (kinds, others))
+        raise stream._error(SchemaError(f"the keys of connected streams differ: {text}", hint="cast one of them"))
+    return ConnectedStreams(stream, keyed.keys, second, other.keys)
+
+
+def connect_plain(stream: DataStream, other: BroadcastStream) -> ConnectedStreams:
+    """A stream without keys with a broadcast one."""
+    expect(other, BroadcastStream, "the stream to connect with", "give other.broadcast(), or key both: .key_by(...)")
+    return ConnectedStreams._with_broadcast(stream, (), other)
+
+
+def _check(stream: DataStream, function: Any, *wanted: type[Function]) -> None:
+    stream._refuse_updates("process", "use .to_changelog() before it")
+    if isinstance(function, wanted) or (callable(function) and not isinstance(function, Function | type)):
+        return
+    raise stream._error(
+        GraphError(
+            f"{_shown(function)} is neither an lw.{wanted[0].__name__} nor a function", hint=_instance_hint(function)
+        )
+    )
+
+
+def _shown(function: Any) -> str:
+    return f"the {type(function).__name__}" if isinstance(function, Function) else repr(function)
+
+
+def _instance_hint(function: Any) -> str:
+    if isinstance(function, type):
+        return f"make one: {function.__name__}()"
+    kinds = "key_by(...).process: KeyedProcessFunction; process: ProcessFunction"
+    return f"{kinds}; keyed connect: CoProcessFunction; with a broadcast stream: BroadcastProcessFunction"
+
+
+def _input(stream: DataStream, keys: tuple[str, ...]) -> ProcessInput:
+    time = stream.event_time
+    return ProcessInput(stream.schema, keys, time.column if time else None, time.offset_us if time else 0)
+
+
+def _edge(stream: DataStream, keys: tuple[str, ...]) -> Edge:
+    return stream._edge(Exchange.HASH, keys) if keys else stream._edge()
+
+
+def _node(
+    stream: DataStream,
+    callee: Callee,
+    inputs: Sequence[ProcessInput],
+    edges: Sequence[Edge],
+    options: Options,
+) -> ProcessResult:
+    try:
+        schema: pa.Schema = output_schema_of(callee.entry(0), options.returns)
+        work = Process(callee, tuple(inputs), schema, options.returns)
+    except LakewardError as error:
+        raise stream._error(error) from None
+    node = stream._context.builder.add("process", work, edges, schema, options.uid, options.parallelism)
+    return ProcessResult(stream, node)

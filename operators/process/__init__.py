@@ -1,0 +1,1 @@
+"""Functions of users with state, timers and side outputs: Flink's process functions."""

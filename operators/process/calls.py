@@ -1,0 +1,233 @@
+"""How a process function is called: which parameters it has, and what rows it takes and makes."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, get_origin
+
+import pyarrow as pa
+
+from lakeward.engine.core.errors import GraphError
+from lakeward.operators.function_names import function_name
+from lakeward.operators.process.contexts import FunctionContext
+from lakeward.operators.process.declared import Declared, states_of_class, states_of_function
+from lakeward.operators.process.functions import Function, KeyedBatchFunction
+from lakeward.operators.process.states import BroadcastState, ValueState
+from lakeward.operators.rows import ColumnReader, RowReader
+from lakeward.operators.signatures import hints_of, row_class_of
+
+_CONTEXT = "ctx"
+
+
+class TupleReader:
+    """Makes plain tuples of batches' rows, in the order of the columns.
+
+    >>> list(TupleReader(pa.schema({"a": pa.int64()})).chunks(pa.record_batch({"a": [1, 2]})))
+    [[(1,), (2,)]]
+
+    Args:
+        schema: The batches' schema.
+    """
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self._reader = ColumnReader(schema.names)
+
+    def chunks(self, batch: pa.RecordBatch) -> Iterator[list[Any]]:
+        """The rows of a batch, some hundred at a time."""
+        return (list(zip(*lists, strict=True)) for lists, _ in self._reader.chunks(batch))
+
+
+Reader = RowReader | TupleReader
+
+
+def reader_of(function: Callable[..., Any], schema: pa.Schema) -> Reader:
+    """Makes the rows that a function's first parameter is annotated with: dicts if it is not.
+
+    Raises:
+        SchemaError: They do not fit the schema.
+    """
+    hints = list(hints_of(function).values())
+    if hints and (hints[0] is tuple or get_origin(hints[0]) is tuple):
+        return TupleReader(schema)
+    return RowReader(schema, row_class_of(function))
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    """One way into a function.
+
+    Args:
+        function: The bound method, or the plain function with its states filled in.
+        takes_context: Whether the context is its second argument.
+    """
+
+    function: Callable[..., Any]
+    takes_context: bool
+
+
+def method_of(function: Callable[..., Any]) -> Handler:
+    """A method that gets a row or a time, and the context.
+
+    Raises:
+        GraphError: It takes other arguments.
+    """
+    _refuse_async(function)
+    _check_call(function, (None, None), {}, "it gets two arguments: (self, row, ctx); on_timer: (self, timestamp, ctx)")
+    return Handler(function, takes_context=True)
+
+
+def plain_of(function: Callable[..., Any], states: Mapping[str, Any], context: Any) -> Handler:
+    """A plain function that gets a row, and by name its states and the context.
+
+    Raises:
+        GraphError: It takes other arguments.
+    """
+    _refuse_async(function)
+    named = dict(states)
+    if _CONTEXT in inspect.signature(function).parameters:
+        named[_CONTEXT] = context
+    hint = "it gets a row; its other parameters are the context (ctx) and states (seen: lw.ValueState[int])"
+    _check_call(function, (None,), named, hint)
+    return Handler(functools.partial(function, **named) if named else function, takes_context=False)
+
+
+def _refuse_async(function: Callable[..., Any]) -> None:
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        raise GraphError(f"{function_name(function)} is async", hint="a process function is a plain function")
+
+
+def _check_call(function: Callable[..., Any], given: tuple[Any, ...], named: Mapping[str, Any], hint: str) -> None:
+    try:
+        inspect.signature(function).bind(*given, **named)
+    except TypeError as error:
+        raise GraphError(f"{function_name(function)} cannot be called: {error}", hint=hint) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Callee:
+    """A process function: an object of a class, or a plain function.
+
+    Args:
+        function: What the user gave.
+        methods: The names of the methods that get rows, one an input; a plain function gets the rows of the only one.
+    """
+
+    function: Any
+    methods: tuple[str, ...] = ("process",)
+
+    @property
+    def is_class(self) -> bool:
+        """Whether it is an object with methods."""
+        return isinstance(self.function, Function)
+
+    @property
+    def states(self) -> dict[str, Declared]:
+        """The states that it declares.
+
+        Raises:
+            SchemaError: A state's type is not known, or has no Arrow type.
+        """
+        if self.is_class:
+            return states_of_class(type(self.function))
+        return states_of_function(self.function, hints_of(self.function))
+
+    def check_states(self, keyed: bool) -> None:
+        """Refuse states that cannot be stored, or that cannot be where they are.
+
+        Raises:
+            SchemaError: A state's type is not known, or has no Arrow type.
+            GraphError: There is no key, or nothing is broadcast.
+        """
+        for name, one in self.states.items():
+            if self.vectorised and not isinstance(one.state, ValueState):
+                kind = type(one.state).__name__
+                hint = "use several ValueStates, or a KeyedProcessFunction"
+                raise GraphError(
+                    f"the state '{name}' is a {kind}; a vectorised function has ValueStates only", hint=hint
+                )
+            if isinstance(one.state, BroadcastState) and not self.broadcasts:
+                hint = "connect with stream.broadcast(), for an lw.BroadcastProcessFunction"
+                raise GraphError(f"the state '{name}' is a BroadcastState, but nothing is broadcast", hint=hint)
+            if not isinstance(one.state, BroadcastState) and not keyed:
+                hint = 'state belongs to a key: .key_by("shop").process(...)'
+                raise GraphError(f"the state '{name}' needs a key, and the stream has none", hint=hint)
+
+    @property
+    def _timer_method(self) -> str:
+        return "on_timers" if self.vectorised else "on_timer"
+
+    @property
+    def vectorised(self) -> bool:
+        """Whether it takes whole batches."""
+        return isinstance(self.function, KeyedBatchFunction)
+
+    @property
+    def broadcasts(self) -> bool:
+        """Whether the second input is broadcast."""
+        return "process_broadcast" in self.methods
+
+    def entry(self, index: int) -> Callable[..., Any]:
+        """What gets the rows of an input."""
+        entry: Callable[..., Any] = getattr(self.function, self.methods[index]) if self.is_class else self.function
+        return entry
+
+    def readers(self, schemas: Sequence[pa.Schema]) -> list[Reader]:
+        """Makes the rows of each input."""
+        return [reader_of(self.entry(index), schema) for index, schema in enumerate(schemas)]
+
+    def check(self, timers: bool) -> None:
+        """Refuse what cannot be called.
+
+        Args:
+            timers: Whether there may be timers.
+
+        Raises:
+            GraphError: A method or function takes other arguments than it gets.
+        """
+        if not self.is_class:
+            plain_of(self.function, self.states, None)
+            return
+        for index in range(len(self.methods)):
+            method_of(self.entry(index))
+        if timers:
+            method_of(getattr(self.function, self._timer_method))
+
+    def bound(self, states: Mapping[str, Any], context: FunctionContext) -> Bound:
+        """A copy for one subtask, with its states."""
+        if not self.is_class:
+            return Bound(None, [plain_of(self.function, states, context)])
+        function = copy.copy(self.function)
+        for name, state in states.items():
+            object.__setattr__(function, name, state)
+        handlers = [method_of(getattr(function, name)) for name in self.methods]
+        on_timer = getattr(function, self._timer_method, None)
+        return Bound(function, handlers, None if on_timer is None else method_of(on_timer))
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A function in one subtask.
+
+    Args:
+        function: The copy of the user's object; None for a plain function.
+        handlers: What gets the rows of each input.
+        on_timer: What gets timers; None: nothing.
+    """
+
+    function: Function | None
+    handlers: Sequence[Handler]
+    on_timer: Handler | None = None
+
+    def open(self, context: FunctionContext) -> None:
+        """Tell the function that rows will come."""
+        if self.function is not None:
+            self.function.open(context)
+
+    def close(self) -> None:
+        """Tell the function that none will come any more."""
+        if self.function is not None:
+            self.function.close()

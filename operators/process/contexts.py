@@ -1,0 +1,252 @@
+"""What a function of the user's sees of the job while it is called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from lakeward.engine.api.context import Counter, OperatorContext
+from lakeward.engine.core.errors import UserCodeError
+from lakeward.engine.core.messages import WATERMARK_MAX_US, WATERMARK_MIN_US
+from lakeward.operators.process.key_batch import NO_TIME, KeyBatch
+from lakeward.operators.process.side_outputs import SideOutputs
+from lakeward.operators.process.tags import OutputTag
+from lakeward.operators.process.timers import Time, TimerQueue, in_range, time_us, to_datetime
+
+
+class FunctionContext:
+    """The operator and its subtask; what `open` gets. Made by the engine.
+
+    Args:
+        context: The operator's.
+    """
+
+    def __init__(self, context: OperatorContext) -> None:
+        self._context = context
+
+    @property
+    def uid(self) -> str:
+        """The operator's name in checkpoints."""
+        return self._context.uid
+
+    @property
+    def subtask(self) -> int:
+        """Which of the parallel instances this is, from 0."""
+        return self._context.subtask
+
+    @property
+    def parallelism(self) -> int:
+        """How many instances there are."""
+        return self._context.parallelism
+
+    def counter(self, name: str) -> Counter:
+        """A metric of this operator: `ctx.counter("refused_rows").inc()`."""
+        return self._context.counter(name)
+
+
+class ProcessContext(FunctionContext):
+    """What a process function sees beside the row. Made by the engine.
+
+    >>> import lakeward as lw
+    >>> odd = lw.OutputTag("odd", {"n": int})
+    >>> def split(row: dict, ctx: lw.ProcessContext):
+    ...     if row["n"] % 2:
+    ...         ctx.output(odd, row)
+    ...     else:
+    ...         yield row
+    >>> even = lw.StreamExecutionEnvironment().from_collection([{"n": 1}, {"n": 2}]).process(split, returns={"n": int})
+    >>> even.side_output(odd).execute_and_collect().to_pylist()
+    [{'n': 1}]
+    """
+
+    def __init__(self, context: OperatorContext, side: SideOutputs, batch: KeyBatch) -> None:
+        super().__init__(context)
+        self._side = side
+        self._batch = batch
+        self.event_time_us = WATERMARK_MIN_US
+
+    @property
+    def timestamp_us(self) -> int | None:
+        """The event time of the row, or the time of the timer, in microseconds since 1970 UTC; None: it has none."""
+        time = self._batch.time_us
+        return None if time == NO_TIME else time
+
+    @property
+    def timestamp(self) -> datetime | None:
+        """The event time of the row, or the time of the timer, in UTC; None: it has none."""
+        time = self._batch.time_us
+        return None if time == NO_TIME else to_datetime(time)
+
+    @property
+    def watermark(self) -> datetime | None:
+        """How far event time has come; None: nothing is known yet, or the input has ended."""
+        time = self.event_time_us
+        return None if time in (WATERMARK_MIN_US, WATERMARK_MAX_US) else to_datetime(time)
+
+    @property
+    def input_has_ended(self) -> bool:
+        """Whether all rows have come, so that all timers fire now: do not set one after the other without end."""
+        return self.event_time_us == WATERMARK_MAX_US
+
+    @property
+    def processing_time(self) -> datetime:
+        """The clock, in UTC."""
+        return to_datetime(self._context.clock.wall_us())
+
+    def output(self, tag: OutputTag, row: Any) -> None:
+        """Send a row to a side stream: `result.side_output(tag)`.
+
+        Args:
+            tag: Made with the type of its rows: `lw.OutputTag("alerts", Alert)`.
+            row: A dict, dataclass, NamedTuple, or tuple in the order of the columns.
+
+        Raises:
+            UserCodeError: The row is not of the tag's type.
+        """
+        self._side.add(tag, row)
+
+
+class TimerService:
+    """Timers of the current key.
+
+    A timer is a time at which `on_timer` is called with the same key; one that is set twice fires once. Timers are
+    state: they survive failures, and move with their keys. Event-time timers fire in the order of their times when the
+    watermark passes them, processing-time timers when the clock does, a few times a second. When a finite input ends,
+    all that are set fire.
+
+    Args:
+        event: The queue of event time.
+        processing: The queue of processing time.
+        check: Refuses use where there is no key.
+    """
+
+    def __init__(self, event: TimerQueue, processing: TimerQueue, check: Callable[[], None]) -> None:
+        self._event = event
+        self._processing = processing
+        self._check = check
+
+    def register_event_time(self, time: Time) -> None:
+        """Call `on_timer` when the watermark has passed a time; at the next watermark if it has already.
+
+        Args:
+            time: A datetime, or microseconds since 1970 UTC.
+        """
+        self._check()
+        self._event.register(time_us(time))
+
+    def register_processing_time(self, time: Time) -> None:
+        """Call `on_timer` when the clock has passed a time."""
+        self._check()
+        self._processing.register(time_us(time))
+
+    def delete_event_time(self, time: Time) -> None:
+        """Forget a timer; one that was not set is ignored."""
+        self._check()
+        self._event.delete(time_us(time))
+
+    def delete_processing_time(self, time: Time) -> None:
+        """Forget a timer; one that was not set is ignored."""
+        self._check()
+        self._processing.delete(time_us(time))
+
+
+class KeyedContext(ProcessContext):
+    """What a keyed process function sees beside the row. Made by the engine.
+
+    Attributes:
+        timers: Sets and deletes timers of the current key.
+        time_domain: In `on_timer`: whose time has come, "event" or "processing"; else None.
+    """
+
+    def __init__(self, context: OperatorContext, side: SideOutputs, batch: KeyBatch, timers: TimerService) -> None:
+        super().__init__(context, side, batch)
+        self.timers = timers
+        self.time_domain: Literal["event", "processing"] | None = None
+
+    @property
+    def current_key(self) -> Any:
+        """The key of the row or timer: a value, or a tuple of the values of several key columns."""
+        return self._batch.current
+
+
+class KeyedBatchContext(FunctionContext):
+    """What a vectorised function sees beside the batch. Made by the engine.
+
+    Attributes:
+        keys: The different keys of the batch, a row each.
+        key_numbers: For each row the number of its key in `keys`.
+        times_us: The event time of each row in microseconds; None: the stream has none.
+        time_domain: In `on_timers`: whose time has come, "event" or "processing"; else None.
+    """
+
+    def __init__(self, context: OperatorContext, side: Callable[[OutputTag, Any], None], timers: BatchTimers) -> None:
+        super().__init__(context)
+        self._side = side
+        self.timers = timers
+        self.keys = pa.RecordBatch.from_arrays([], names=[])
+        self.key_numbers: npt.NDArray[np.int64] = np.zeros(0, np.int64)
+        self.times_us: npt.NDArray[np.int64] | None = None
+        self.time_domain: Literal["event", "processing"] | None = None
+        self.event_time_us = WATERMARK_MIN_US
+
+    @property
+    def watermark(self) -> datetime | None:
+        """How far event time has come; None: nothing is known yet, or the input has ended."""
+        time = self.event_time_us
+        return None if time in (WATERMARK_MIN_US, WATERMARK_MAX_US) else to_datetime(time)
+
+    def output(self, tag: OutputTag, batch: pa.RecordBatch) -> None:
+        """Send rows to a side stream: `result.side_output(tag)`.
+
+        Raises:
+            UserCodeError: They are not of the tag's type.
+        """
+        self._side(tag, batch)
+
+
+class BatchTimers:
+    """Timers of the keys of a batch, as of `TimerService`.
+
+    Args:
+        event: The queue of event time.
+        processing: The queue of processing time.
+    """
+
+    def __init__(self, event: TimerQueue, processing: TimerQueue) -> None:
+        self._event = event
+        self._processing = processing
+
+    def register_event_time(self, times_us: npt.ArrayLike, keys: npt.ArrayLike) -> None:
+        """Call `on_timers` when the watermark has passed these times.
+
+        Args:
+            times_us: Microseconds since 1970 UTC.
+            keys: The number in `ctx.keys` of each one's key.
+        """
+        self._event.register_all(*_timers(times_us, keys))
+
+    def register_processing_time(self, times_us: npt.ArrayLike, keys: npt.ArrayLike) -> None:
+        """Call `on_timers` when the clock has passed these times."""
+        self._processing.register_all(*_timers(times_us, keys))
+
+    def delete_event_time(self, times_us: npt.ArrayLike, keys: npt.ArrayLike) -> None:
+        """Forget timers; those that were not set are ignored."""
+        self._event.delete_all(*_timers(times_us, keys))
+
+    def delete_processing_time(self, times_us: npt.ArrayLike, keys: npt.ArrayLike) -> None:
+        """Forget timers; those that were not set are ignored."""
+        self._processing.delete_all(*_timers(times_us, keys))
+
+
+def _timers(times_us: npt.ArrayLike, keys: npt.ArrayLike) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    times, numbers = np.asarray(times_us, np.int64), np.asarray(keys, np.int64)
+    if times.shape != numbers.shape or times.ndim != 1:
+        raise UserCodeError(f"{times.size} timers are set for {numbers.size} keys", hint="give a key's number for each")
+    if len(times) and not (in_range(int(times.min())) and in_range(int(times.max()))):
+        raise UserCodeError("a timer is set to a time outside of the years 1 to 9999")
+    return times, numbers

@@ -1,0 +1,171 @@
+"""What a function of the user's declares: its states, found in annotations, attributes and parameters."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, get_args, get_origin
+
+from lakeward.engine.api.row_types import resolve_annotation
+from lakeward.engine.core.errors import GraphError, LakewardError, SchemaError
+from lakeward.operators.function_names import function_name, plain_function
+from lakeward.operators.process.forms import ValueForm
+from lakeward.operators.process.states import (
+    AggregatingState,
+    BroadcastState,
+    ListState,
+    MapState,
+    ReducingState,
+    State,
+    StateTtl,
+    ValueState,
+)
+from lakeward.operators.signatures import scope_of
+
+_TYPE_HINT = "say it in brackets: ValueState[int], ListState[float], MapState[str, int]; or as the first argument"
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """A state with its name and type.
+
+    Args:
+        name: The attribute or parameter.
+        state: What was said of it.
+        form: The values' type.
+        key_form: The type of a map's keys; None for other states.
+    """
+
+    name: str
+    state: State
+    form: ValueForm
+    key_form: ValueForm | None = None
+
+    @property
+    def ttl(self) -> StateTtl | None:
+        """How long its values live."""
+        return self.state.ttl
+
+    @property
+    def table(self) -> str:
+        """The name of its table in checkpoints."""
+        return f"state.{self.name}"
+
+
+def states_of_class(function_class: type) -> dict[str, Declared]:
+    """The states that a class declares, those of its bases too.
+
+    >>> class Counts:
+    ...     seen: ValueState[int]
+    ...     texts = ListState(str, ttl="1h")
+    >>> {name: one.form.description for name, one in states_of_class(Counts).items()}
+    {'seen': 'int64', 'texts': 'string'}
+
+    Raises:
+        SchemaError: A state's type is not known, or has no Arrow type; names it.
+    """
+    found: dict[str, tuple[State | None, Any]] = {}
+    for base in reversed(function_class.__mro__):
+        hints = _hints(base)
+        for name in {**hints, **{n: v for n, v in vars(base).items() if isinstance(v, State)}}:
+            given = vars(base).get(name)
+            if isinstance(given, State) or _state_class(hints.get(name)) is not None:
+                found[name] = (given if isinstance(given, State) else None, hints.get(name))
+            else:
+                found.pop(name, None)
+    return {name: declared(name, state, hint, function_class.__qualname__) for name, (state, hint) in found.items()}
+
+
+def states_of_function(function: Callable[..., Any], hints: Mapping[str, Any]) -> dict[str, Declared]:
+    """The states that a plain function takes as parameters: annotated, perhaps with a declaration as the default.
+
+    Args:
+        function: The user's.
+        hints: The resolved annotations of its parameters.
+
+    Raises:
+        SchemaError: A state's type is not known, or has no Arrow type; names it.
+    """
+    found: dict[str, Declared] = {}
+    for name, parameter in inspect.signature(plain_function(function)).parameters.items():
+        given = parameter.default if isinstance(parameter.default, State) else None
+        if given is not None or _state_class(hints.get(name)) is not None:
+            found[name] = declared(name, given, hints.get(name), function_name(function))
+    return found
+
+
+def declared(name: str, state: State | None, hint: Any, owner: str) -> Declared:
+    """One state, from its annotation, its declaration, or both."""
+    kind = _state_class(hint)
+    if state is None:
+        assert kind is not None, "one of them says that it is a state"
+        if kind not in (ValueState, ListState, MapState, BroadcastState):
+            said = "a function" if kind is ReducingState else "functions"
+            raise GraphError(
+                f"{owner}: state '{name}' is a {kind.__name__}, which needs {said}",
+                hint=f"declare it: {name} = lw.{kind.__name__}(...)",
+            )
+        state = kind()
+    elif kind is not None and not isinstance(state, kind):
+        raise GraphError(f"{owner}: '{name}' is annotated {kind.__name__}, but is a {type(state).__name__}")
+    what = f"state '{name}'"
+    args = get_args(hint) if kind is not None else ()
+    try:
+        types = _types(state, args)
+        if any(one is None for one in types):
+            raise SchemaError(f"the type of {what} is not known", hint=_TYPE_HINT)
+        forms = [ValueForm(one, what) for one in types]
+    except LakewardError as error:
+        raise SchemaError(f"{owner}: {error.message}", hint=error.hint or _TYPE_HINT) from None
+    return Declared(name, state, forms[-1], forms[0] if len(forms) > 1 else None)
+
+
+def _types(state: State, args: tuple[Any, ...]) -> list[Any]:
+    """The types of a state's parts: as declared, else as annotated."""
+    first = args[0] if args else None
+    if isinstance(state, MapState | BroadcastState):
+        second = args[1] if len(args) > 1 else None
+        return [_or(state.key, first), _or(state.value, second)]
+    if isinstance(state, AggregatingState):
+        return [state.accumulator]
+    if isinstance(state, ValueState | ListState | ReducingState):
+        return [_or(state.type, first)]
+    raise SchemaError(f"there is no state of class {type(state).__name__}", hint=_TYPE_HINT)
+
+
+def _or(given: Any, annotated: Any) -> Any:
+    return annotated if given is None else given
+
+
+def _state_class(hint: Any) -> type[State] | None:
+    origin = get_origin(hint) or hint
+    return origin if isinstance(origin, type) and issubclass(origin, State) else None
+
+
+def _hints(base: type) -> dict[str, Any]:
+    """The resolved annotations of a class itself, as far as they may name a state.
+
+    Raises:
+        GraphError: One that looks like a state's cannot be resolved.
+    """
+    hints: dict[str, Any] = vars(base).get("__annotations__", {})
+    scope: dict[str, Any] | None = None
+    found: dict[str, Any] = {}
+    for name, hint in hints.items():
+        if isinstance(hint, str) and "State" in hint:
+            scope = _scope(base) if scope is None else scope
+            found[name] = resolve_annotation(hint, scope, f"{base.__qualname__}.{name}")
+        else:
+            found[name] = None if isinstance(hint, str) else hint
+    return found
+
+
+def _scope(base: type) -> dict[str, Any]:
+    """The names that a class's annotations may use: its module's, and those that its methods can see."""
+    names = dict(vars(sys.modules.get(base.__module__, sys.modules["builtins"])))
+    for method in vars(base).values():
+        if inspect.isfunction(method):
+            names |= scope_of(method)
+    return names

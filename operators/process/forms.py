@@ -1,0 +1,99 @@
+"""How values of a state become columns and back, as their annotation says."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from lakeward.engine.api.row_types import arrow_type, is_row_class, schema_of
+from lakeward.engine.core.errors import SchemaError, UserCodeError
+from lakeward.operators.row_values import bare, value_maker
+from lakeward.operators.rows import RowReader, RowWriter, column_to_list, fits, list_to_column, short
+
+VALUE = "value"
+"""The only column of values that are no rows."""
+
+
+class ValueForm:
+    """Values of one type, as columns of a table of state.
+
+    >>> form = ValueForm(list[int], "state 'held'")
+    >>> form.schema.names, form.values(form.arrays([[1, 2], [3]]))
+    (['value'], [[1, 2], [3]])
+
+    Args:
+        hint: The type: as for rows (a dataclass, NamedTuple, TypedDict, names with types) or as for one column.
+        what: Whose values they are, for errors.
+
+    Attributes:
+        schema: Of the columns: one a field of a row, else only `VALUE`.
+        mutable: Whether values can be changed in place.
+
+    Raises:
+        SchemaError: It has no Arrow type.
+    """
+
+    def __init__(self, hint: Any, what: str) -> None:
+        self.what = what
+        hint = bare(hint)
+        self.rows = is_row_class(hint) or isinstance(hint, Mapping | pa.Schema)
+        try:
+            self.schema = schema_of(hint) if self.rows else pa.schema({VALUE: arrow_type(hint)})
+        except SchemaError as error:
+            raise SchemaError(f"{what}: {error.message}", hint=error.hint) from None
+        if self.rows:
+            row_class = hint if is_row_class(hint) else None
+            self._reader = RowReader(self.schema, row_class)
+            self._writer = RowWriter(self.schema, what)
+        else:
+            self._make = value_maker(hint, self.schema.types[0])
+        self.mutable = _mutable(hint, self.schema, self.rows)
+
+    @property
+    def description(self) -> str:
+        """The type, for errors."""
+        if not self.rows:
+            return str(self.schema.types[0])
+        return "rows of " + ", ".join(f"{field.name}: {field.type}" for field in self.schema)
+
+    def values(self, arrays: Sequence[pa.Array]) -> list[Any]:
+        """The values that lie in these columns."""
+        if self.rows:
+            batch = pa.RecordBatch.from_arrays(list(arrays), schema=self.schema)
+            return list(self._reader.rows(batch))
+        values = column_to_list(arrays[0])
+        if self._make is None:
+            return values
+        return [None if value is None else self._make(value) for value in values]
+
+    def arrays(self, values: Sequence[Any]) -> list[pa.Array]:
+        """The columns of some values.
+
+        Raises:
+            UserCodeError: A value is of another type; names the state and the value.
+        """
+        if self.rows:
+            return self._writer.arrays(values)
+        kind = self.schema.types[0]
+        try:
+            return [list_to_column(values, kind)]
+        except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+            wrong = next((value for value in values if not fits(value, kind)), None)
+            raise UserCodeError(
+                f"{self.what} holds {kind}, but was given {short(wrong)} ({type(wrong).__name__})", hint=f"{error}"
+            ) from error
+
+
+def _mutable(hint: Any, schema: pa.Schema, rows: bool) -> bool:
+    if any(pa.types.is_nested(field.type) for field in schema):
+        return True
+    if not rows:
+        return False
+    if not is_row_class(hint) or typing.is_typeddict(hint):
+        return True
+    parameters = getattr(hint, "__dataclass_params__", None)
+    return dataclasses.is_dataclass(hint) and not getattr(parameters, "frozen", False)

@@ -1,0 +1,383 @@
+"""Runs process functions: the slow road with state, row by row, a batch of keys at a time.
+
+State is found once for all keys of a batch, becomes Python objects when it is first read, and is written back when the
+batch is done; rows are handled one by one in their order in between, so that nobody notices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, repeat
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from lakeward.engine.api.context import OperatorContext, Output
+from lakeward.engine.api.operator import Operator, OperatorFactory
+from lakeward.engine.core.errors import LakewardError, UserCodeError
+from lakeward.engine.core.ids import CheckpointId
+from lakeward.engine.core.json_types import JsonObject
+from lakeward.engine.core.messages import WATERMARK_MAX_US
+from lakeward.operators.arguments import call_error
+from lakeward.operators.function_names import function_name
+from lakeward.operators.grouping import plain
+from lakeward.operators.process.broadcast import BroadcastStates
+from lakeward.operators.process.calls import Callee, Handler
+from lakeward.operators.process.contexts import (
+    FunctionContext,
+    KeyedBatchContext,
+    KeyedContext,
+    ProcessContext,
+    TimerService,
+)
+from lakeward.operators.process.key_batch import NO_TIME, KeyBatch
+from lakeward.operators.process.keyed_states import KeyedStates
+from lakeward.operators.process.side_outputs import SideOutputs
+from lakeward.operators.process.states import OUTSIDE_HINT, BroadcastState
+from lakeward.operators.process.timers import DueTimers, TimerQueue
+from lakeward.operators.row_values import optional_keys
+from lakeward.operators.rows import RowWriter, short
+from lakeward.operators.signatures import result_of
+from lakeward.operators.windows.columns import Rows, group_rows
+from lakeward.operators.windows.progress import Progress
+from lakeward.operators.windows.timed import KeyTypes, event_times_us, key_types
+
+_ROWS_A_PART = 1024  # rows that become columns while they are in the processor's cache
+_CHAIN_MAX = 1_000_000
+Domain = Literal["event", "processing"]
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessInput:
+    """One input of a process function.
+
+    Args:
+        schema: Its rows'.
+        keys: Its key columns; none if it is not keyed.
+        time_column: Its event time; None: it has none.
+        time_offset_us: What to add to that column to get the time.
+    """
+
+    schema: pa.Schema
+    keys: tuple[str, ...] = ()
+    time_column: str | None = None
+    time_offset_us: int = 0
+
+    @property
+    def key_types(self) -> KeyTypes:
+        """Name and type of the key columns."""
+        return key_types(self.schema, self.keys)
+
+
+class RowResults:
+    """Gathers the rows that a function makes, and sends them in batches.
+
+    Args:
+        writer: Makes batches.
+        name: The function, for errors.
+    """
+
+    def __init__(self, writer: RowWriter, name: str) -> None:
+        self._writer = writer
+        self._name = name
+        self._rows: list[Any] = []
+        self._parts: list[pa.RecordBatch] = []
+
+    def extend(self, found: Iterable[Any]) -> None:
+        """Take rows over."""
+        if isinstance(found, dict | str | bytes) or hasattr(found, "_fields"):
+            raise UserCodeError(
+                f"{self._name} returned a single {type(found).__name__}: {short(found)}",
+                hint="a process function gives any number of rows: yield row, or return [row]",
+            )
+        rows = self._rows
+        rows.extend(found)
+        if len(rows) >= _ROWS_A_PART:
+            self._parts.append(self._writer.batch(rows))
+            self._rows = []
+
+    def flush(self, out: Output) -> None:
+        """Send what was gathered."""
+        if self._rows:
+            self._parts.append(self._writer.batch(self._rows))
+            self._rows = []
+        parts, self._parts = self._parts, []
+        if parts:
+            out.emit(parts[0] if len(parts) == 1 else pa.concat_batches(parts))
+
+
+@dataclass(frozen=True, slots=True)
+class Process(OperatorFactory):
+    """A process function over one stream or several.
+
+    Args:
+        callee: The function.
+        inputs: Its inputs.
+        output_schema: The schema of the rows it makes.
+        returns: What that was made of, if not of an annotation.
+        side: The schemas of the side streams that are read, by name; filled while the graph is built.
+
+    Raises:
+        GraphError: The function takes other arguments than it gets.
+        SchemaError: The rows or states that it declares do not fit.
+    """
+
+    callee: Callee
+    inputs: tuple[ProcessInput, ...]
+    output_schema: pa.Schema
+    returns: Any = None
+    side: dict[str, pa.Schema] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.callee.check(timers=self.is_keyed)
+        if not self.vectorised:
+            self.callee.readers([one.schema for one in self.inputs])
+        self.callee.check_states(self.is_keyed)
+
+    @property
+    def is_keyed(self) -> bool:
+        """Whether there is a key, and so state and timers."""
+        return bool(self.inputs[0].keys)
+
+    def create(self) -> Operator:
+        """Make the operator of one subtask."""
+        if not self.vectorised:
+            return ProcessOperator(self)
+        from lakeward.operators.process.batch_operator import BatchProcessOperator
+
+        return BatchProcessOperator(self)
+
+    @property
+    def writer(self) -> RowWriter:
+        """Makes batches of the rows that come out."""
+        entry = self.callee.entry(0)
+        optional = optional_keys(result_of(entry, self.returns))
+        return RowWriter(self.output_schema, f"a row from {function_name(entry)}", optional)
+
+    @property
+    def description(self) -> str:
+        """For `explain()`: "process by shop with function 'Fraud.process' (job.py:12)"."""
+        by = f" by {', '.join(self.inputs[0].keys)}" if self.is_keyed else ""
+        return f"process{by} with {function_name(self.callee.entry(0))}"
+
+    @property
+    def vectorised(self) -> bool:
+        """Whether the function takes whole batches."""
+        return self.callee.vectorised
+
+    @property
+    def stateful(self) -> bool:
+        """There is state with keys, and where something is broadcast."""
+        return self.is_keyed or self.callee.broadcasts
+
+
+class FunctionOperator(Operator):
+    """One subtask of a function with state and timers: what the two roads share.
+
+    Args:
+        spec: The function and its inputs.
+    """
+
+    def __init__(self, spec: Process) -> None:
+        self._spec = spec
+        self._batch = KeyBatch()
+        self._side = SideOutputs(spec.side)
+
+    def open(self, context: OperatorContext) -> None:
+        """Open state and timers, then the function."""
+        spec, batch = self._spec, self._batch
+        self._clock = context.clock
+        self._progress = Progress.of(context)
+        self._states: KeyedStates | None = None
+        self._queues: dict[Domain, TimerQueue] = {}
+        states = spec.callee.states
+        shared = {name: one for name, one in states.items() if isinstance(one.state, BroadcastState)}
+        self._broadcast = BroadcastStates(context, shared)
+        bound: dict[str, Any] = dict(self._broadcast.bound)
+        if spec.is_keyed:
+            keys = spec.inputs[0].key_types
+            keyed = {name: one for name, one in states.items() if name not in shared}
+            self._states = KeyedStates(context, keyed, keys, batch, spec.vectorised)
+            self._queues = {
+                "event": TimerQueue(context, "timers.event", keys, batch),
+                "processing": TimerQueue(context, "timers.processing", keys, batch),
+            }
+            bound |= self._states.bound
+        self._context = self._made_context(context)
+        self._context.event_time_us = self._progress.watermark_us
+        self._bound = spec.callee.bound(bound, self._context)
+        self._bound.open(FunctionContext(context))
+
+    def _made_context(self, context: OperatorContext) -> ProcessContext | KeyedBatchContext:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Close the function."""
+        if hasattr(self, "_bound"):
+            self._bound.close()
+
+    def on_batch(self, batch: pa.RecordBatch, out: Output) -> None:
+        """Rows of the only input."""
+        self.on_input(0, batch, out)
+
+    def _begin(self, arrays: Sequence[pa.Array]) -> None:
+        self._batch.begin(arrays, self._clock.wall_us(), self._progress.watermark_us)
+
+    def _write(self) -> None:
+        """Write what the batch has changed."""
+        self._batch.index = -1
+        self._broadcast.finish()
+        if self._states is not None:
+            self._states.finish()
+        for queue in self._queues.values():
+            queue.finish()
+        self._batch.end()
+
+    # -- time
+
+    def on_watermark(self, timestamp_us: int, out: Output) -> None:
+        """Event time has advanced: fire timers, then forget what has expired."""
+        self._progress.advance(timestamp_us)
+        self._context.event_time_us = timestamp_us
+        if self._states is not None:
+            self._fire("event", timestamp_us, out)
+            self._states.expire(timestamp_us, by_event_time=True)
+
+    def on_tick(self, now_us: int, out: Output) -> None:
+        """Processing time has advanced."""
+        if self._states is not None:
+            self._fire("processing", now_us, out)
+            self._states.expire(now_us, by_event_time=False)
+
+    def on_end(self, out: Output) -> None:
+        """The input has ended: processing-time timers that are set fire, those that they set in turn do not."""
+        if self._states is not None:
+            for due in list(self._queues["processing"].due(WATERMARK_MAX_US)):
+                self._fire_some("processing", due, out, chained=False)
+
+    def _fire(self, domain: Domain, upto_us: int, out: Output) -> None:
+        queue = self._queues[domain]
+        left = len(queue) + _CHAIN_MAX
+        for due in queue.due(upto_us):
+            left -= len(due.times_us)
+            if left < 0 and upto_us == WATERMARK_MAX_US:
+                raise UserCodeError(
+                    f"at the end of the input {_CHAIN_MAX:,} timers have set one another, and no end is in sight",
+                    hint="a timer that sets the next one must stop: if not ctx.input_has_ended: ctx.timers.register...",
+                )
+            self._fire_some(domain, due, out)
+
+    def _fire_some(self, domain: Domain, due: DueTimers, out: Output, chained: bool = True) -> None:
+        raise NotImplementedError
+
+    def snapshot(self, checkpoint: CheckpointId) -> JsonObject:
+        """How far event time has come: what has expired stays so."""
+        return self._progress.snapshot()
+
+
+class ProcessOperator(FunctionOperator):
+    """One subtask of a process function, row by row.
+
+    Args:
+        spec: The function and its inputs.
+    """
+
+    def __init__(self, spec: Process) -> None:
+        super().__init__(spec)
+        self._readers = spec.callee.readers([one.schema for one in spec.inputs])
+        self._results = RowResults(spec.writer, function_name(spec.callee.entry(0)))
+
+    def _made_context(self, context: OperatorContext) -> ProcessContext:
+        if not self._queues:
+            return ProcessContext(context, self._side, self._batch)
+        timers = TimerService(self._queues["event"], self._queues["processing"], self._check_key)
+        return KeyedContext(context, self._side, self._batch, timers)
+
+    def _check_key(self) -> None:
+        if self._batch.index < 0:
+            raise UserCodeError("a timer is set where no row is being handled", hint=OUTSIDE_HINT)
+
+    def on_input(self, index: int, batch: pa.RecordBatch, out: Output) -> None:
+        """Call the function that belongs to the input for every row."""
+        if not batch.num_rows:
+            return
+        given = self._spec.inputs[index]
+        self._broadcast.writable = index > 0
+        arrays, keys = keys_of(given, batch)
+        self._begin(arrays)
+        rows = chain.from_iterable(self._readers[index].chunks(batch))
+        moments = times_of(given, batch)
+        numbers: Iterable[int] = repeat(-1) if keys is None else keys.tolist()
+        times: Iterable[int] = repeat(NO_TIME) if moments is None else moments.tolist()
+        self._call(self._bound.handlers[index], numbers, times, rows)
+        self._finish(out)
+
+    def _call(self, handler: Handler, numbers: Iterable[int], times: Iterable[int], rows: Iterable[Any]) -> None:
+        call, batch, results = handler.function, self._batch, self._results
+        extra = (self._context,) if handler.takes_context else ()
+        row: Any = None
+        try:
+            for batch.index, batch.time_us, row in zip(numbers, times, rows):  # noqa: B905 (some are endless)
+                found = call(row, *extra)
+                if found is not None:
+                    results.extend(found)
+        except LakewardError:
+            raise
+        except Exception as error:
+            raise call_error(call, error, f"row {short(row)}") from error
+
+    def _finish(self, out: Output) -> None:
+        """Write state and timers, then send rows."""
+        self._write()
+        self._results.flush(out)
+        self._side.flush(out)
+
+    def _fire_some(self, domain: Domain, due: DueTimers, out: Output, chained: bool = True) -> None:
+        handler, context, batch = self._bound.on_timer, self._context, self._batch
+        assert isinstance(context, KeyedContext), "without keys there are no timers"
+        if handler is None:
+            name = function_name(self._spec.callee.function)
+            raise UserCodeError(f"a timer of {name} has come", hint="timers need a class with on_timer(timestamp, ctx)")
+        self._begin(due.arrays)
+        context.time_domain = domain
+        call, results, moment = handler.function, self._results, None
+        try:
+            for batch.index, batch.time_us, moment in self._queues[domain].firing(due, chained):
+                if domain == "event":
+                    batch.watermark_us = batch.time_us
+                found = call(moment, context)
+                if found is not None:
+                    results.extend(found)
+        except LakewardError:
+            raise
+        except Exception as error:
+            raise call_error(call, error, f"the timer of {moment} with key {short(batch.current)}") from error
+        finally:
+            context.time_domain = None
+        self._finish(out)
+
+
+def keys_of(given: ProcessInput, batch: pa.RecordBatch) -> tuple[list[pa.Array], Rows | None]:
+    """The different keys of a batch, and the number of each row's; None: there are no keys."""
+    if not given.keys:
+        return [], None
+    arrays = [plain(batch.column(name)) for name in given.keys]
+    numbers, firsts = group_rows(arrays)
+    chosen = pa.array(firsts)
+    return [array.take(chosen) for array in arrays], numbers
+
+
+def times_of(given: ProcessInput, batch: pa.RecordBatch) -> Rows | None:
+    """The event time of each row, `NO_TIME` for those that have none; None: there is no event time."""
+    column = given.time_column
+    if column is None:
+        return None
+    array = batch.column(column)
+    if not array.null_count:
+        return event_times_us(batch, column) + given.time_offset_us
+    valid = array.is_valid().to_numpy(zero_copy_only=False)
+    times = np.full(batch.num_rows, NO_TIME)
+    times[valid] = event_times_us(batch.filter(pa.array(valid)), column) + given.time_offset_us
+    return times
