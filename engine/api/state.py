@@ -95,8 +95,12 @@ class Pane(ABC):
         """The writable column of a field, to be indexed by slot numbers; fetch it anew after `slots` or `insert`."""
 
     @abstractmethod
-    def remove(self, keys: Keys) -> None:
-        """Forget these keys; unknown ones are ignored."""
+    def mark_changed(self, slots: SlotArray) -> None:
+        """Slots that `find` gave are changed by the caller: cheaper than looking for them again by `slots`."""
+
+    @abstractmethod
+    def remove(self, keys: Keys) -> npt.NDArray[np.bool_]:
+        """Forget these keys; unknown ones are ignored. Returns which were known: of equal keys, one is."""
 
     @abstractmethod
     def scan(self) -> Iterator[pa.RecordBatch]:

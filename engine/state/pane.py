@@ -115,18 +115,32 @@ class SlotPane(Pane):
         """The writable column of a field."""
         return self._columns.column(name)
 
-    def remove(self, keys: Keys) -> None:
-        """Forget these keys; unknown ones are ignored."""
+    def mark_changed(self, slots: SlotArray) -> None:
+        """Slots that `find` gave are changed by the caller."""
+        self._columns.mark_changed(slots)
+
+    def remove(self, keys: Keys) -> BoolArray:
+        """Forget these keys; unknown ones are ignored. Returns which were known: of equal keys, one is."""
         batch = self._begin(keys)
         slots = self._map.find(batch)
+        removed = slots >= 0
         if self._cold:
-            self._remove_cold(batch.take(np.flatnonzero(slots < 0)))
-        known = np.unique(slots[slots >= 0])
+            cold = np.flatnonzero(~removed)
+            removed[cold[self._remove_cold(batch.take(cold))]] = True
+        known = slots[slots >= 0]
+        if not batch.distinct:
+            rows = np.flatnonzero(slots >= 0)
+            last = np.empty(int(known.max(initial=0)) + 1, np.int64)
+            last[known] = rows
+            again = rows[last[known] != rows]
+            removed[again] = False
+            known = slots[removed & (slots >= 0)]
         stored = known[self._columns.stored[known]]
         if len(stored):
             self._deletes += self._context.rows.sorted_keys(self._namespace, self._map.keys.gather(stored))[0]
         self._map.remove(known)
         self._columns.clear(known)
+        return removed
 
     def scan(self) -> Iterator[pa.RecordBatch]:
         """All rows, in memory or not, as batches of the table's schema."""
@@ -243,12 +257,15 @@ class SlotPane(Pane):
             self._take_over(slots, values)
         self._context.budget.account(self)
 
-    def _remove_cold(self, keys: KeyBatch) -> None:
+    def _remove_cold(self, keys: KeyBatch) -> Int64Array:
+        """Forget keys that are only in the store; returns where they are, each once."""
         self._write_deletes()
         found, _ = self._context.rows.get(self._namespace, keys)
-        names = set(self._context.rows.sorted_keys(self._namespace, keys.take(found))[0])
-        self._cold -= len(names)
-        self._deletes += names
+        names, order = self._context.rows.sorted_keys(self._namespace, keys.take(found))
+        places = dict(zip(names, order.tolist(), strict=True))
+        self._cold -= len(places)
+        self._deletes += places
+        return found[np.fromiter(places.values(), np.int64, len(places))]
 
     def _scan_cold(self) -> Iterator[pa.RecordBatch]:
         self._write_deletes()

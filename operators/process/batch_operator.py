@@ -56,24 +56,19 @@ class BatchProcessOperator(FunctionOperator):
         assert isinstance(context, KeyedBatchContext), "made above"
         handler = self._bound.on_timer
         assert handler is not None, "the base class has one"
-        _, firsts = np.unique(due.keys, return_index=True)  # the first timer of each key: they are in order of time
-        firsts.sort()
-        keys, times = due.keys[firsts], due.times_us[firsts]
-        self._begin(due.arrays)
-        if len(keys) < len(due.keys):
-            rest = np.delete(np.arange(len(due.keys)), firsts)
+        arrays, times = due.arrays, due.times_us[due.firsts]
+        self._begin(arrays)
+        if len(arrays[0]) < len(due.keys):  # the later timers of a key have their turn when the first is done
+            rest = np.delete(np.arange(len(due.keys)), due.firsts)
             self._queues[domain].register_all(due.times_us[rest], due.keys[rest])
-        chosen = pa.array(keys)
-        arrays = [array.take(chosen) for array in due.arrays]
         timers = pa.RecordBatch.from_arrays(
             [*arrays, pa.array(times).view(_TIMESTAMP.type)], schema=self._keys.append(_TIMESTAMP)
         )
         context.times_us, context.time_domain = times, domain
-        self._begin(arrays)
         if domain == "event":
-            self._batch.times_us, self._batch.watermark_us = times, int(times.min())
+            self._batch.times_us, self._batch.watermark_us = times, max(int(times.min()), self._passed_us)
         try:
-            self._handle(handler.function, timers, np.arange(len(keys)), out)
+            self._handle(handler.function, timers, np.arange(len(times)), out)
         finally:
             context.time_domain = None
 

@@ -48,7 +48,7 @@ class Expiry:
         """The time at which what is being handled touches state; the watermark for rows without a time."""
         if not self.by_event_time:
             return batch.now_us
-        return max(batch.time_us, batch.watermark_us)
+        return batch.watermark_us if batch.by_clock else max(batch.time_us, batch.watermark_us)
 
     def touched_of_all(self, batch: KeyBatch) -> Rows:
         """The time at which the state of each key of a batch is touched."""

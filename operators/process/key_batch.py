@@ -22,18 +22,20 @@ class KeyBatch:
     Attributes:
         arrays: The key columns, a row a key.
         index: The number of the key that is being handled.
-        time_us: The event time of what is being handled.
+        time_us: The time of what is being handled: a row's event time, or a timer's.
+        by_clock: Whether that is processing time.
         now_us: Processing time when the batch began.
         watermark_us: How far event time has come: the watermark, for a timer its time.
         times_us: For all keys at once: the newest event time of each; None: there is none.
     """
 
-    __slots__ = ("_encoded", "_values", "arrays", "index", "now_us", "time_us", "times_us", "watermark_us")
+    __slots__ = ("_encoded", "_values", "arrays", "by_clock", "index", "now_us", "time_us", "times_us", "watermark_us")
 
     def __init__(self) -> None:
         self.arrays: Sequence[pa.Array] = ()
         self.index = -1
         self.time_us = NO_TIME
+        self.by_clock = False
         self.now_us = 0
         self.watermark_us = 0
         self.times_us: Rows | None = None
@@ -43,6 +45,7 @@ class KeyBatch:
     def begin(self, arrays: Sequence[pa.Array], now_us: int, watermark_us: int) -> None:
         """Handle these keys from now on."""
         self.arrays, self.now_us, self.watermark_us = arrays, now_us, watermark_us
+        self.by_clock = False
         self.times_us = self._encoded = self._values = None
 
     def end(self) -> None:

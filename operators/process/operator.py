@@ -190,6 +190,7 @@ class FunctionOperator(Operator):
         spec, batch = self._spec, self._batch
         self._clock = context.clock
         self._progress = Progress.of(context)
+        self._passed_us = self._progress.watermark_us
         self._states: KeyedStates | None = None
         self._queues: dict[Domain, TimerQueue] = {}
         states = spec.callee.states
@@ -239,6 +240,7 @@ class FunctionOperator(Operator):
 
     def on_watermark(self, timestamp_us: int, out: Output) -> None:
         """Event time has advanced: fire timers, then forget what has expired."""
+        self._passed_us = self._progress.watermark_us
         self._progress.advance(timestamp_us)
         self._context.event_time_us = timestamp_us
         if self._states is not None:
@@ -342,11 +344,12 @@ class ProcessOperator(FunctionOperator):
             raise UserCodeError(f"a timer of {name} has come", hint="timers need a class with on_timer(timestamp, ctx)")
         self._begin(due.arrays)
         context.time_domain = domain
+        batch.by_clock = domain == "processing"
         call, results, moment = handler.function, self._results, None
         try:
             for batch.index, batch.time_us, moment in self._queues[domain].firing(due, chained):
-                if domain == "event":
-                    batch.watermark_us = batch.time_us
+                if domain == "event":  # what had expired when a late timer was set stays so
+                    batch.watermark_us = max(batch.time_us, self._passed_us)
                 found = call(moment, context)
                 if found is not None:
                     results.extend(found)

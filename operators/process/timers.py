@@ -71,11 +71,13 @@ class DueTimers:
 
     Args:
         arrays: The key columns, a row a different key.
+        firsts: The first timer of each key.
         keys: The number of each timer's key.
         times_us: Their times.
     """
 
     arrays: Sequence[pa.Array]
+    firsts: Rows
     keys: Rows
     times_us: Rows
 
@@ -172,20 +174,19 @@ class TimerQueue:
     def _taken(self, upto_us: int) -> DueTimers | None:
         arrays = self._due.take(upto_us)
         assert arrays is not None, "a cutoff is the time of an entry"
-        pane, keys = self._table.pane(), self._table.keys(arrays)
-        left = np.flatnonzero(pane.find(keys) >= 0)
+        # A timer that was deleted and set again was noted twice: of equal ones, one is removed.
+        left = np.flatnonzero(self._table.pane().remove(self._table.keys(arrays)))
         if not len(left):
             return None
-        numbers, firsts = group_rows([array.take(pa.array(left)) for array in arrays])
-        left = left[firsts]  # a timer that was deleted and set again was noted twice
-        pane.remove(keys.take(left))
         times = arrays[-1].to_numpy()[left]
-        order = np.argsort(times, kind="stable")
-        left, times = left[order], times[order]
-        columns = [array.take(pa.array(left)) for array in arrays[:-1]]
+        if (times[1:] < times[:-1]).any():
+            order = np.argsort(times, kind="stable")
+            left, times = left[order], times[order]
+        chosen = pa.array(left)
+        columns = [array.take(chosen) for array in arrays[:-1]]
         numbers, firsts = group_rows(columns)
         chosen = pa.array(firsts)
-        return DueTimers([column.take(chosen) for column in columns], numbers, times)
+        return DueTimers([column.take(chosen) for column in columns], firsts, numbers, times)
 
     def firing(self, timers: DueTimers, chained: bool = True) -> Iterator[tuple[int, int, datetime]]:
         """The timers in the order of their times, with those that are set meanwhile; without those that are deleted.

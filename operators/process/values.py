@@ -63,6 +63,7 @@ class ValueCells:
         self._due_us: list[int] = []
         self.held: list[Any] | None = None
         self._columns_now: pa.Array | None = None
+        self._slots: SlotArray | None = None
         if self._expiry is not None:
             self._note_all()
 
@@ -133,11 +134,6 @@ class ValueCells:
             if self._expiry is not None:
                 self._touched[index] = self._expiry.touched_us(self._batch)
 
-    def is_there(self) -> bool:
-        """Whether the current key has a value: a default that was read, and not changed, is none."""
-        index, value = self._batch.index, self.current()
-        return value is not NOTHING and (index in self.changed or self._lent.get(index, NOTHING) != value)
-
     def finish(self) -> None:
         """Write what has changed."""
         held, changed = self.held, self.changed
@@ -156,7 +152,7 @@ class ValueCells:
                 self._write(keys.take(rows), rows, values)
             self.changed = set()
             self._lent, self._touched = {}, {}
-        self.held = self._columns_now = None
+        self.held = self._columns_now = self._slots = None
 
     def _write(self, keys: Keys, rows: Rows, values: list[Any]) -> None:
         arrays = self._form.arrays(values)  # refuses what does not fit, before anything has changed
@@ -201,7 +197,7 @@ class ValueCells:
         return column if default is None or not column.null_count else column.fill_null(default)
 
     def _load_column(self) -> pa.Array:
-        slots = self._table.pane().find(self._batch.encoded(self._table))
+        self._slots = slots = self._table.pane().find(self._batch.encoded(self._table))
         there = slots >= 0
         if self._expiry is not None:
             due_us = self._expiry.due_us(self._table.pane().column(_TOUCHED)[slots])
@@ -222,26 +218,33 @@ class ValueCells:
         Raises:
             UserCodeError: They are of another type; names the state.
         """
-        column = self._cast(values)
-        old = self.column(None) if not where.all() else column
-        self._columns_now = column if old is column else pc.if_else(pa.array(where), column, old)
-        gone = where & column.is_null().to_numpy(zero_copy_only=False) if column.null_count else None
+        column, before = self._cast(values), self.column(None)
         keys = self._batch.encoded(self._table)
-        if gone is not None:
-            self._table.pane().remove(keys.take(np.flatnonzero(gone)))
-            where = where & ~gone
-        rows = np.flatnonzero(where)
-        if not len(rows):
-            return
-        if len(rows) < len(where):
-            column, keys = column.take(pa.array(rows)), keys.take(rows)
-        slots, new = self._table.pane().insert(keys)
+        slots = self._table.pane().find(keys) if self._slots is None else self._slots
+        self._columns_now = column if where.all() else pc.if_else(pa.array(where), column, before)
+        there = column.is_valid().to_numpy(zero_copy_only=False) if column.null_count else np.ones_like(where)
+        old = np.flatnonzero(where & there & (slots >= 0))
+        if len(old):
+            self._table.pane().mark_changed(slots[old])
+            self._put(slots[old], _some(column, old), old)
+        new = np.flatnonzero(where & there & (slots < 0))
+        gone = np.flatnonzero(where & ~there)
+        if len(gone):
+            self._table.pane().remove(keys.take(gone))
+        if len(new):
+            made, _ = self._table.pane().insert(keys.take(new))
+            self._put(made, _some(column, new), new)
+            if self._expiry is not None:
+                chosen = pa.array(new)
+                touched_us = self._expiry.touched_of_all(self._batch)[new]
+                self._expiry.note([array.take(chosen) for array in self._batch.arrays], touched_us)
+        if len(gone) or len(new):
+            self._slots = None  # numbers of slots have changed
+
+    def _put(self, slots: SlotArray, column: pa.Array, rows: Rows) -> None:
         self._store(slots, column.flatten() if self._form.rows else [column])
         if self._expiry is not None:
-            times = self._expiry.touched_of_all(self._batch)[rows]
-            self._table.pane().column(_TOUCHED)[slots] = times
-            chosen = pa.array(rows[new])
-            self._expiry.note([array.take(chosen) for array in self._batch.arrays], times[new])
+            self._table.pane().column(_TOUCHED)[slots] = self._expiry.touched_of_all(self._batch)[rows]
 
     def _cast(self, values: Any) -> pa.Array:
         try:
@@ -273,6 +276,10 @@ class ValueCells:
             due_us[expired] = -1
             pane.remove(keys.take(expired))
         return due_us
+
+
+def _some(column: pa.Array, rows: Rows) -> pa.Array:
+    return column if len(rows) == len(column) else column.take(pa.array(rows))
 
 
 def _columns(declared: Declared) -> list[ColumnSpec]:
@@ -321,7 +328,7 @@ class BoundValue(ValueState[T], Generic[T]):
     @property
     def exists(self) -> bool:
         """Whether the current key has a value."""
-        return self._cells.is_there()
+        return self._cells.current() is not NOTHING
 
     def clear(self) -> None:
         """Forget the current key's value."""
@@ -351,6 +358,12 @@ class WatchedValue(BoundValue[T], Generic[T]):
     @value.setter
     def value(self, value: T) -> None:
         self._cells.put(NOTHING if value is None else value)
+
+    @property
+    def exists(self) -> bool:
+        """Whether the current key has a value; a default that can be changed in place is none until it is."""
+        value = self._cells.current()
+        return value is not NOTHING and not (self._cells.mutable and value == self.default)
 
     def _default(self) -> T:
         if self.default is None or not self._cells.mutable:
