@@ -84,6 +84,7 @@ if TYPE_CHECKING:
         ListState,
         MapState,
         ReducingState,
+        RenamedFrom,
         StateTtl,
         ValueState,
     )
@@ -155,6 +156,7 @@ _HOMES = {
         "ListState",
         "MapState",
         "ReducingState",
+        "RenamedFrom",
         "StateTtl",
         "ValueState",
     ),
@@ -203,6 +205,7 @@ __all__ = [
     "ProcessContext",
     "ProcessFunction",
     "ReducingState",
+    "RenamedFrom",
     "RestartConfig",
     "SameWindow",
     "Session",

@@ -29,12 +29,16 @@ class ColumnSpec:
         name: Unique in the table.
         type: Integers, floats, booleans, timestamps and dates are stored as numpy columns of the same width;
             strings, bytes and everything else as Python objects (slower), None being null.
-        default: The value of a new slot.
+        default: The value of a new slot, and of one that was stored without the field.
+        renamed_from: The field's name in an older checkpoint.
+        addable: Whether its default may stand for what was stored without it.
     """
 
     name: str
     type: pa.DataType
     default: Any = None
+    renamed_from: str | None = None
+    addable: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +51,14 @@ class TableSpec:
         columns: The fields.
         routing: How many of the first key columns decide the key group, and so the subtask; None: all of them. A table
             keyed by (auction, bidder) of a stream keyed by auction has 1.
+        renamed_from: The table's name in an older checkpoint.
     """
 
     name: str
     key: tuple[tuple[str, pa.DataType], ...]
     columns: tuple[ColumnSpec, ...] = field(default=())
     routing: int | None = None
+    renamed_from: str | None = None
 
     @property
     def schema(self) -> pa.Schema:
@@ -152,6 +158,7 @@ class RowsSpec:
         mutable: Columns of the schema that may be changed in place: fixed width, never null.
         routing: How many of the first key columns decide the key group, and so the subtask; None: all of them.
         unique: Whether no two rows of a namespace have the same key. Their index is smaller and faster.
+        evolution: How rows of an older checkpoint with other columns become these; None: they must have these.
     """
 
     name: str
@@ -160,6 +167,22 @@ class RowsSpec:
     mutable: tuple[str, ...] = ()
     routing: int | None = None
     unique: bool = False
+    evolution: RowsEvolution | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RowsEvolution:
+    """What becomes of stored rows whose columns are not those of the table any more.
+
+    Columns that are not wanted are dropped, and those of a narrower type widened.
+
+    Args:
+        columns: Those with an old name, or a value for rows that were stored without them (else null).
+        renamed_from: The table's name in an older checkpoint.
+    """
+
+    columns: tuple[ColumnSpec, ...] = ()
+    renamed_from: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from lakeward.engine.core.errors import CheckpointError, GraphError, InternalErr
 from lakeward.engine.core.json_types import JsonObject
 from lakeward.engine.core.snapshots import LocalFile
 from lakeward.engine.state.budget import MemoryBudget
+from lakeward.engine.state.evolution import evolve_rows
 from lakeward.engine.state.heap import keep_freed_memory
 from lakeward.engine.state.keys import KeyCodec
 from lakeward.engine.state.kv import KeyValueStore, StoreFactory
@@ -107,6 +108,7 @@ class StateBackend:
             self._open()
         else:
             copy_rows(self._open(), self._registry, sources, ours, self._factory)
+        self._registry.note_restored()
 
     def table(self, spec: TableSpec) -> SlotTable:
         """Open a table, with the rows it had in the restored checkpoint.
@@ -134,8 +136,11 @@ class StateBackend:
         """
         self._check_new(spec.name)
         form = RowForm(spec)
-        stored = self._registry.register_rows(spec)
-        table = ChunkedRowTable(form, RowBlobs(self._open(), stored.id, spec.name), self._budget)
+        stored, old = self._registry.open_rows(spec)
+        blobs = RowBlobs(self._open(), stored.id, spec.name)
+        if old is not None:
+            evolve_rows(blobs, old, spec)
+        table = ChunkedRowTable(form, blobs, self._budget)
         self._tables[spec.name] = table
         return table
 

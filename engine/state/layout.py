@@ -98,6 +98,18 @@ def _pack_objects(values: Sequence[Any], encode: Any) -> list[bytes]:
     return [null if raw is None else _LENGTH.pack(len(raw) + 1) + raw for raw in raws]
 
 
+def renamed_layout(layout: RowLayout, columns: Sequence[ColumnSpec]) -> RowLayout:
+    """A stored layout under the columns' new names: bytes know their place, not their name."""
+    names = list(layout.schema.names)
+    for column in columns:
+        if column.renamed_from in names and column.name not in names:
+            names[names.index(column.renamed_from)] = column.name
+    if names == layout.schema.names:
+        return layout
+    fields = [field.with_name(name) for field, name in zip(layout.schema, names, strict=True)]
+    return RowLayout(layout.version, pa.schema(fields))
+
+
 class Layouts:
     """All layouts of a table, the last being the one that is written.
 
@@ -116,6 +128,7 @@ class Layouts:
         self._defaults = {c.name: default_value(c.type, c.default) for c in columns}
         for layout in stored:
             _check_change(table, layout.schema, schema)
+            _check_added(table, layout.schema, columns)
         same = [layout for layout in stored if layout.schema.equals(schema)]
         last = max((layout.version for layout in stored), default=0)
         self.current = same[-1] if same else RowLayout(last + 1, schema)
@@ -152,7 +165,7 @@ class Layouts:
 def _check_change(table: str, old: pa.Schema, new: pa.Schema) -> None:
     for field in new:
         index = old.get_field_index(field.name)
-        if index >= 0 and not _can_follow(old.field(index).type, field.type):
+        if index >= 0 and not can_follow(old.field(index).type, field.type):
             raise CheckpointError(
                 f"state table '{table}': column '{field.name}' was stored as {old.field(index).type} and is now "
                 f"{field.type}",
@@ -161,7 +174,17 @@ def _check_change(table: str, old: pa.Schema, new: pa.Schema) -> None:
             )
 
 
-def _can_follow(old: pa.DataType, new: pa.DataType) -> bool:
+def _check_added(table: str, old: pa.Schema, columns: Sequence[ColumnSpec]) -> None:
+    for column in columns:
+        if not column.addable and column.name not in old.names:
+            raise CheckpointError(
+                f"state table '{table}' was stored without '{column.name}', for which nothing can stand",
+                hint="a TTL cannot be added to stored state: give the state another name, or start without the old one",
+            )
+
+
+def can_follow(old: pa.DataType, new: pa.DataType) -> bool:
+    """Whether values of a type are values of another without loss."""
     if old.equals(new):
         return True
     integers = pa.types.is_integer(old) and pa.types.is_integer(new)

@@ -11,7 +11,8 @@ import pyarrow as pa
 from lakeward.engine.api.state import RowsSpec, TableSpec
 from lakeward.engine.core.errors import CheckpointError, CorruptionError
 from lakeward.engine.core.json_types import Json, JsonObject
-from lakeward.engine.state.layout import Layouts, RowLayout, schema_from_text, schema_to_text
+from lakeward.engine.state.evolution import check_evolution
+from lakeward.engine.state.layout import Layouts, RowLayout, renamed_layout, schema_from_text, schema_to_text
 
 FORMAT_VERSION = 1
 
@@ -157,6 +158,7 @@ class TableRegistry:
         self.max_parallelism = max_parallelism
         self.tables: dict[str, StoredTable] = {}
         self.row_tables: dict[str, StoredRows] = {}
+        self._restored: list[str] = []
 
     def register(self, name: str, key: pa.Schema, routing: int | None = None) -> StoredTable:
         """The table of this name, made when missing."""
@@ -179,6 +181,44 @@ class TableRegistry:
         self.row_tables[spec.name] = replace(stored, spec=spec)  # rows to come have no more columns than these
         return self.row_tables[spec.name]
 
+    def open_rows(self, spec: RowsSpec) -> tuple[StoredRows, RowsSpec | None]:
+        """The row table of this name, and what its stored rows are if they have to be made into others first.
+
+        Raises:
+            CheckpointError: Stored rows cannot be read as `spec` says.
+        """
+        evolution = spec.evolution
+        if evolution is None:
+            return self.register_rows(spec), None
+        self._rename(self.row_tables, spec.name, evolution.renamed_from)
+        stored = self.row_tables.get(spec.name)
+        if stored is None or stored.spec.schema.equals(spec.schema):
+            return self.register_rows(spec), None
+        old = stored.spec
+        check_evolution(old, spec)
+        self.row_tables[spec.name] = StoredRows(stored.id, spec)
+        return self.row_tables[spec.name], old
+
+    def note_restored(self) -> None:
+        """All tables so far are those of a checkpoint."""
+        self._restored = sorted([*self.tables, *self.row_tables])
+
+    def _rename(self, tables: dict[str, Any], name: str, old: str | None) -> None:
+        """A table gets its new name; once it has it, the old one is not looked for any more.
+
+        Raises:
+            CheckpointError: There is a checkpoint, and it has a table of neither name.
+        """
+        if old is None or name in tables:
+            return
+        if old in tables:
+            tables[name] = tables.pop(old)
+        elif self._restored:
+            raise CheckpointError(
+                f"state table '{name}' is said to have been '{old}', but the checkpoint has neither",
+                hint=f"it has {', '.join(self._restored)}; leave renamed_from out to begin without",
+            )
+
     def _next_id(self) -> int:
         return len(self.tables) + len(self.row_tables) + 1
 
@@ -195,9 +235,12 @@ class TableRegistry:
         Raises:
             CheckpointError: Stored rows cannot be read as `spec` says.
         """
+        self._rename(self.tables, spec.name, spec.renamed_from)
         key = pa.schema([pa.field(name, kind) for name, kind in spec.key])
         table = self.register(spec.name, key, routing_of(spec))
         table.check_key(spec)
+        table.name = spec.name
+        table.layouts = [renamed_layout(layout, spec.columns) for layout in table.layouts]
         layouts = Layouts(spec.name, spec.columns, table.layouts)
         table.layouts = layouts.all
         return table, layouts

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from lakeward.engine.api.context import OperatorContext
-from lakeward.engine.api.state import Matches, StateTable, TableSpec
+from lakeward.engine.api.state import Matches, RowsSpec, StateTable, TableSpec
 from lakeward.operators.aggregate import BoundAggregate
 from lakeward.operators.grouping import plain, plain_type
 from lakeward.operators.over.functions import Parts, SliceFunction, previous_equal
@@ -113,7 +113,7 @@ class RememberedRows(Memory):
 
     def open(self, context: OperatorContext) -> None:
         """Open the table of rows."""
-        self._rows = KeyedRows(context, "remembered", self._schema, self._keys)
+        self._rows = KeyedRows(context, RowsSpec("remembered", self._schema, self._keys))
 
     def results(self, chunk: Chunk) -> list[pa.Array]:
         """Put the rows behind those that are remembered, and fold their slices."""
@@ -194,7 +194,7 @@ class RememberedTotals(Memory):
 
     def open(self, context: OperatorContext) -> None:
         """Open the tables."""
-        self._rows = KeyedRows(context, "totals", self._schema, self._keys)
+        self._rows = KeyedRows(context, RowsSpec("totals", self._schema, self._keys))
         self._seen = {
             one.name: _SeenValues(context, one, self._types)
             for one in self._config.aggregates

@@ -9,8 +9,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from lakeward.engine.api.row_types import arrow_type, is_row_class, schema_of
+from lakeward.engine.api.row_types import arrow_type, is_row_class, row_fields, schema_of
+from lakeward.engine.api.state import ColumnSpec
 from lakeward.engine.core.errors import SchemaError, UserCodeError
+from lakeward.engine.core.plain import plain_value
+from lakeward.operators.process.states import RenamedFrom
 from lakeward.operators.row_values import bare, value_maker
 from lakeward.operators.rows import RowReader, RowWriter, column_to_list, fits, list_to_column, short
 
@@ -32,6 +35,7 @@ class ValueForm:
     Attributes:
         schema: Of the columns: one a field of a row, else only `VALUE`.
         mutable: Whether values can be changed in place.
+        columns: The columns with their values for what was stored without them, and their old names.
 
     Raises:
         SchemaError: It has no Arrow type.
@@ -52,6 +56,8 @@ class ValueForm:
         else:
             self._make = value_maker(hint, self.schema.types[0])
         self.mutable = _mutable(hint, self.schema, self.rows)
+        given = _given_columns(hint) if is_row_class(hint) else {}
+        self.columns = [given.get(field.name, ColumnSpec(field.name, field.type)) for field in self.schema]
 
     @property
     def description(self) -> str:
@@ -97,3 +103,20 @@ def _mutable(hint: Any, schema: pa.Schema, rows: bool) -> bool:
         return True
     parameters = getattr(hint, "__dataclass_params__", None)
     return dataclasses.is_dataclass(hint) and not getattr(parameters, "frozen", False)
+
+
+def _given_columns(row_class: type) -> dict[str, ColumnSpec]:
+    """What the fields of a row class say of their columns."""
+    defaults = dict(getattr(row_class, "_field_defaults", {}))
+    if dataclasses.is_dataclass(row_class):
+        for one in dataclasses.fields(row_class):
+            if one.default is not dataclasses.MISSING:
+                defaults[one.name] = one.default
+            elif one.default_factory is not dataclasses.MISSING:
+                defaults[one.name] = one.default_factory()
+    schema, found = schema_of(row_class), {}
+    for name, hint in row_fields(row_class).items():
+        extras = typing.get_args(hint)[1:] if typing.get_origin(hint) is typing.Annotated else ()
+        old = next((one.name for one in extras if isinstance(one, RenamedFrom)), None)
+        found[name] = ColumnSpec(name, schema.field(name).type, plain_value(defaults.get(name)), old)
+    return found

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from lakeward.engine.api.context import OperatorContext
-from lakeward.engine.api.state import RowIds
+from lakeward.engine.api.state import ColumnSpec, RowIds, RowsEvolution, RowsSpec
 from lakeward.operators.process.declared import Declared
 from lakeward.operators.process.expiry import Expiry
 from lakeward.operators.process.key_batch import KeyBatch, prefixed
@@ -56,7 +56,21 @@ class HeldRows:
         columns = [(prefix + field.name, field.type) for prefix, form in self._forms for field in form.schema]
         timed = [] if declared.ttl is None else [(_TOUCHED, pa.int64())]
         schema = pa.schema([*prefixed(keys), *columns, *timed])
-        self._rows = KeyedRows(context, declared.table, schema, tuple(self._keys), (_TOUCHED,) if timed else ())
+        given = [
+            ColumnSpec(
+                prefix + one.name,
+                one.type,
+                one.default,
+                None if one.renamed_from is None else prefix + one.renamed_from,
+            )
+            for prefix, form in self._forms
+            for one in form.columns
+        ]
+        evolution = RowsEvolution(tuple(given), declared.old_table)
+        mutable = (_TOUCHED,) if timed else ()
+        self._rows = KeyedRows(
+            context, RowsSpec(declared.table, schema, tuple(self._keys), mutable, evolution=evolution)
+        )
         self.expiry = None if declared.ttl is None else Expiry(declared.ttl, self._remove_expired)
         if self.expiry is not None:
             for _, rows in self._rows.scan():

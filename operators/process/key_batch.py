@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from lakeward.engine.api.state import Keys, StateTable, TableSpec
+from lakeward.engine.api.state import Keys, StateTable
 from lakeward.operators.rows import column_to_list
 from lakeward.operators.windows.columns import Rows
 from lakeward.operators.windows.timed import KeyTypes
@@ -74,8 +74,3 @@ class KeyBatch:
 def prefixed(keys: KeyTypes) -> KeyTypes:
     """Key columns under names that no field of a state has."""
     return tuple((f"#{name}", kind) for name, kind in keys)
-
-
-def key_spec(name: str, keys: KeyTypes, columns: Any = ()) -> TableSpec:
-    """A table with a row a key."""
-    return TableSpec(name, prefixed(keys), tuple(columns))

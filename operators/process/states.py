@@ -62,6 +62,23 @@ class StateTtl:
         return parse_duration_us(self.duration, "ttl")
 
 
+@dataclass(frozen=True, slots=True)
+class RenamedFrom:
+    """Says in an annotation what a field was called in older checkpoints and savepoints.
+
+    >>> import dataclasses
+    >>> from typing import Annotated
+    >>> @dataclasses.dataclass
+    ... class Stats:
+    ...     orders: Annotated[int, RenamedFrom("count")]
+
+    Args:
+        name: The old name.
+    """
+
+    name: str
+
+
 class State:
     """Base of all states: what may be said of each.
 

@@ -12,12 +12,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lakeward.engine.api.context import OperatorContext
-from lakeward.engine.api.state import ColumnSpec, Keys, SlotArray
+from lakeward.engine.api.state import ColumnSpec, Keys, SlotArray, TableSpec
 from lakeward.engine.core.errors import UserCodeError
 from lakeward.operators.process.declared import Declared
 from lakeward.operators.process.expiry import Expiry
-from lakeward.operators.process.key_batch import KeyBatch, key_spec
+from lakeward.operators.process.key_batch import KeyBatch, prefixed
 from lakeward.operators.process.states import AggregatingState, ReducingState, ValueState, unbound
+from lakeward.operators.rows import list_to_column
 from lakeward.operators.windows.columns import Rows, is_fixed, storage_type, to_arrow, to_numpy
 from lakeward.operators.windows.timed import KeyTypes
 
@@ -54,8 +55,8 @@ class ValueCells:
         self.mutable = declared.form.mutable
         self._state = declared.state
         self._batch = batch
-        self._columns = _columns(declared)
-        self._table = context.table(key_spec(declared.table, keys, self._columns))
+        columns = tuple(_columns(declared))
+        self._table = context.table(TableSpec(declared.table, prefixed(keys), columns, renamed_from=declared.old_table))
         self._expiry = None if declared.ttl is None else Expiry(declared.ttl, self._remove_expired)
         self.changed: set[int] = set()
         self._lent: dict[int, Any] = {}
@@ -284,12 +285,16 @@ def _some(column: pa.Array, rows: Rows) -> pa.Array:
 
 def _columns(declared: Declared) -> list[ColumnSpec]:
     form, columns = declared.form, []
-    for field in form.schema:
-        columns.append(ColumnSpec(field.name, storage_type(field.type)))
-        if form.rows and is_fixed(field.type):
-            columns.append(ColumnSpec(_given(field.name), pa.bool_(), False))
+    for one in form.columns:
+        default = None
+        if one.default is not None:
+            default = to_numpy(list_to_column([one.default], one.type))[0]
+        columns.append(ColumnSpec(one.name, storage_type(one.type), default, one.renamed_from))
+        if form.rows and is_fixed(one.type):
+            old = None if one.renamed_from is None else _given(one.renamed_from)
+            columns.append(ColumnSpec(_given(one.name), pa.bool_(), one.default is not None, old))
     if declared.ttl is not None:
-        columns.append(ColumnSpec(_TOUCHED, pa.int64(), 0))
+        columns.append(ColumnSpec(_TOUCHED, pa.int64(), 0, addable=False))
     return columns
 
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from lakeward.engine.api.context import OperatorContext, Output
 from lakeward.engine.api.operator import Operator
-from lakeward.engine.api.state import RowIds
+from lakeward.engine.api.state import RowIds, RowsSpec
 from lakeward.operators.grouping import plain
 from lakeward.operators.ranking.changes import NONE, Changes, equal_rows, some_columns
 from lakeward.operators.ranking.keyed_rows import KeyedRows
@@ -82,7 +82,7 @@ class BestRowOperator(Operator):
         if self._coded:
             schema = schema.append(pa.field(CODE, pa.int64(), nullable=False))
         mutable = (CODE,) if self._coded else ()
-        self._rows = KeyedRows(context, "best", schema, self._config.keys, mutable, unique=True)
+        self._rows = KeyedRows(context, RowsSpec("best", schema, self._config.keys, mutable, unique=True))
 
     def on_batch(self, batch: pa.RecordBatch, out: Output) -> None:
         """Replace the best rows of the batch's keys, and send the replacements."""

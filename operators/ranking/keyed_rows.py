@@ -23,25 +23,13 @@ class KeyedRows:
 
     Args:
         context: The operator's.
-        name: The table's name in checkpoints.
-        schema: Of the rows.
-        key: The columns that rows are found by.
-        mutable: Columns that can be read without touching the rows; fixed width, never null.
-        unique: Whether no two rows of a namespace have the same key.
+        spec: The table; its keys decide the key group as a whole.
     """
 
-    def __init__(
-        self,
-        context: OperatorContext,
-        name: str,
-        schema: pa.Schema,
-        key: tuple[str, ...],
-        mutable: tuple[str, ...] = (),
-        unique: bool = False,
-    ) -> None:
-        self.schema = schema
-        self._key = key
-        self._table = context.rows(RowsSpec(name, schema, key, mutable, unique=unique))
+    def __init__(self, context: OperatorContext, spec: RowsSpec) -> None:
+        self.schema = spec.schema
+        self._key = spec.key
+        self._table = context.rows(spec)
         self._nullable = any(name & _NULL_KEYS for name in self._table.namespaces())
 
     def __len__(self) -> int:

@@ -10,7 +10,7 @@ import pyarrow as pa
 from lakeward.engine.api.changelog import INSERT, Kinds, append_only, is_updating, kinds_of, updating, without_kinds
 from lakeward.engine.api.context import OperatorContext, Output
 from lakeward.engine.api.operator import Operator
-from lakeward.engine.api.state import Matches, RowIds
+from lakeward.engine.api.state import Matches, RowIds, RowsSpec
 from lakeward.operators.grouping import plain, row_codes
 from lakeward.operators.ranking.best_row import CODE
 from lakeward.operators.ranking.changes import NONE, Changes, equal_rows, some_columns, with_rank
@@ -118,7 +118,7 @@ class TopNOperator(Operator):
         schema = self._schema
         if self._coded:
             schema = schema.append(pa.field(CODE, pa.int64(), nullable=False))
-        self._rows = KeyedRows(context, "ranked", schema, self._config.keys, (CODE,) if self._coded else ())
+        self._rows = KeyedRows(context, RowsSpec("ranked", schema, self._config.keys, (CODE,) if self._coded else ()))
 
     def on_batch(self, batch: pa.RecordBatch, out: Output) -> None:
         """Rank the rows among those that are kept, and send what that changes."""

@@ -1,0 +1,198 @@
+"""What becomes of state when a job's classes change between a checkpoint and the next start."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+from typing import Annotated, Any, NamedTuple
+
+import pyarrow as pa
+import pytest
+
+import lakeward as lw
+from lakeward.engine.core.errors import CheckpointError
+from lakeward.operators.process.calls import Callee
+from lakeward.operators.process.operator import Process, ProcessInput
+from lakeward.testing.harness import HarnessConfig, HarnessSnapshot, OperatorHarness
+
+SCHEMA = pa.schema({"k": pa.string(), "n": pa.int64()})
+RESULT = pa.schema({"k": pa.string(), "shown": pa.string()})
+NOON = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
+
+
+@dataclasses.dataclass
+class Old:
+    count: Annotated[int, pa.int32()]
+    name: str
+    gone: float
+
+
+@dataclasses.dataclass
+class New:
+    name: str
+    orders: Annotated[int, lw.RenamedFrom("count")]
+    since: dt.datetime = NOON
+    tags: list[str] = dataclasses.field(default_factory=lambda: ["none"])
+    rank: int | None = None
+
+
+class OldItem(NamedTuple):
+    price: Annotated[float, pa.float32()]
+    label: str
+
+
+class NewItem(NamedTuple):
+    price: float
+    title: Annotated[str | None, lw.RenamedFrom("label")]
+    amount: int = 1
+
+
+class Before(lw.KeyedProcessFunction):
+    stats: lw.ValueState[Old]
+    total: lw.ValueState[int]
+    items: lw.ListState[OldItem]
+    by_name: lw.MapState[str, OldItem]
+    fewer: lw.ValueState[str]
+
+    def process(self, row: dict[str, Any], ctx: lw.KeyedContext) -> None:
+        n = row["n"]
+        self.stats.value = Old(n, f"name{n}", 0.5)
+        self.total.value = n
+        self.items.append(OldItem(n + 0.5, f"label{n}"))
+        self.by_name[f"x{n}"] = OldItem(n, "m")
+        self.fewer.value = "gone"
+
+
+class After(lw.KeyedProcessFunction):
+    stats: lw.ValueState[New]
+    sum = lw.ValueState(int, renamed_from="total")
+    items: lw.ListState[NewItem]
+    named = lw.MapState(str, NewItem, renamed_from="by_name")
+    more: lw.ValueState[int]
+
+    def process(self, row: dict[str, Any], ctx: lw.KeyedContext) -> Any:
+        held = [self.stats.value, self.sum.value, list(self.items), dict(self.named), self.more.value]
+        yield {"k": row["k"], "shown": repr(held)}
+
+
+def harness(function: Any, restored: list[HarnessSnapshot], config: HarnessConfig) -> OperatorHarness:
+    factory = Process(Callee(function), (ProcessInput(SCHEMA, ("k",)),), RESULT, RESULT)
+    return OperatorHarness(factory, SCHEMA, config, restored)
+
+
+def saved(function: Any, rows: int = 3, store: Any = "memory") -> HarnessSnapshot:
+    with harness(function, [], HarnessConfig(store=store)) as one:
+        for n in range(rows):
+            one.send([{"k": f"k{n}", "n": n}])
+        return one.snapshot()
+
+
+def shown(restored: list[HarnessSnapshot], config: HarnessConfig, key: str = "k1") -> str:
+    with harness(After(), restored, config) as one:
+        one.send([{"k": key, "n": 0}])
+        return str(one.take()[0]["shown"])
+
+
+EXPECTED = repr(
+    [New("name1", 1, NOON, ["none"], None), 1, [NewItem(1.5, "label1", 1)], {"x1": NewItem(1.0, "m", 1)}, None]
+)
+
+
+@pytest.mark.parametrize("store", ["memory", "rocksdb"])
+def test_fields_and_states_are_added_dropped_widened_and_renamed(store: Any) -> None:
+    assert shown([saved(Before(), store=store)], HarnessConfig(store=store)) == EXPECTED
+
+
+def test_state_that_has_changed_moves_to_another_parallelism() -> None:
+    config = HarnessConfig(subtask=0, parallelism=1)
+    with harness(After(), [saved(Before())], config) as one:
+        again = one.snapshot()
+    for number in range(3):
+        with harness(After(), [again], HarnessConfig(subtask=number, parallelism=3)) as one:
+            one.send([{"k": "k1", "n": 0}])
+            text = str(one.take()[0]["shown"])
+            assert text in (EXPECTED, repr([None, None, [], {}, None]))
+    assert sum(shown([saved(Before())], HarnessConfig(subtask=n, parallelism=3)) == EXPECTED for n in range(3)) == 1
+
+
+def test_old_names_may_stay_when_there_is_nothing_under_them_any_more() -> None:
+    with harness(After(), [saved(Before())], HarnessConfig()) as one:
+        again = one.snapshot()
+    assert shown([again], HarnessConfig()) == EXPECTED
+
+
+def test_old_names_without_any_stored_state_are_no_mistake() -> None:
+    assert shown([], HarnessConfig()) == repr([None, None, [], {}, None])
+
+
+@dataclasses.dataclass
+class Narrowed:
+    count: Annotated[int, pa.int16()]
+    name: str
+
+
+class ScalarBecomesText(lw.KeyedProcessFunction):
+    total: lw.ValueState[str]
+
+    def process(self, row: dict[str, Any], ctx: lw.KeyedContext) -> None: ...
+
+
+class FieldNarrows(lw.KeyedProcessFunction):
+    stats: lw.ValueState[Narrowed]
+
+    def process(self, row: dict[str, Any], ctx: lw.KeyedContext) -> None: ...
+
+
+class ListBecomesValue(lw.KeyedProcessFunction):
+    items: lw.ValueState[int]
+
+    def process(self, row: dict[str, Any], ctx: lw.KeyedContext) -> None: ...
+
+
+class ItemRetyped(NamedTuple):
+    price: str
+    label: str
+
+
+class ListedBecomesText(lw.KeyedProcessFunction):
+    items: lw.ListState[ItemRetyped]
+
+    def process(self, row: dict[str, Any], ctx: lw.KeyedContext) -> None: ...
+
+
+class LivesNowForAnHour(lw.KeyedProcessFunction):
+    total = lw.ValueState(int, ttl="1h")
+
+    def process(self, row: dict[str, Any], ctx: lw.KeyedContext) -> None: ...
+
+
+class ListedForAnHour(lw.KeyedProcessFunction):
+    items = lw.ListState(OldItem, ttl="1h")
+
+    def process(self, row: dict[str, Any], ctx: lw.KeyedContext) -> None: ...
+
+
+class NeverThere(lw.KeyedProcessFunction):
+    fresh = lw.ValueState(int, renamed_from="totla")
+
+    def process(self, row: dict[str, Any], ctx: lw.KeyedContext) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (ScalarBecomesText(), "'state.total': column 'value' was stored as int64 and is now string"),
+        (FieldNarrows(), "'state.stats': column 'count' was stored as int32 and is now int16"),
+        (ListedBecomesText(), "'state.items': column 'price' was stored as float and is now string"),
+        (ListBecomesValue(), "'state.items' was stored as a table of another kind"),
+        (LivesNowForAnHour(), "'state.total' was stored without 'touched_us'"),
+        (ListedForAnHour(), "'state.items' was stored by ['#k'], mutable []"),
+        (NeverThere(), "'state.fresh' is said to have been 'state.totla', but the checkpoint has neither"),
+    ],
+    ids=["type", "narrower", "list", "kind", "ttl", "ttl of a list", "name"],
+)
+def test_a_change_that_stored_state_cannot_follow_is_refused_by_name(function: Any, said: str) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        harness(function, [saved(Before())], HarnessConfig())
+    assert said in str(caught.value)
+    assert caught.value.hint
