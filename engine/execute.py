@@ -65,7 +65,8 @@ class JobResult:
         restored: The checkpoint it went on from at first; None when it began anew.
         ended: True when all input was read to its end, False when the job was stopped.
         restarts: Attempts that failed before.
-        metrics: Counters by operator uid, then by name.
+        metrics: By operator uid, then by name: counters, and what each state held at the last checkpoint
+            (`state.NAME.entries` and `state.NAME.bytes`), so that a state that never shrinks is seen.
     """
 
     job_id: JobId
@@ -226,6 +227,7 @@ class Attempt:
             self._ports.clock,
             self._job.config.max_parallelism,
         )
+        self._metrics.forget_gauges()
         context = BuildContext(
             self._job.config,
             info,

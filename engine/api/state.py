@@ -143,6 +143,19 @@ class StateTable(ABC):
         """Forget a pane as a whole; cheap."""
 
 
+@dataclass(frozen=True, slots=True)
+class StateUsage:
+    """How much a table holds.
+
+    Args:
+        entries: Number of keys, or of rows.
+        size_bytes: What they would take in memory, estimated where they are not.
+    """
+
+    entries: int
+    size_bytes: int
+
+
 RowIds = npt.NDArray[np.int64]
 """Ids of rows in a row table; they hold while the process lives, not over a restore."""
 

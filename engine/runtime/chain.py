@@ -94,6 +94,9 @@ class ChainedOperator:
             return part
         target = directory / f"{context.uid}-{context.subtask}-{checkpoint}"
         files = context.backend.snapshot(str(target))
+        for name, usage in context.backend.usage().items():
+            context.gauge(f"state.{name}.entries", usage.entries)
+            context.gauge(f"state.{name}.bytes", usage.size_bytes)
         return SnapshotPart(
             uid=part.uid,
             subtask=part.subtask,

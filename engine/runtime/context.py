@@ -9,12 +9,12 @@ from pathlib import Path
 import pyarrow as pa
 
 from lakeward.engine.api.context import Counter
-from lakeward.engine.api.source import CounterRegistry
 from lakeward.engine.api.state import RowsSpec, RowTable, StateTable, TableSpec
 from lakeward.engine.core.clock import Clock
 from lakeward.engine.core.ids import JobId, OperatorId, SubtaskIndex
 from lakeward.engine.core.json_types import JsonObject
 from lakeward.engine.core.keygroups import key_group_range
+from lakeward.engine.runtime.metrics import OperatorCounters
 from lakeward.engine.state.backend import RestoreSource, StateBackend
 from lakeward.engine.state.kv import StoreFactory
 from lakeward.engine.state.reader import read_rows
@@ -75,7 +75,7 @@ class SubtaskContext:
         info: JobInfo,
         uid: OperatorId,
         subtask: tuple[SubtaskIndex, int],
-        counters: CounterRegistry,
+        counters: OperatorCounters,
         state: StateConfig,
         restored: Sequence[JsonObject],
     ) -> None:
@@ -132,6 +132,10 @@ class SubtaskContext:
     def counter(self, name: str) -> Counter:
         """A metric of this operator."""
         return self._counters.counter(name)
+
+    def gauge(self, name: str, value: int) -> None:
+        """How much there is of something now."""
+        self._counters.gauge(self.subtask, name, value)
 
     def _opened_backend(self) -> StateBackend:
         if self.backend is None:

@@ -6,7 +6,7 @@ from collections import defaultdict
 
 from lakeward.engine.api.context import Counter
 from lakeward.engine.api.source import CounterRegistry
-from lakeward.engine.core.ids import OperatorId
+from lakeward.engine.core.ids import OperatorId, SubtaskIndex
 
 
 class RunningCounter:
@@ -29,22 +29,43 @@ class RunningCounter:
 
 
 class Metrics:
-    """All counters of a job: by operator, then by name, summed over subtasks and attempts."""
+    """All counters of a job: by operator, then by name, summed over subtasks and attempts; and gauges.
+
+    >>> metrics = Metrics()
+    >>> metrics.gauge(OperatorId("totals"), SubtaskIndex(0), "state.total.entries", 5)
+    >>> metrics.gauge(OperatorId("totals"), SubtaskIndex(1), "state.total.entries", 2)
+    >>> metrics.values()
+    {'totals': {'state.total.entries': 7}}
+    """
 
     def __init__(self) -> None:
         self._counters: dict[OperatorId, dict[str, RunningCounter]] = defaultdict(dict)
+        self._gauges: dict[OperatorId, dict[str, dict[SubtaskIndex, int]]] = defaultdict(dict)
 
     def counter(self, uid: OperatorId, name: str) -> RunningCounter:
         """The counter of this name, made at first use."""
         return self._counters[uid].setdefault(name, RunningCounter())
 
+    def gauge(self, uid: OperatorId, subtask: SubtaskIndex, name: str, value: int) -> None:
+        """How much there is of something in a subtask now."""
+        self._gauges[uid].setdefault(name, {})[subtask] = value
+
+    def forget_gauges(self) -> None:
+        """A new attempt begins, perhaps with fewer subtasks."""
+        self._gauges.clear()
+
     def values(self) -> dict[str, dict[str, int]]:
-        """A copy of all values."""
-        return {uid: {name: c.value for name, c in named.items()} for uid, named in self._counters.items()}
+        """A copy of all values; of gauges the sum over subtasks."""
+        found: dict[str, dict[str, int]] = {
+            uid: {name: c.value for name, c in named.items()} for uid, named in self._counters.items()
+        }
+        for uid, gauges in self._gauges.items():
+            found.setdefault(uid, {}).update({name: sum(parts.values()) for name, parts in gauges.items()})
+        return found
 
 
 class OperatorCounters(CounterRegistry):
-    """The counters of one operator."""
+    """The counters and gauges of one operator."""
 
     def __init__(self, metrics: Metrics, uid: OperatorId) -> None:
         self._metrics = metrics
@@ -53,3 +74,7 @@ class OperatorCounters(CounterRegistry):
     def counter(self, name: str) -> Counter:
         """The counter of this name."""
         return self._metrics.counter(self._uid, name)
+
+    def gauge(self, subtask: SubtaskIndex, name: str, value: int) -> None:
+        """Set the gauge of this name."""
+        self._metrics.gauge(self._uid, subtask, name, value)

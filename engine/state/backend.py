@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lakeward.engine.api.state import RowsSpec, TableSpec
+from lakeward.engine.api.state import RowsSpec, StateUsage, TableSpec
 from lakeward.engine.core.errors import CheckpointError, GraphError, InternalError
 from lakeward.engine.core.json_types import JsonObject
 from lakeward.engine.core.snapshots import LocalFile
@@ -159,6 +159,10 @@ class StateBackend:
         for table in self._tables.values():
             table.flush()
         return StateFiles(self._registry.to_json(), self._open().checkpoint(target_dir))
+
+    def usage(self) -> dict[str, StateUsage]:
+        """How much each table holds, in memory or not."""
+        return {name: table.usage() for name, table in self._tables.items()}
 
     def close(self) -> None:
         """Release memory and the store; what was not snapshotted is gone."""

@@ -84,6 +84,16 @@ class SlotPane(Pane):
         return self.size_bytes
 
     @property
+    def cold_keys(self) -> int:
+        """Number of keys that are in the store alone."""
+        return self._cold
+
+    @property
+    def bytes_per_key(self) -> float:
+        """Memory of one key and its fields."""
+        return self._columns.bytes_per_slot + self._map.keys.bytes_per_slot()
+
+    @property
     def in_store(self) -> bool:
         """Whether the store may hold anything of this pane."""
         return self._in_store

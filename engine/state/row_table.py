@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from lakeward.engine.api.state import Matches, RowIds, RowsSpec, RowTable
+from lakeward.engine.api.state import Matches, RowIds, RowsSpec, RowTable, StateUsage
 from lakeward.engine.core.errors import InternalError, SchemaError
 from lakeward.engine.core.hashing import Int64Array
 from lakeward.engine.state.budget import MemoryBudget
@@ -267,6 +267,11 @@ class ChunkedRowTable(RowTable):
                 batch = self._cache.read(chunk) if chunk.batch is None else chunk.batch
                 places, ids = chunk.live_places(), chunk.live_ids()
                 yield ids, self._whole(batch if places is None else batch.take(pa.array(places)), ids)
+
+    def usage(self) -> StateUsage:
+        """How much it holds."""
+        chunks = sum(chunk.size_bytes for chunk in self._chunks if chunk is not None)
+        return StateUsage(self._live, chunks + self._index_bytes + self._directory.size_bytes)
 
     def flush(self) -> None:
         """Write all changes to the store."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from lakeward.engine.api.state import StateTable, TableSpec
+from lakeward.engine.api.state import StateTable, StateUsage, TableSpec
 from lakeward.engine.state.keys import KeyBatch
 from lakeward.engine.state.pane import PaneContext, SlotPane
 
@@ -64,6 +64,14 @@ class SlotTable(StateTable):
         if in_store:
             self._context.rows.drop(namespace)
             self._dropped.add(namespace)
+
+    def usage(self) -> StateUsage:
+        """How much it holds; keys that are in the store alone are taken to be like the others."""
+        entries = sum(len(pane) for pane in self._panes.values())
+        in_memory = sum(pane.size_bytes for pane in self._panes.values())
+        bytes_per_key = max((pane.bytes_per_key for pane in self._panes.values()), default=0.0)
+        cold = sum(pane.cold_keys for pane in self._panes.values()) + sum(self._stored.values())
+        return StateUsage(entries + sum(self._stored.values()), in_memory + int(cold * bytes_per_key))
 
     def flush(self) -> None:
         """Write all changes to the store, and how many keys each pane has."""

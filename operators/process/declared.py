@@ -51,16 +51,12 @@ class Declared:
     @property
     def table(self) -> str:
         """The name of its table in checkpoints."""
-        return _table(self.name)
+        return self.name
 
     @property
     def old_table(self) -> str | None:
         """Its name in older checkpoints."""
-        return None if self.state.renamed_from is None else _table(self.state.renamed_from)
-
-
-def _table(name: str) -> str:
-    return f"state.{name}"
+        return self.state.renamed_from
 
 
 def states_of_class(function_class: type) -> dict[str, Declared]:

@@ -181,13 +181,13 @@ class NeverThere(lw.KeyedProcessFunction):
 @pytest.mark.parametrize(
     ("function", "said"),
     [
-        (ScalarBecomesText(), "'state.total': column 'value' was stored as int64 and is now string"),
-        (FieldNarrows(), "'state.stats': column 'count' was stored as int32 and is now int16"),
-        (ListedBecomesText(), "'state.items': column 'price' was stored as float and is now string"),
-        (ListBecomesValue(), "'state.items' was stored as a table of another kind"),
-        (LivesNowForAnHour(), "'state.total' was stored without 'touched_us'"),
-        (ListedForAnHour(), "'state.items' was stored by ['#k'], mutable []"),
-        (NeverThere(), "'state.fresh' is said to have been 'state.totla', but the checkpoint has neither"),
+        (ScalarBecomesText(), "'total': column 'value' was stored as int64 and is now string"),
+        (FieldNarrows(), "'stats': column 'count' was stored as int32 and is now int16"),
+        (ListedBecomesText(), "'items': column 'price' was stored as float and is now string"),
+        (ListBecomesValue(), "'items' was stored as a table of another kind"),
+        (LivesNowForAnHour(), "'total' was stored without 'touched_us'"),
+        (ListedForAnHour(), "'items' was stored by ['#k'], mutable []"),
+        (NeverThere(), "'fresh' is said to have been 'totla', but the checkpoint has neither"),
     ],
     ids=["type", "narrower", "list", "kind", "ttl", "ttl of a list", "name"],
 )
