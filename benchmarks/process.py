@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ import lakeward as lw  # isort: skip  # before pyarrow: it says how Arrow keeps 
 import numpy as np
 import pyarrow as pa
 
+from lakeward.engine.api.state import ColumnSpec, TableSpec
+from lakeward.engine.state.backend import StateBackend
+from lakeward.engine.state.rocksdb import RocksDbStoreFactory
 from lakeward.operators.process.calls import Callee
 from lakeward.operators.process.operator import Process, ProcessInput
 from lakeward.testing.harness import HarnessConfig, OperatorHarness
@@ -136,6 +140,27 @@ def rate_of_timers(timers: int) -> float:
         return timers / cpu_s(lambda: one.watermark(1 << 60))
 
 
+def stall_ms(keys: int) -> tuple[float, float]:
+    """How long a checkpoint of as many changed values holds rows up, and how long it takes as a whole."""
+    names = np.arange(keys)
+    with tempfile.TemporaryDirectory() as directory:
+        backend = StateBackend(RocksDbStoreFactory(), f"{directory}/store", range(128), 128, 1 << 30)
+        table = backend.table(TableSpec("total", (("#key", pa.int64()),), (ColumnSpec("value", pa.int64()),)))
+        worst, whole = 0.0, 0.0
+        for number in range(3):
+            for start in range(0, keys, BATCH_ROWS):
+                part = pa.array(names[start : start + BATCH_ROWS])
+                slots = table.pane().slots(table.keys([part], distinct=True))
+                table.pane().column("value")[slots] = number
+            start_s = time.perf_counter()
+            frozen = backend.freeze(f"{directory}/snapshot-{number}")
+            worst = max(worst, time.perf_counter() - start_s)
+            frozen.finish()
+            whole = max(whole, time.perf_counter() - start_s)
+        backend.close()
+    return worst * 1e3, whole * 1e3
+
+
 def main() -> None:
     """Print a table."""
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -152,6 +177,9 @@ def main() -> None:
         rates = [run() for _ in range(given.rounds)]
         shown = ", ".join(f"{rate / 1e3:,.0f}" for rate in rates)
         print(f"{name}: {statistics.median(rates) / 1e3:,.0f} k per CPU second ({shown})", flush=True)
+    stalls = [stall_ms(1_000_000) for _ in range(given.rounds)]
+    shown = ", ".join(f"{stall:.0f} of {whole:.0f}" for stall, whole in stalls)
+    print(f"a checkpoint with 1 M changed values holds rows up for {shown} ms", flush=True)
 
 
 if __name__ == "__main__":

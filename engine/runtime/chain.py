@@ -14,10 +14,10 @@ from lakeward.engine.api.operator import Operator, OperatorFactory
 from lakeward.engine.core.errors import InternalError, LakewardError
 from lakeward.engine.core.ids import CheckpointId, OperatorId, SubtaskIndex
 from lakeward.engine.core.json_types import JsonObject
-from lakeward.engine.core.snapshots import LocalFile
 from lakeward.engine.graph.logical import Node
 from lakeward.engine.runtime.context import SubtaskContext
 from lakeward.engine.runtime.output import ChainOutput
+from lakeward.engine.state.backend import FrozenState
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,19 +29,17 @@ class SnapshotPart:
         subtask: Which instance.
         state: Its small state.
         committables: What its sink writer prepared.
-        tables: Its keyed tables' specs; None when it has none.
-        key_groups: The key groups in them.
-        files: The key-value store's files.
-        directory: Where these lie; deleted after the upload.
+        frozen: Its keyed state, not written yet; None when it has none.
+        key_groups: The key groups in it.
+        directory: Where its files will lie; deleted after the upload.
     """
 
     uid: OperatorId
     subtask: SubtaskIndex
     state: JsonObject | None
     committables: Sequence[JsonObject] = ()
-    tables: JsonObject | None = None
+    frozen: FrozenState | None = None
     key_groups: range = range(0)
-    files: tuple[LocalFile, ...] = ()
     directory: str = ""
 
     def discard_files(self) -> None:
@@ -87,13 +85,13 @@ class ChainedOperator:
             self.operator.on_input(index, batch, self.out)
 
     def snapshot(self, checkpoint: CheckpointId, committables: Sequence[JsonObject], directory: Path) -> SnapshotPart:
-        """The synchronous part of a snapshot: small state, and hard links to the store's files."""
+        """The synchronous part of a snapshot: small state, and copies of what has changed in the tables."""
         context = self.context
         part = SnapshotPart(context.uid, context.subtask, self.operator.snapshot(checkpoint), committables)
         if context.backend is None:
             return part
         target = directory / f"{context.uid}-{context.subtask}-{checkpoint}"
-        files = context.backend.snapshot(str(target))
+        frozen = context.backend.freeze(str(target))
         for name, usage in context.backend.usage().items():
             context.gauge(f"state.{name}.entries", usage.entries)
             context.gauge(f"state.{name}.bytes", usage.size_bytes)
@@ -102,9 +100,8 @@ class ChainedOperator:
             subtask=part.subtask,
             state=part.state,
             committables=committables,
-            tables=files.tables,
+            frozen=frozen,
             key_groups=context.key_groups,
-            files=tuple(files.files),
             directory=str(target),
         )
 

@@ -226,7 +226,7 @@ class JobRunner:
         return busy
 
     def _submit_upload(self, taken: SnapshotTaken) -> None:
-        if any(part.files for part in taken.parts):
+        if any(part.frozen is not None for part in taken.parts):
             self._services.io.submit(lambda: self._upload(taken))
         else:
             self._handle(self._upload(taken))
@@ -240,12 +240,13 @@ class JobRunner:
 
     def _store_part(self, part: SnapshotPart) -> OperatorSnapshot:
         keyed = None
-        if part.tables is not None:
+        if part.frozen is not None:
             try:
-                files = self._services.workflow.upload(part.files)
+                state = part.frozen.finish()
+                files = self._services.workflow.upload(state.files)
             finally:
                 part.discard_files()
-            keyed = TableSnapshot(part.tables, part.key_groups.start, part.key_groups.stop, files)
+            keyed = TableSnapshot(state.tables, part.key_groups.start, part.key_groups.stop, files)
         return OperatorSnapshot(part.uid, part.subtask, part.state, keyed, tuple(part.committables))
 
     def _publish(self, checkpoint: CheckpointId, snapshots: tuple[OperatorSnapshot, ...], final: bool) -> Event:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from lakeward.engine.api.state import RowsSpec, StateUsage, TableSpec
 from lakeward.engine.core.errors import CheckpointError, GraphError, InternalError
 from lakeward.engine.core.json_types import JsonObject
 from lakeward.engine.core.snapshots import LocalFile
 from lakeward.engine.state.budget import MemoryBudget
+from lakeward.engine.state.deferred import DeferredSnapshot, DeferredStore
 from lakeward.engine.state.evolution import evolve_rows
 from lakeward.engine.state.heap import keep_freed_memory
 from lakeward.engine.state.keys import KeyCodec
-from lakeward.engine.state.kv import KeyValueStore, StoreFactory
+from lakeward.engine.state.kv import StoreFactory
 from lakeward.engine.state.pane import PaneContext
 from lakeward.engine.state.registry import TableRegistry
 from lakeward.engine.state.rescale import RestoreSource, copy_rows, link_files
@@ -38,6 +40,27 @@ class StateFiles:
 
     tables: JsonObject
     files: list[LocalFile]
+
+
+class FrozenState:
+    """The state of a subtask as it was when a checkpoint was taken.
+
+    Args:
+        tables: What its tables are.
+        snapshot: Its content.
+    """
+
+    def __init__(self, tables: JsonObject, snapshot: DeferredSnapshot) -> None:
+        self.tables = tables
+        self._snapshot = snapshot
+
+    def finish(self) -> StateFiles:
+        """Write it; by any thread, while the backend goes on.
+
+        Raises:
+            CheckpointError: Files cannot be written.
+        """
+        return StateFiles(self.tables, self._snapshot.finish())
 
 
 class StateBackend:
@@ -79,7 +102,7 @@ class StateBackend:
         self._key_groups = key_groups
         self._registry = TableRegistry(max_parallelism)
         self._budget = MemoryBudget(memory_bytes)
-        self._store: KeyValueStore | None = None
+        self._store: DeferredStore | None = None
         self._tables: dict[str, SlotTable | ChunkedRowTable] = {}
 
     @property
@@ -144,21 +167,34 @@ class StateBackend:
         self._tables[spec.name] = table
         return table
 
-    def snapshot(self, target_dir: str) -> StateFiles:
-        """Write what has changed to the store and checkpoint the store.
+    def freeze(self, target_dir: str) -> FrozenState:
+        """Take a snapshot: copies of what has changed, which is quick; `FrozenState.finish` writes it.
 
         Args:
             target_dir: A directory that does not exist yet, best on the file system of ours.
 
         Returns:
-            The snapshot; later changes do not touch its files.
+            The snapshot; later changes do not touch it.
+        """
+        store, pieces = self._open(), []
+        for table in self._tables.values():
+            if isinstance(table, SlotTable):
+                pieces.append(table.freeze())
+            else:
+                table.flush()
+        snapshot = store.defer(chain(*pieces), target_dir)
+        for table in self._tables.values():
+            if isinstance(table, SlotTable):
+                table.shrink()
+        return FrozenState(self._registry.to_json(), snapshot)
+
+    def snapshot(self, target_dir: str) -> StateFiles:
+        """`freeze`, and finish at once.
 
         Raises:
             CheckpointError: Files cannot be written.
         """
-        for table in self._tables.values():
-            table.flush()
-        return StateFiles(self._registry.to_json(), self._open().checkpoint(target_dir))
+        return self.freeze(target_dir).finish()
 
     def usage(self) -> dict[str, StateUsage]:
         """How much each table holds, in memory or not."""
@@ -174,10 +210,10 @@ class StateBackend:
         if name in self._tables:
             raise GraphError(f"state table '{name}' is opened twice", hint="open a table once a name, in `open`")
 
-    def _open(self) -> KeyValueStore:
+    def _open(self) -> DeferredStore:
         if self._store is None:
             os.makedirs(self._directory, exist_ok=True)
-            self._store = self._factory.open(self._directory)
+            self._store = DeferredStore(self._factory.open(self._directory))
         return self._store
 
     def _check(self, sources: Sequence[RestoreSource]) -> None:

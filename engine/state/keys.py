@@ -65,6 +65,10 @@ class KeyBatch(ABC):
     def take(self, rows: Int64Array) -> KeyBatch:
         """The keys of some rows."""
 
+    def detached(self) -> KeyBatch:
+        """The same keys, sharing no memory with the table that they may have come from."""
+        return self
+
     @abstractmethod
     def equal(self, rows: Int64Array) -> BoolArray:
         """For each key, none of them null, whether that of the row beside it in `rows` is the same."""
@@ -189,6 +193,14 @@ class ByteKeys(KeyBatch):
         """The keys of some rows; the words are shared."""
         nulls = _take(self.nulls, rows)
         return ByteKeys(self.lengths.take(rows), self.starts.take(rows), self.words, self.hashes.take(rows), nulls)
+
+    def detached(self) -> ByteKeys:
+        """The same keys, with words of their own."""
+        counts = (self.lengths + 7) >> 3
+        starts = np.zeros(len(counts), np.int64)
+        np.cumsum(counts[:-1], out=starts[1:])
+        words = self.words.take(spread(self.starts, counts))
+        return ByteKeys(self.lengths, starts, words, self.hashes, self.nulls)
 
     def equal(self, rows: Int64Array) -> BoolArray:
         """Compare lengths, then word after word."""

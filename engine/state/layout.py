@@ -16,8 +16,9 @@ import pyarrow as pa
 
 from lakeward.engine.api.state import ColumnSpec
 from lakeward.engine.core.errors import CheckpointError, CorruptionError
+from lakeward.engine.core.hashing import is_binary_like
 from lakeward.engine.core.json_types import JsonObject
-from lakeward.engine.state.values import AnyArray, default_value, fixed_dtype, object_codec, repeat_default
+from lakeward.engine.state.values import AnyArray, as_objects, default_value, fixed_dtype, object_codec, repeat_default
 
 _LENGTH = struct.Struct("<I")
 
@@ -41,8 +42,17 @@ class RowLayout:
         little = [(f"c{i}", dtype.newbyteorder("<")) for i, (_, dtype) in enumerate(self._fixed)]
         self._record = np.dtype([("version", "<u2"), *little])
 
-    def pack(self, columns: Mapping[str, AnyArray], slots: AnyArray, order: AnyArray) -> list[bytes]:
-        """The rows of `slots` as bytes, in another order: rows are brought into it whole, not column by column."""
+    def pack(
+        self, columns: Mapping[str, AnyArray], slots: AnyArray, order: AnyArray, encoded: bool = False
+    ) -> list[bytes]:
+        """The rows of `slots` as bytes, in another order: rows are brought into it whole, not column by column.
+
+        Args:
+            columns: The columns.
+            slots: Their places.
+            order: In which they are wanted.
+            encoded: Whether values that are neither fixed in width nor text are bytes already.
+        """
         records = np.empty(len(slots), dtype=self._record)
         records["version"] = self.version
         for number, (name, _) in enumerate(self._fixed):
@@ -50,8 +60,25 @@ class RowLayout:
         heads: list[bytes] = records.view(f"V{self._record.itemsize}").take(order).tolist()
         if not self._objects:
             return heads
-        parts = [_pack_objects(columns[name].take(slots[order]).tolist(), encode) for name, encode, _ in self._objects]
+        parts = []
+        for name, encode, _ in self._objects:
+            done = encoded and not is_binary_like(self.schema.field(name).type)
+            values = columns[name].take(slots[order]).tolist()
+            parts.append(_pack_objects(values, bytes if done else encode))
         return [b"".join(row) for row in zip(heads, *parts, strict=True)]
+
+    def frozen(self, columns: Mapping[str, AnyArray], slots: AnyArray) -> FrozenRows:
+        """Copies of the rows of `slots`, to be packed later.
+
+        Texts and bytes never change, so it is enough to keep them; what is changed in place is packed at once.
+        """
+        copies = {name: columns[name].take(slots) for name, _ in self._fixed}
+        for name, encode, _ in self._objects:
+            values = columns[name].take(slots)
+            if not is_binary_like(self.schema.field(name).type):
+                values = as_objects([None if value is None else encode(value) for value in values.tolist()])
+            copies[name] = values
+        return FrozenRows(self, copies)
 
     def unpack(self, rows: Sequence[bytes]) -> dict[str, AnyArray]:
         """The columns of rows written by `pack`.
@@ -108,6 +135,23 @@ def renamed_layout(layout: RowLayout, columns: Sequence[ColumnSpec]) -> RowLayou
         return layout
     fields = [field.with_name(name) for field, name in zip(layout.schema, names, strict=True)]
     return RowLayout(layout.version, pa.schema(fields))
+
+
+class FrozenRows:
+    """Copies of rows, to be packed in pieces.
+
+    Args:
+        layout: Their layout.
+        columns: Their columns; values that could change in place are bytes already.
+    """
+
+    def __init__(self, layout: RowLayout, columns: Mapping[str, AnyArray]) -> None:
+        self._layout = layout
+        self._columns = columns
+
+    def pack(self, rows: AnyArray) -> list[bytes]:
+        """Some of the rows as bytes."""
+        return self._layout.pack(self._columns, rows, np.arange(len(rows)), encoded=True)
 
 
 class Layouts:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,14 +12,16 @@ from lakeward.engine.api.state import Keys, Pane, SlotArray, TableSpec
 from lakeward.engine.core.hashing import Int64Array
 from lakeward.engine.state.budget import MemoryBudget
 from lakeward.engine.state.columns import Columns, next_capacity
+from lakeward.engine.state.deferred import Piece
 from lakeward.engine.state.key_columns import key_column
 from lakeward.engine.state.keys import BoolArray, KeyBatch, KeyCodec
-from lakeward.engine.state.layout import Layouts
+from lakeward.engine.state.layout import FrozenRows, Layouts
 from lakeward.engine.state.row_store import RowStore
 from lakeward.engine.state.slots import NULL_SLOT, SlotMap
 from lakeward.engine.state.values import AnyArray, to_arrow
 
 _SCAN_ROWS = 32_768
+_PIECE_ROWS = 8_192
 _BULK_ROWS = 65_536
 _BULK_FACTOR = 4
 _PROTECTED_TICKS = 8
@@ -165,9 +167,29 @@ class SlotPane(Pane):
         finally:
             self._scans -= 1
 
-    def flush(self) -> None:
-        """Write what has changed to the store."""
-        self._write_changed()
+    def freeze(self) -> Iterator[Piece]:
+        """What has changed, as it is now, to be written to the store later; it counts as written."""
+        slots = self._columns.changed()
+        deletes, self._deletes = self._deletes, []
+        if not len(slots):
+            return iter([((), sorted(deletes))] if deletes else [])
+        keys = self._map.keys.gather(slots).detached()
+        frozen = self._context.layouts.current.frozen(self._columns.arrays, slots)
+        self._columns.mark_written(slots)
+        self._in_store = True
+        return self._pieces(keys, frozen, deletes)
+
+    def _pieces(self, keys: KeyBatch, frozen: FrozenRows, deletes: Sequence[bytes]) -> Iterator[Piece]:
+        if deletes:
+            yield (), sorted(deletes)
+        order = self._context.rows.order(keys)
+        for start in range(0, len(order), _PIECE_ROWS):
+            rows = order[start : start + _PIECE_ROWS]
+            names, places = self._context.rows.sorted_keys(self._namespace, keys.take(rows))
+            yield list(zip(names, frozen.pack(rows[places]), strict=True)), ()
+
+    def shrink_if_wanted(self) -> None:
+        """Give back half of the memory if that was asked for."""
         if self._shrink_wanted:
             self._shrink()
 

@@ -20,6 +20,7 @@ import pyarrow as pa
 from lakeward.engine.core.errors import CorruptionError
 from lakeward.engine.core.hashing import Int64Array, binary_buffers
 from lakeward.engine.core.keygroups import key_groups
+from lakeward.engine.state.deferred import Piece
 from lakeward.engine.state.keys import ByteKeys, IntKeys, KeyBatch, KeyCodec, spread
 from lakeward.engine.state.kv import KeyValueStore
 
@@ -53,9 +54,14 @@ def read_counts(store: KeyValueStore, table_id: int) -> dict[int, int]:
 
 def write_counts(store: KeyValueStore, table_id: int, counts: dict[int, int]) -> None:
     """Store the number of keys of panes; zero forgets a pane."""
+    store.write(*counts_piece(table_id, counts))
+
+
+def counts_piece(table_id: int, counts: dict[int, int]) -> Piece:
+    """The rows that say how many keys panes have, and the keys of those that have none any more."""
     rows = sorted((_COUNT_KEY.pack(_COUNTS_TABLE, table_id, ns + _BIAS), _COUNT.pack(n)) for ns, n in counts.items())
     zero = _COUNT.pack(0)
-    store.write([row for row in rows if row[1] != zero], [key for key, value in rows if value == zero])
+    return [row for row in rows if row[1] != zero], [key for key, value in rows if value == zero]
 
 
 class RowStore:
@@ -90,13 +96,20 @@ class RowStore:
         return names, order
 
     def _sorted_int_keys(self, namespace: int, keys: IntKeys) -> tuple[list[bytes], Int64Array]:
+        order = self._int_order(keys)
         records = self._heads(namespace, keys, _INT_KEY)
-        biased = keys.values.view(np.uint64) ^ np.uint64(_BIAS)
-        records["key"] = biased
-        order = np.argsort(biased)
-        major = records["group"].astype(np.uint16) * np.uint16(2) + records["tag"]
-        order = order[np.argsort(major[order], kind="stable")]  # sixteen bits: a radix sort
+        records["key"] = keys.values.view(np.uint64) ^ np.uint64(_BIAS)
         return _pieces(records[order]), order
+
+    def _int_order(self, keys: IntKeys) -> Int64Array:
+        order = np.argsort(keys.values)
+        major = key_groups(keys.hashes, self._max_parallelism).astype(np.uint16) * np.uint16(2)
+        major += 1 if keys.nulls is None else ~keys.nulls
+        return order[np.argsort(major[order], kind="stable")]  # sixteen bits: a radix sort
+
+    def order(self, keys: KeyBatch) -> Int64Array:
+        """The rows of `keys` in the order of their store keys, but for keys of one hash."""
+        return self._int_order(keys) if isinstance(keys, IntKeys) else np.argsort(keys.hashes)
 
     def _heads(self, namespace: int, keys: KeyBatch, dtype: np.dtype[np.void]) -> npt.NDArray[np.void]:
         records = np.empty(len(keys), dtype=dtype)
@@ -131,10 +144,9 @@ class RowStore:
         """Number of keys of each stored pane."""
         return read_counts(self._store, self._table_id)
 
-    def write_counts(self, counts: dict[int, int]) -> None:
-        """Store the number of keys of panes; zero forgets a pane."""
-        if counts:
-            write_counts(self._store, self._table_id, counts)
+    def counts_piece(self, counts: dict[int, int]) -> Piece:
+        """What `write_counts` would write."""
+        return counts_piece(self._table_id, counts)
 
     def decode_keys(self, names: Sequence[bytes]) -> KeyBatch:
         """The keys of store keys.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain
 
 import pyarrow as pa
 
 from lakeward.engine.api.state import StateTable, StateUsage, TableSpec
+from lakeward.engine.state.deferred import Piece
 from lakeward.engine.state.keys import KeyBatch
 from lakeward.engine.state.pane import PaneContext, SlotPane
 
@@ -73,13 +75,23 @@ class SlotTable(StateTable):
         cold = sum(pane.cold_keys for pane in self._panes.values()) + sum(self._stored.values())
         return StateUsage(entries + sum(self._stored.values()), in_memory + int(cold * bytes_per_key))
 
-    def flush(self) -> None:
-        """Write all changes to the store, and how many keys each pane has."""
+    def freeze(self) -> Iterator[Piece]:
+        """All changes, and how many keys each pane has, as they are now; they count as written.
+
+        Returns:
+            What to write to the store; made of copies, so that the table may be used before it is asked for.
+        """
         counts = dict.fromkeys(self._dropped, 0)
+        pieces = []
         for namespace, pane in self._panes.items():
-            pane.flush()
+            pieces.append(pane.freeze())
             count = pane.count_change()
             if count is not None:
                 counts[namespace] = count
-        self._context.rows.write_counts(counts)
         self._dropped.clear()
+        return chain(*pieces, [self._context.rows.counts_piece(counts)] if counts else [])
+
+    def shrink(self) -> None:
+        """Give back memory where that was asked for; nobody holds slot numbers now."""
+        for pane in self._panes.values():
+            pane.shrink_if_wanted()

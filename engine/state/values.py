@@ -65,6 +65,13 @@ def to_arrow(values: AnyArray, kind: pa.DataType) -> pa.Array:
     return pa.array(values, type=kind)
 
 
+def as_objects(values: list[Any]) -> AnyArray:
+    """A list as an object array, whatever it holds (numpy would take lists of one length for more dimensions)."""
+    objects = np.empty(len(values), dtype=object)
+    objects[:] = values
+    return objects
+
+
 def repeat_default(default: Any, count: int) -> AnyArray:
     """`count` defaults of an object column, each an object of its own if it can be changed in place."""
     values = np.empty(count, dtype=object)
