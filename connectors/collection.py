@@ -13,7 +13,7 @@ import pyarrow as pa
 from lakeward.connectors.arrow_types import cast_column, inside_schema
 from lakeward.connectors.cursors import CursorReader, SplitCursor, Step
 from lakeward.engine.api.row_types import SchemaLike, arrow_type, given_schema, is_row_class, row_fields
-from lakeward.engine.api.source import ReaderContext, Source, SourceReader, Split
+from lakeward.engine.api.source import Origin, ReaderContext, Source, SourceReader, Split
 from lakeward.engine.core.errors import SchemaError, SourceError
 from lakeward.engine.core.expect import refusal
 from lakeward.engine.core.ids import SplitId
@@ -99,10 +99,12 @@ class _RowsCursor(SplitCursor):
     def read(self) -> Step | None:
         if self.finished:
             return None
-        part = self._table.slice(self._next, self._batch_rows)
+        first = self._next
+        part = self._table.slice(first, self._batch_rows)
         self._next += part.num_rows
         columns = [column.combine_chunks() for column in part.columns]
-        return Step(pa.record_batch(columns, schema=part.schema), {"v": 1, "next": self._next})
+        origin = Origin("collection", "row", lambda row: first + row)
+        return Step(pa.record_batch(columns, schema=part.schema), {"v": 1, "next": self._next}, origin)
 
 
 def to_table(rows: Rows, schema: SchemaLike | None = None) -> pa.Table:

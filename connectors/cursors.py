@@ -9,17 +9,18 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from lakeward.engine.api.source import SourceReader, Split, SplitBatch, SplitFinished
+from lakeward.engine.api.source import Origin, SourceReader, Split, SplitBatch, SplitFinished
 from lakeward.engine.core.ids import SplitId
 from lakeward.engine.core.json_types import JsonObject
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one read of a cursor gave: rows (perhaps none) and the position right after them."""
+    """What one read of a cursor gave: rows (perhaps none), the position right after them, where they were read."""
 
     batch: pa.RecordBatch
     position: JsonObject
+    origin: Origin | None = None
 
 
 class SplitCursor(ABC):
@@ -78,7 +79,7 @@ class CursorReader(SourceReader):
                 return self._finish(turn.split.id, cursor)
             self._active.append(turn)
             if step is not None:
-                return SplitBatch(turn.split.id, step.batch, step.position)
+                return SplitBatch(turn.split.id, step.batch, step.position, step.origin)
         return None
 
     def close(self) -> None:

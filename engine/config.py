@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lakeward.engine.core.errors import ConfigError
+from lakeward.engine.core.expect import expect
 from lakeward.engine.core.keygroups import MAX_PARALLELISM_DEFAULT
+from lakeward.engine.core.redaction import Redaction
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,9 @@ class EngineConfig:
         channel_batches_max: Messages a channel between tasks holds before its sender waits.
         state_memory_bytes: Memory for keyed state, of all operators of this process together.
         restart: The restart policy.
+        redact_columns: Columns, and fields inside of them, whose values no error and no log line shows, besides those
+            that are called like secrets ("password", "api_key", "token", ...); `*`, `?` and `[...]` are wildcards,
+            "buyer.name" is a field of one column.
         optimise: Whether columns that nobody reads are left out and sources are told of filters; for tests.
 
     Raises:
@@ -72,6 +77,7 @@ class EngineConfig:
     channel_batches_max: int = 8
     state_memory_bytes: int = 1 << 30
     restart: RestartConfig = RestartConfig()
+    redact_columns: tuple[str, ...] = ()
     optimise: bool = True
 
     def __post_init__(self) -> None:
@@ -81,3 +87,16 @@ class EngineConfig:
         for name, least in leasts.items():
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} is {getattr(self, name)}, below {least}", hint=f"give {least} or more")
+        hint = 'list names: redact_columns=("email", "card_*")'
+        expect(self.redact_columns, (list, tuple), "redact_columns", hint)
+        for column in self.redact_columns:
+            expect(column, str, "a column of redact_columns", hint)
+
+    @property
+    def redaction(self) -> Redaction:
+        """Which values are not shown.
+
+        >>> EngineConfig(redact_columns=("email",)).redaction.show({"email": "ada@example.org", "shop": "a"})
+        "{'email': ***, 'shop': 'a'}"
+        """
+        return Redaction(tuple(self.redact_columns))

@@ -149,6 +149,7 @@ def execute(job: JobDefinition, ports: Ports | None = None) -> JobResult:
             first_restored = attempt.restored if policy.restarts == 0 else first_restored
             attempt.run()
         except LakewardError as error:
+            error.redact(job.config.redaction)
             attempt.close()
             _restart_or_raise(error, attempt, policy, ports)
             continue
@@ -226,6 +227,7 @@ class Attempt:
             f"{started.generation:06d}-{self._ports.new_id()}",
             self._ports.clock,
             self._job.config.max_parallelism,
+            self._job.config.redaction,
         )
         self._metrics.forget_gauges()
         context = BuildContext(
@@ -258,6 +260,7 @@ class Attempt:
                 self._committers.close()
         except LakewardError as error:
             # The error that ended the attempt matters more than one while cleaning up after it.
+            error.redact(self._job.config.redaction)
             log.warning("while closing: %s", error)
         finally:
             self._scratch.close()

@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from lakeward.engine.config import EngineConfig, RestartConfig
     from lakeward.engine.core.errors import LakewardError
     from lakeward.engine.execute import JobResult
+    from lakeward.operators.error_policy import OnError
     from lakeward.operators.joins.lookup import FunctionLookup
     from lakeward.operators.process.contexts import FunctionContext, KeyedBatchContext, KeyedContext, ProcessContext
     from lakeward.operators.process.functions import (
@@ -141,6 +142,7 @@ _HOMES = {
     "engine.config": ("EngineConfig", "RestartConfig"),
     "engine.core.errors": ("LakewardError",),
     "engine.execute": ("JobResult",),
+    "operators.error_policy": ("OnError",),
     "operators.joins.lookup": ("FunctionLookup",),
     "operators.process.contexts": ("FunctionContext", "KeyedBatchContext", "KeyedContext", "ProcessContext"),
     "operators.process.functions": (
@@ -199,6 +201,7 @@ __all__ = [
     "MapState",
     "MemorySink",
     "NexmarkSource",
+    "OnError",
     "OutputTag",
     "OverStream",
     "PrintSink",

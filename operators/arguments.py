@@ -8,11 +8,17 @@ from typing import Any
 
 import pyarrow as pa
 
-from lakeward.engine.core.errors import LakewardError, UserCodeError
-from lakeward.operators.function_names import function_name
+from lakeward.engine.core.errors import UserCodeError
+from lakeward.engine.core.redaction import FailedRow
+from lakeward.engine.core.user_frames import UserFrame, user_trace
+from lakeward.operators.function_names import function_name, plain_function
 from lakeward.operators.row_values import value_maker
-from lakeward.operators.rows import ColumnReader, RowReader, short
+from lakeward.operators.rows import ColumnReader, RowReader
 from lakeward.operators.signatures import Argument, arguments_of, row_class_of
+
+ROW_HINT = "handle such rows in the function, or say what becomes of them: on_error=lw.OnError.skip(), for example"
+
+_TEXT_CHARS_MAX = 500
 
 
 class Calls(ABC):
@@ -45,29 +51,12 @@ class Calls(ABC):
         """The arguments for the rows of a batch, some hundred rows at a time: a list of values an argument."""
 
     @abstractmethod
-    def shown(self, values: Sequence[Any]) -> str:
-        """The arguments of one call, for errors."""
+    def row(self, values: Sequence[Any]) -> Any:
+        """The arguments of one call as a row, for errors."""
 
-    def results(self, chunk: list[Sequence[Any]]) -> list[Any]:
-        """The results of a chunk, a call a row.
-
-        Raises:
-            UserCodeError: The function raised; names it and the row.
-        """
-        found: list[Any] = []
-        try:
-            found.extend(map(self._function, *chunk))  # stops at the row that fails, with all before it kept
-        except LakewardError:
-            raise
-        except Exception as error:
-            raise self.failure(error, [values[len(found)] for values in chunk]) from error
-        if len(found) < len(chunk[0]):  # to `map` this exception is the end of its input
-            raise self.failure(StopIteration(), [values[len(found)] for values in chunk])
-        return found
-
-    def failure(self, error: Exception, values: Sequence[Any]) -> UserCodeError:
-        """The error of a call that raised."""
-        return call_error(self._function, error, self.shown(values))
+    def failure(self, error: Exception, values: Sequence[Any], index: int) -> UserCodeError:
+        """The error of a call that raised, for the row at `index` of the batch."""
+        return call_error(self._function, error, row=FailedRow(self.row(values), index), hint=ROW_HINT)
 
 
 class RowCalls(Calls):
@@ -91,16 +80,19 @@ class RowCalls(Calls):
         """The rows."""
         return ([rows] for rows in self._reader.chunks(batch))
 
-    def shown(self, values: Sequence[Any]) -> str:
+    def row(self, values: Sequence[Any]) -> Any:
         """The row."""
-        return f"row {short(values[0])}"
+        return values[0]
 
-    def failure(self, error: Exception, values: Sequence[Any]) -> UserCodeError:
+    def failure(self, error: Exception, values: Sequence[Any], index: int) -> UserCodeError:
         """The error of a call that raised; where it may have taken the row for something else, says what it got."""
         mistaken = isinstance(values[0], dict) and isinstance(error, TypeError | AttributeError)
         name = self._reader.columns[0]
-        got = f'it gets the row as a dict: row["{name}"]; for the value of a column alone, say columns=["{name}"]'
-        return call_error(self._function, error, self.shown(values), f"{got}. Else " if mistaken else "")
+        got = (
+            f'it gets the row as a dict: row["{name}"]; for the value of a column alone, say columns=["{name}"]. Else '
+        )
+        hint = f"{got if mistaken else ''}{ROW_HINT}"
+        return call_error(self._function, error, row=FailedRow(values[0], index), hint=hint)
 
 
 class ColumnCalls(Calls):
@@ -128,9 +120,9 @@ class ColumnCalls(Calls):
         """The columns' values."""
         return (list(lists) for lists, _ in self._reader.chunks(batch))
 
-    def shown(self, values: Sequence[Any]) -> str:
+    def row(self, values: Sequence[Any]) -> Any:
         """The values by column."""
-        return f"row {short(dict(zip(self._names, values, strict=True)))}"
+        return dict(zip(self._names, values, strict=True))
 
 
 def calls_of(function: Callable[..., Any], schema: pa.Schema, columns: Sequence[str] | None = None) -> Calls:
@@ -138,7 +130,7 @@ def calls_of(function: Callable[..., Any], schema: pa.Schema, columns: Sequence[
 
     >>> batch = pa.record_batch({"a": [1, 2], "b": [10, 20]})
     >>> calls = calls_of(lambda b, a: b - a, batch.schema)
-    >>> [calls.results(chunk) for chunk in calls.chunks(batch)]
+    >>> [list(map(calls.call, *chunk)) for chunk in calls.chunks(batch)]
     [[9, 18]]
 
     Raises:
@@ -161,8 +153,38 @@ def _with_keywords(function: Callable[..., Any], positional: int, keywords: Sequ
     return call
 
 
-def call_error(function: Callable[..., Any], error: Exception, given: str, hint: str = "") -> UserCodeError:
-    """The error of a user's function that raised: names the function, its place, and what it was given."""
-    general = "call the function with this input to see where inside it; or run with `lakeward --traceback run ...`"
-    problem = f"{function_name(function)} raised {type(error).__name__}: {error} on {given}"
-    return UserCodeError(problem, hint=f"{hint}{general}")
+def call_error(
+    function: Callable[..., Any], error: Exception, given: str = "", hint: str = "", *, row: FailedRow | None = None
+) -> UserCodeError:
+    """The error of a user's function that raised: says which function, where inside it, and what it was given.
+
+    Args:
+        function: The user's.
+        error: What it raised, caught where it was called.
+        given: What it was called with, if not a row.
+        hint: What to do about it.
+        row: The row that it was called with.
+    """
+    problem = f"{function_name(function)} raised {exception_text(error)}"
+    failure = UserCodeError(
+        f"{problem} on {given}" if given else problem,
+        hint=hint or "every frame is shown by `lakeward --traceback run ...`",
+        rows=() if row is None else (row,),
+        trace=user_trace(error, plain_function(function)) or definition(function),
+    )
+    failure.raised = error
+    return failure
+
+
+def definition(function: object) -> tuple[UserFrame, ...]:
+    """The line at which a function begins, where an error has no other; nothing for what is written in C."""
+    code = getattr(plain_function(function), "__code__", None)
+    return () if code is None else (UserFrame(code.co_filename, code.co_firstlineno, code.co_name),)
+
+
+def exception_text(error: BaseException) -> str:
+    """An exception's type and text, and those of the one that it was raised from."""
+    text = str(error)
+    text = text if len(text) <= _TEXT_CHARS_MAX else text[: _TEXT_CHARS_MAX - 1] + "…"
+    shown = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return f"{shown} (caused by {exception_text(error.__cause__)})" if error.__cause__ is not None else shown

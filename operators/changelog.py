@@ -21,7 +21,7 @@ from lakeward.engine.api.changelog import (
     without_kinds,
 )
 from lakeward.engine.api.context import Output
-from lakeward.engine.api.operator import Operator, OperatorFactory
+from lakeward.engine.api.operator import Operator, OperatorFactory, RowFlow
 from lakeward.operators.grouping import row_codes
 
 
@@ -43,6 +43,11 @@ class ToChangelog(OperatorFactory):
     def description(self) -> str:
         """What it does."""
         return f"row kinds as column {self.column}"
+
+    @property
+    def row_flow(self) -> RowFlow:
+        """A row a row."""
+        return RowFlow(one_to_one=True, repeatable=True)
 
 
 def changelog_schema(schema: pa.Schema, column: str) -> pa.Schema:
@@ -78,6 +83,11 @@ class Inserts(OperatorFactory):
     def description(self) -> str:
         """What it does."""
         return "every row is an insert"
+
+    @property
+    def row_flow(self) -> RowFlow:
+        """A row a row."""
+        return RowFlow(one_to_one=True, repeatable=True)
 
 
 class _Inserts(Operator):

@@ -19,9 +19,11 @@ from lakeward.engine.api.context import OperatorContext, Output
 from lakeward.engine.api.operator import Operator, OperatorFactory
 from lakeward.engine.api.row_types import field_names, row_fields
 from lakeward.engine.api.state import ColumnSpec, TableSpec
-from lakeward.engine.core.errors import GraphError, UserCodeError
+from lakeward.engine.core.errors import GraphError, LakewardError, UserCodeError
+from lakeward.engine.core.redaction import FailedRow
 from lakeward.operators.aggregate import Fetch
-from lakeward.operators.function_names import code_location, function_name
+from lakeward.operators.arguments import call_error, definition
+from lakeward.operators.function_names import function_name
 from lakeward.operators.grouping import plain
 from lakeward.operators.rows import RowReader, fits, list_to_column
 from lakeward.operators.signatures import row_class_of
@@ -35,6 +37,7 @@ ReduceFunction = Callable[[Row, Row], Row]
 """Takes the accumulated row and a new one, and returns the new accumulated row."""
 
 
+_HINT = "a reduce function takes two rows and returns one of the same form, with all columns"
 _ROWS_A_PART = 1024  # rows that become columns while they are in the processor's cache
 
 
@@ -53,12 +56,10 @@ class RowReducer:
 
     def __init__(self, schema: pa.Schema, keys: Sequence[str], function: ReduceFunction) -> None:
         self.schema = schema
-        self._keys = keys
         self._function = function
         self._row_class = row_class_of(function)
         self._reader = RowReader(schema, self._row_class)
         self._dicts = self._row_class is None or issubclass(self._row_class, dict)
-        self._get: Callable[[Row, str], Any] = operator.getitem if self._dicts else getattr
         getter = operator.itemgetter if self._dicts else operator.attrgetter
         self._getters = [getter(name) for name in schema.names]
         self._names = frozenset(schema.names)
@@ -104,33 +105,40 @@ class RowReducer:
         try:
             # A copy: a function that changes its first argument must not change the row that was already sent.
             result = self._function(self._copy(held), row)
+        except LakewardError:
+            raise
         except Exception as error:
-            raise self._error(f"raised {type(error).__name__}: {error}", row) from error
+            failure = call_error(self._function, error, hint=_HINT, row=FailedRow(row))
+            failure.rows += (FailedRow(held, label="folded so far"),)
+            raise failure from error
         if type(result) is self._row_class:  # not only for the error: the check of a mapping costs more than the call
             return result
         if self._row_class is not None and not self._dicts:
             return self._of_class(self._row_class, result, row)
         if not (type(result) is dict or isinstance(result, Mapping)) or result.keys() != self._names:
-            raise self._error(f"returned {result!r}, which is not a row of the columns {self.schema.names}", row)
+            what = f"returned what is not a row of the columns {self.schema.names}"
+            raise self._error(what, row, result)
         return result
 
     def _of_class(self, row_class: type, result: Row, row: Row) -> Row:
         """What was returned as a row of the class itself, as which it also comes back from the state."""
         if not isinstance(result, row_class):
-            raise self._error(f"returned {result!r}, not a row of the class that it takes", row)
+            raise self._error("returned what is not a row of the class that it takes", row, result)
         names = field_names(row_class)
         more = [name for name in field_names(type(result)) if name not in names]
         if more:
-            what = f"returned {result!r}, of which {row_class.__qualname__} has no field {more[0]!r}"
-            raise self._error(what, row, "what is in other fields would not be kept: return the class that it takes")
+            what = f"returned a {type(result).__qualname__}; {row_class.__qualname__} has no field {more[0]!r}"
+            hint = "what is in other fields would not be kept: return the class that it takes"
+            raise self._error(what, row, result, hint)
         return row_class(**{name: getattr(result, name) for name in row_fields(row_class)})
 
-    def _error(self, what: str, row: Row, hint: str = "") -> UserCodeError:
-        key = ", ".join(f"{column}={self._get(row, column)!r}" for column in self._keys) or "the whole stream"
+    def _error(self, what: str, row: Row | None, result: Any, hint: str = _HINT) -> UserCodeError:
+        rows = [FailedRow(row)] if row is not None else []
         return UserCodeError(
-            f"reduce {function_name(self._function)} {what}; key: {key}",
-            hint=hint or "a reduce function takes two rows and returns one of the same form, with all columns",
-            location=code_location(self._function),
+            f"reduce {function_name(self._function)} {what}",
+            hint=hint,
+            rows=[*rows, FailedRow(result, label="result")],
+            trace=definition(self._function),
         )
 
     def refuse_changes(self, before: pa.RecordBatch, after: pa.RecordBatch, columns: Sequence[str]) -> None:
@@ -149,11 +157,11 @@ class RowReducer:
             pairs = () if old.equals(new) else zip(old.to_pylist(), new.to_pylist(), strict=True)
             for row, (one, other) in enumerate(pairs):
                 if not _same(one, other):
-                    what = f"changed {name!r} from {one!r} to {other!r}"
+                    what = f"changed {name!r}"
                     hint = (
                         "with a trigger, results replace each other by key and window: leave their columns as they are"
                     )
-                    raise self._error(what, next(self.rows(before.slice(row, 1))), hint)
+                    raise self._error(what, next(self.rows(before.slice(row, 1))), {name: other}, hint)
 
     def load(self, fetch: Fetch, slots: Rows) -> pa.RecordBatch:
         """The rows kept at these slots of the columns that `fetch` gives."""
@@ -190,8 +198,8 @@ class RowReducer:
                 arrays.append(list_to_column(values, field.type))
             except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
                 wrong = next(i for i, value in enumerate(values) if not fits(value, field.type))
-                what = f"returned {values[wrong]!r}, which does not fit '{field.name}' ({field.type})"
-                raise self._error(what, rows[wrong]) from error
+                what = f"returned what does not fit '{field.name}' ({field.type})"
+                raise self._error(what, None, rows[wrong]) from error
         return self.batch(arrays)
 
 

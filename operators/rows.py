@@ -25,6 +25,7 @@ from lakeward.engine.api.row_types import is_named_tuple, row_fields
 from lakeward.engine.core.errors import RecordError, UserCodeError
 from lakeward.engine.core.names import did_you_mean
 from lakeward.engine.core.plain import plain_value
+from lakeward.engine.core.redaction import FailedRow
 from lakeward.operators.row_values import field_makers, is_list, keys_left_out, matched_fields, or_none
 
 CHUNK_ROWS = 512
@@ -32,7 +33,6 @@ CHUNK_ROWS = 512
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EPOCH_NAIVE = datetime(1970, 1, 1)  # noqa: DTZ001 (for columns without a time zone)
-_REPR_CHARS_MAX = 200
 _RANGE_HINT = "Python has no datetime for it: filter such rows out by an expression before the function"
 
 
@@ -370,21 +370,25 @@ class RowWriter:
             return columns
         wrong = next(row for row in rows if len(row) != width)
         raise UserCodeError(
-            f"{self._what} has {len(wrong)} values, expected {width}: {short(wrong)}",
+            f"{self._what} has {len(wrong)} values, expected {width}",
             hint=f"the columns are {', '.join(self._names)}",
+            rows=(_result(dict(zip(self._names, wrong, strict=False)) if len(wrong) < width else wrong),),
         )
 
     def _check_keys(self, row: Any) -> None:
         missing = [name for name in self._names if name not in row and name not in self._optional]
         if missing:
             raise UserCodeError(
-                f"{self._what} lacks column {missing[0]!r}: {short(row)}", hint="set it, to None where it has no value"
+                f"{self._what} lacks column {missing[0]!r}",
+                hint="set it, to None where it has no value",
+                rows=(_result(row),),
             )
         unknown = [name for name in row if name not in self._names]
         if unknown:
             raise UserCodeError(
-                f"{self._what} has an unknown column {unknown[0]!r}: {short(row)}",
+                f"{self._what} has an unknown column {unknown[0]!r}",
                 hint=did_you_mean(str(unknown[0]), self._names),
+                rows=(_result(row),),
             )
 
     def _check_names(self, row_class: type, names: Sequence[str]) -> None:
@@ -407,7 +411,7 @@ class RowWriter:
         hint = "return a dict, a dataclass, a NamedTuple or a tuple of the columns"
         if row is None:
             hint = "every row must be answered; to leave rows out use filter, or flat_map with an empty list"
-        return UserCodeError(f"{self._what} is no row: {short(row)}", hint=hint)
+        return UserCodeError(f"{self._what} is no row", hint=hint, rows=(_result(row),))
 
     def _array(self, field: pa.Field, values: Sequence[Any]) -> pa.Array:
         try:
@@ -421,8 +425,9 @@ class RowWriter:
     def _misfit(self, field: pa.Field, values: Sequence[Any], error: Exception) -> UserCodeError:
         value = next((value for value in values if not fits(value, field.type)), None)
         return UserCodeError(
-            f"{self._what}: column {field.name!r} is {field.type}, but got {short(value)} ({type(value).__name__})",
+            f"{self._what}: column {field.name!r} is {field.type}, but got a value of type {type(value).__name__}",
             hint=f"{error}",
+            rows=(_result({field.name: value}),),
         )
 
 
@@ -435,10 +440,5 @@ def fits(value: Any, kind: pa.DataType) -> bool:
     return True
 
 
-def short(value: Any) -> str:
-    """A value as Python writes it, cut to 200 characters."""
-    try:
-        text = repr(value)
-    except Exception as error:  # a broken __repr__ must not hide the error that is being reported
-        text = f"<{type(value).__name__}, whose repr fails: {error}>"
-    return text if len(text) <= _REPR_CHARS_MAX else text[: _REPR_CHARS_MAX - 1] + "…"
+def _result(value: Any) -> FailedRow:
+    return FailedRow(value, label="result")

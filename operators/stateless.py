@@ -21,7 +21,7 @@ from lakeward.engine.api.changelog import (
 )
 from lakeward.engine.api.context import Output
 from lakeward.engine.api.expression import BoundExpression, Frame
-from lakeward.engine.api.operator import Operator, OperatorFactory, PassedRows
+from lakeward.engine.api.operator import Operator, OperatorFactory, PassedRows, RowFlow
 from lakeward.engine.core.errors import SchemaError
 
 
@@ -60,6 +60,11 @@ class Filter(OperatorFactory):
     def vectorised(self) -> bool:
         """Whether the condition is computed by kernels alone."""
         return self.predicate.vectorised
+
+    @property
+    def row_flow(self) -> RowFlow:
+        """Some of the rows, the same again if no function of the user's says which."""
+        return RowFlow(repeatable=self.predicate.pure)
 
     def required_columns(self, sent: frozenset[str], inputs: Sequence[pa.Schema]) -> Sequence[frozenset[str]]:
         """Those of the condition, and those that are passed on."""
@@ -153,6 +158,11 @@ class Project(OperatorFactory):
         """Whether every column is computed by kernels alone."""
         return all(expression.vectorised for _, expression in self.columns)
 
+    @property
+    def row_flow(self) -> RowFlow:
+        """A row a row."""
+        return RowFlow(one_to_one=True, repeatable=all(expression.pure for _, expression in self.columns))
+
     def required_columns(self, sent: frozenset[str], inputs: Sequence[pa.Schema]) -> Sequence[frozenset[str]]:
         """Those that the columns which are read further on are made of."""
         used = [expression.columns for name, expression in self.columns if name in sent]
@@ -201,6 +211,11 @@ class Identity(OperatorFactory):
     def description(self) -> str:
         """What it does."""
         return "union"
+
+    @property
+    def row_flow(self) -> RowFlow:
+        """A row a row."""
+        return RowFlow(one_to_one=True, repeatable=True)
 
     def required_columns(self, sent: frozenset[str], inputs: Sequence[pa.Schema]) -> Sequence[frozenset[str]]:
         """Those that are passed on, of every input."""

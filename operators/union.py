@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from lakeward.engine.api.context import Output
-from lakeward.engine.api.operator import Operator, OperatorFactory
+from lakeward.engine.api.operator import Operator, OperatorFactory, RowFlow
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,11 @@ class Union(OperatorFactory):
     def description(self) -> str:
         """What it does."""
         return "union"
+
+    @property
+    def row_flow(self) -> RowFlow:
+        """A row a row."""
+        return RowFlow(one_to_one=True, repeatable=True)
 
     def required_columns(self, sent: frozenset[str], inputs: Sequence[pa.Schema]) -> Sequence[frozenset[str]]:
         """Those that are passed on, of every input."""

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from lakeward.engine.api.changelog import DELETE, INSERT, ROW_KIND, is_addition, is_updating, kinds_of
 from lakeward.engine.api.context import Output
-from lakeward.engine.api.operator import Operator, OperatorFactory
+from lakeward.engine.api.operator import Operator, OperatorFactory, RowFlow
 from lakeward.engine.core.errors import SchemaError
 from lakeward.operators.windows.columns import Rows
 
@@ -89,6 +89,11 @@ class Unnest(OperatorFactory):
     def description(self) -> str:
         """For `explain()`: "unnest items as item"."""
         return f"unnest {self.column} as {', '.join(self.names)}"
+
+    @property
+    def row_flow(self) -> RowFlow:
+        """The elements of one row, then those of the next."""
+        return RowFlow(repeatable=True)
 
 
 def _is_list(kind: pa.DataType) -> bool:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 from pyarrow import fs
 
@@ -18,8 +20,14 @@ from lakeward.connectors.files.text import Place, RecordEnds, TextFile
 from lakeward.engine.api.codec import BadRecord, Decoded, Decoder
 from lakeward.engine.api.context import Counter
 from lakeward.engine.api.expression import Comparison
+from lakeward.engine.api.source import Origin
 from lakeward.engine.core.errors import RecordError, SchemaError, SourceError
 from lakeward.engine.core.json_types import JsonObject
+from lakeward.engine.core.redaction import HIDDEN, SECRETS_ONLY, Redaction
+
+_QUOTED = re.compile(r"'[^']*'")
+_REDACTED_BYTES = 10_000
+_SHOWN_CHARS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +87,12 @@ class FileCursor(SplitCursor):
     @abstractmethod
     def _next(self) -> Step | None: ...
 
-    def _step(self, batch: pa.RecordBatch, **progress: int) -> Step:
+    def _step(self, batch: pa.RecordBatch, origin: Origin, **progress: int) -> Step:
         position: JsonObject = {**self._file.start, **progress}
-        return Step(batch, position)
+        return Step(batch, position, origin)
+
+    def _origin(self, unit: str, number: Callable[[int], int]) -> Origin:
+        return Origin(f"file {self._file.name}", unit, number)
 
 
 class reading:
@@ -133,8 +144,9 @@ class ParquetCursor(FileCursor):
         found = next(self._batches, None)
         if found is None:
             return None
-        row, batch = found
-        return self._step(fit(self._file, without_dictionaries(batch, self._file.schema)), row=row)
+        end, batch = found
+        origin = self._origin("row", lambda row: end - batch.num_rows + row + 1)  # counted from 1
+        return self._step(fit(self._file, without_dictionaries(batch, self._file.schema)), origin, row=end)
 
     def _batches_from(self, row: int) -> Iterator[tuple[int, pa.RecordBatch]]:
         """Batches, each with the row behind it."""
@@ -185,16 +197,19 @@ class TextCursor(FileCursor):
         decoded = self._decode(records)
         if decoded.bad:
             self._bad.handle(self._file.name, self._place, records, decoded.bad)
+        first, rows = self._place.record + 1, decoded.rows
+        origin = self._origin("record", lambda row: first + (row if rows is None else int(rows[row])))
         self._place = Place(self._place.offset + sum(map(len, records)), self._place.record + len(records))
-        return self._step(fit(self._file, decoded.batch), offset=self._place.offset, record=self._place.record)
+        return self._step(fit(self._file, decoded.batch), origin, offset=self._place.offset, record=self._place.record)
 
     def _decode(self, records: list[bytes]) -> Decoded:
         """Decode all but blank records, which stand for nothing."""
         if not any(map(bytes.isspace, records)):
             return self._decoder.decode(records)
-        filled = [i for i, record in enumerate(records) if not record.isspace()]
+        filled = np.flatnonzero([not record.isspace() for record in records])
         decoded = self._decoder.decode([records[i] for i in filled])
-        return replace(decoded, rows=None, bad=[BadRecord(filled[one.index], one.reason) for one in decoded.bad])
+        bad = [BadRecord(int(filled[one.index]), one.reason) for one in decoded.bad]
+        return Decoded(decoded.batch, filled if decoded.rows is None else filled[decoded.rows], bad)
 
 
 class BadRecords:
@@ -203,11 +218,21 @@ class BadRecords:
     Args:
         on_error: "fail" or "skip".
         counter: Counts those that are skipped.
+        redaction: Which fields are not shown.
+        columns: The columns of a record whose values stand in it without their names; none: they are named, as in JSON.
     """
 
-    def __init__(self, on_error: OnError, counter: Counter) -> None:
+    def __init__(
+        self, on_error: OnError, counter: Counter, redaction: Redaction = SECRETS_ONLY, columns: Sequence[str] = ()
+    ) -> None:
         self._on_error = on_error
         self._counter = counter
+        self._redaction = redaction
+        self._columns = columns
+
+    def of_columns(self, columns: Sequence[str]) -> BadRecords:
+        """The same for records of these columns, whose names do not stand in the records."""
+        return BadRecords(self._on_error, self._counter, self._redaction, columns)
 
     def handle(self, name: str, place: Place, records: list[bytes], bad: Sequence[BadRecord]) -> None:
         """Count them, or fail at the first.
@@ -220,11 +245,21 @@ class BadRecords:
             return
         first = bad[0]
         offset = place.offset + sum(map(len, records[: first.index]))
-        shown = records[first.index][:100].decode("utf-8", "replace").rstrip()
         raise RecordError(
-            f"{name}, record {place.record + first.index + 1} at byte {offset}: {first.reason}; it begins {shown!r}",
+            f"{name}, record {place.record + first.index + 1} at byte {offset}: "
+            f"{self._shown(first.reason, records[first.index])}",
             hint='correct the file, give another schema, or set on_error="skip" to leave such records out',
         )
+
+    def _shown(self, reason: str, record: bytes) -> str:
+        """What is wrong with a record, and how it begins."""
+        hidden = [name for name in self._columns if self._redaction.hides(name)]
+        if hidden:
+            return f"{_QUOTED.sub(HIDDEN, reason)}; it is not shown, since it has the column {hidden[0]!r}"
+        text = record[:_REDACTED_BYTES].decode("utf-8", "replace").rstrip()
+        if not self._columns:
+            text, reason = self._redaction.json(text), self._redaction.reason(reason)
+        return f"{reason}; it begins {text[:_SHOWN_CHARS]!r}"
 
 
 def check_columns(file: OpenFile, found: Sequence[str], hint: str) -> None:

@@ -139,7 +139,7 @@ class CsvFormat(FileFormat):
             check_columns(file, names, _csv_hint(self.options))
         decoder = CsvDecoder(names, file.schema, self.options)
         place = _place(position)
-        return TextCursor(file, place if place.offset else data, QuotedLineEnds(), decoder, bad)
+        return TextCursor(file, place if place.offset else data, QuotedLineEnds(), decoder, bad.of_columns(names))
 
     def _names(self, file: OpenFile) -> tuple[list[str], Place]:
         """The columns in the file, and where its data begins; no columns when the file is empty."""

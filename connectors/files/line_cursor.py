@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from pyarrow import fs
 
@@ -10,6 +12,7 @@ from lakeward.connectors.files.cursors import BadRecords, FileCursor, OpenFile, 
 from lakeward.connectors.files.text import BOM, RECORD_BYTES_MAX, Place, open_at
 from lakeward.connectors.formats.json import JsonDecoder
 from lakeward.connectors.formats.json_lines import PAD, Lines
+from lakeward.engine.api.codec import Decoded
 from lakeward.engine.core.errors import RecordError
 
 LINE_BLOCK_BYTES = 4 << 20
@@ -91,6 +94,19 @@ class LineBlocks:
         return len(BOM) if not self.end and self._buffer[PAD : PAD + len(BOM)] == BOM else 0
 
 
+_Places = tuple[int, npt.NDArray[np.int64] | None]
+"""The lines before a piece of a batch, and the place among its own of every row; None: all are rows."""
+
+
+def _number(row: int, pieces: list[pa.RecordBatch], places: list[_Places]) -> int:
+    """The line, counted from 1, of a row of a batch that is made of pieces."""
+    for piece, (before, rows) in zip(pieces, places, strict=True):
+        if row < piece.num_rows:
+            return before + 1 + (row if rows is None else int(rows[row]))
+        row -= piece.num_rows
+    raise IndexError(row)
+
+
 class LineCursor(FileCursor):
     """Reads a file of JSON lines from a line on.
 
@@ -117,25 +133,29 @@ class LineCursor(FileCursor):
     def _next(self) -> Step | None:
         """As many lines as a batch should have rows, or the last half of them where a block ends."""
         pieces: list[pa.RecordBatch] = []
+        places: list[_Places] = []
         room = wanted = self._file.batch_rows
         while room:
             lines = self._lines or self._next_lines()
             if lines is None or (len(lines) > room and 2 * room <= wanted):
                 break
             taken = min(len(lines), room)
-            pieces.append(self._decode(lines if taken == len(lines) else lines.part(0, taken)))
+            decoded = self._decode(lines if taken == len(lines) else lines.part(0, taken))
+            pieces.append(decoded.batch)
+            places.append((self._place.record, decoded.rows))
             self._advance(lines, taken)
             room -= taken
         if not pieces:
             return None
         batch = pieces[0] if len(pieces) == 1 else pa.concat_batches(pieces)
-        return self._step(fit(self._file, batch), offset=self._place.offset, record=self._place.record)
+        origin = self._origin("record", lambda row: _number(row, pieces, places))
+        return self._step(fit(self._file, batch), origin, offset=self._place.offset, record=self._place.record)
 
-    def _decode(self, lines: Lines) -> pa.RecordBatch:
+    def _decode(self, lines: Lines) -> Decoded:
         decoded = self._decoder.decode_lines(lines)
         if decoded.bad:
             self._bad.handle(self._file.name, self._place, lines.records(decoded.bad[0].index + 1), decoded.bad)
-        return decoded.batch
+        return decoded
 
     def _next_lines(self) -> Lines | None:
         self._lines = self._blocks.next()

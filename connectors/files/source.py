@@ -158,7 +158,7 @@ class FilesSource(Source):
 
     def open_reader(self, context: ReaderContext) -> SourceReader:
         """A reader that takes its files one after another."""
-        bad = BadRecords(self._on_error, context.counters.counter("bad_records"))
+        bad = BadRecords(self._on_error, context.counters.counter("bad_records"), context.redaction)
 
         def open_cursor(split: Split, position: JsonObject | None) -> SplitCursor:
             return self._open(split, position or split.start, context.batch_rows, bad)

@@ -248,10 +248,9 @@ def _without(batch: pa.RecordBatch, bad: Reasons, misfits: Reasons, first: int) 
 def _joined(parts: Sequence[Decoded]) -> Decoded:
     bad = [one for part in parts for one in part.bad]
     batch = pa.concat_batches([part.batch for part in parts])
-    if not bad:
-        return Decoded(batch)
-    rows = [np.arange(part.batch.num_rows) if part.rows is None else part.rows for part in parts]
-    return Decoded(batch, np.concatenate(rows), bad)
+    rows = np.concatenate([np.arange(part.batch.num_rows) if part.rows is None else part.rows for part in parts])
+    whole = not bad and (not len(rows) or int(rows[-1]) == len(rows) - 1)  # they increase: none is left out
+    return Decoded(batch, None if whole else rows, bad)
 
 
 def _pruned(schema: pa.Schema, columns: Sequence[str] | None) -> pa.Schema:

@@ -21,6 +21,7 @@ from lakeward.connectors.iceberg.lake_table import LakeTable
 from lakeward.connectors.iceberg.partitions import Partitioner, PartitionKey
 from lakeward.connectors.iceberg.pyiceberg_internals import file_statistics, leaf_columns, partition_path
 from lakeward.connectors.iceberg.schemas import to_arrow
+from lakeward.engine.api.failed_rows import failed_row
 from lakeward.engine.api.sink import SinkWriter, WriterContext
 from lakeward.engine.core.errors import LakewardError, RecordError, SinkError
 from lakeward.engine.core.ids import CheckpointId
@@ -224,6 +225,7 @@ def _conform(batch: pa.RecordBatch, schema: pa.Schema, table: str) -> pa.RecordB
                 f"column '{field.name}' of the Iceberg table {table} is required, but {column.null_count} of"
                 f" {batch.num_rows} rows of a batch are null, the first is row {row}",
                 hint=f"filter or fill nulls before the sink, or make '{field.name}' optional in the table",
+                rows=[failed_row(batch, row)],
             )
         columns.append(column)
     return pa.RecordBatch.from_arrays(columns, schema=schema)

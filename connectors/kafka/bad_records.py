@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from lakeward.engine.core.errors import RecordError
+from lakeward.engine.core.redaction import SECRETS_ONLY, Redaction
 
 _SHOWN_BYTES = 100
+_REDACTED_BYTES = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +33,18 @@ class BadKafkaRecord:
     value: bytes | None
     reason: str
 
-    def error(self) -> RecordError:
-        """The error that ends a job on this record."""
+    def error(self, redaction: Redaction = SECRETS_ONLY) -> RecordError:
+        """The error that ends a job on this record.
+
+        Args:
+            redaction: Which fields of a JSON record are not shown.
+        """
         payload = self.value or b""
-        shown = repr(payload[:_SHOWN_BYTES])
+        text = payload[:_REDACTED_BYTES].decode("utf-8", "surrogateescape")
+        shown = repr(redaction.json(text).encode("utf-8", "surrogateescape")[:_SHOWN_BYTES])
         cut = f" (first {_SHOWN_BYTES} of {len(payload)} bytes)" if len(payload) > _SHOWN_BYTES else ""
         return RecordError(
-            f"topic '{self.topic}' partition {self.partition} offset {self.offset}: {self.reason}; "
+            f"topic '{self.topic}' partition {self.partition} offset {self.offset}: {redaction.reason(self.reason)}; "
             f"the record is {shown}{cut}",
             hint='correct the schema, or pass over such records with on_error="skip" (they are counted)',
         )

@@ -54,6 +54,11 @@ class PartitionBuffer:
             if what in self.metadata:
                 self._kept.setdefault(what, []).extend(map(_ACCESSORS[what], messages))
 
+    @property
+    def offset_runs(self) -> Sequence[npt.NDArray[np.int64]]:
+        """The offsets of all records, in runs."""
+        return self._offsets
+
     def offsets(self) -> npt.NDArray[np.int64]:
         """The offset of every record."""
         return np.concatenate(self._offsets) if self._offsets else np.zeros(0, np.int64)

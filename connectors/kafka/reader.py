@@ -14,7 +14,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from lakeward.connectors.kafka.buffers import PartitionBuffer
 from lakeward.connectors.kafka.client import LOG, REQUEST_TIMEOUT_S, Connection, ErrorLog
 from lakeward.connectors.kafka.offsets import Partition, Position, partition_of
-from lakeward.connectors.kafka.record_decoder import RecordDecoder
+from lakeward.connectors.kafka.record_decoder import Piece, RecordDecoder, origin_of
 from lakeward.engine.api.codec import Decoder
 from lakeward.engine.api.source import ReaderContext, SourceReader, Split, SplitBatch, SplitFinished
 from lakeward.engine.core.errors import LakewardError, SourceError
@@ -37,7 +37,7 @@ class _Assigned:
     split: SplitId
     position: Position  # behind the last batch that was handed out
     buffer: PartitionBuffer
-    pieces: list[pa.RecordBatch] = field(default_factory=list)
+    pieces: list[Piece] = field(default_factory=list)
     records: int = 0  # waiting, decoded or not
     size_bytes: int = 0
     since_ms: int = 0
@@ -70,8 +70,8 @@ class _Assigned:
         pieces, self.pieces = self.pieces, []
         self.records = self.size_bytes = 0
         self.position = replace(self.position, offset=self.next_offset)
-        batch = pieces[0] if len(pieces) == 1 else pa.concat_batches(pieces)
-        return SplitBatch(self.split, batch, self.position.to_json())
+        batch = pieces[0].batch if len(pieces) == 1 else pa.concat_batches([piece.batch for piece in pieces])
+        return SplitBatch(self.split, batch, self.position.to_json(), origin_of(*self.where, pieces))
 
 
 class KafkaReader(SourceReader):

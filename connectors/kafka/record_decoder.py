@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from lakeward.connectors.kafka.bad_records import BadKafkaRecord
@@ -12,10 +14,45 @@ from lakeward.connectors.kafka.buffers import PartitionBuffer
 from lakeward.connectors.kafka.client import LOG
 from lakeward.connectors.kafka.config import KafkaOptions
 from lakeward.engine.api.codec import Decoded, Decoder
-from lakeward.engine.api.source import ReaderContext
+from lakeward.engine.api.source import Origin, ReaderContext
 from lakeward.engine.core.errors import RecordError
 
+Int64Array = npt.NDArray[np.int64]
+
 _LOG_INTERVAL_MS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Rows of one partition, and where they were read.
+
+    Args:
+        batch: The rows.
+        offset_runs: The offsets of all records, also of bad ones, in runs.
+        rows: The place of each row among the records; None: each record is a row.
+    """
+
+    batch: pa.RecordBatch
+    offset_runs: Sequence[Int64Array]
+    rows: Int64Array | None
+
+    def offset(self, row: int) -> int:
+        """The offset of a row."""
+        offsets = np.concatenate(self.offset_runs)
+        return int(offsets[row if self.rows is None else self.rows[row]])
+
+
+def origin_of(topic: str, partition: int, pieces: Sequence[Piece]) -> Origin:
+    """Where the rows of a batch that is made of pieces were read."""
+
+    def offset(row: int) -> int:
+        for piece in pieces:
+            if row < piece.batch.num_rows:
+                return piece.offset(row)
+            row -= piece.batch.num_rows
+        raise IndexError(row)
+
+    return Origin(f"topic '{topic}', partition {partition}", "offset", offset)
 
 
 @dataclass
@@ -36,7 +73,7 @@ class RecordDecoder:
     _unlogged: int = 0
     _logged_ms: int | None = None
 
-    def decode(self, buffer: PartitionBuffer) -> pa.RecordBatch:
+    def decode(self, buffer: PartitionBuffer) -> Piece:
         """The good records of a buffer.
 
         Raises:
@@ -48,9 +85,9 @@ class RecordDecoder:
         self._count("read_records", len(buffer))
         self._count("read_bytes", buffer.size_bytes)
         if not self.options.metadata:
-            return decoded.batch
+            return Piece(decoded.batch, buffer.offset_runs, decoded.rows)
         arrays = [*decoded.batch.columns, *buffer.metadata_columns(decoded.rows)]
-        return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
+        return Piece(pa.RecordBatch.from_arrays(arrays, schema=self.schema), buffer.offset_runs, decoded.rows)
 
     def close(self) -> None:
         """Log what was not logged yet."""
@@ -75,7 +112,7 @@ class RecordDecoder:
             for i, reason in ((bad.index, bad.reason) for bad in decoded.bad)
         ]
         if self.options.on_error == "fail":
-            raise records[0].error()
+            raise records[0].error(self.context.redaction)
         self._count("bad_records", len(records))
         if not isinstance(self.options.on_error, str):
             self.options.on_error.handle(records)
@@ -83,7 +120,7 @@ class RecordDecoder:
         now_ms = self.context.clock.monotonic_ms()
         if self._logged_ms is None or now_ms - self._logged_ms >= _LOG_INTERVAL_MS:
             self._logged_ms = now_ms
-            self._log_bad(records[-1].error())
+            self._log_bad(records[-1].error(self.context.redaction))
 
     def _log_bad(self, error: RecordError | None) -> None:
         """Log how many bad records there were since the last time, rather than each."""

@@ -11,6 +11,7 @@ from lakeward.engine.api.state import RowsSpec, RowTable, StateTable, TableSpec
 from lakeward.engine.core.clock import Clock
 from lakeward.engine.core.ids import JobId, OperatorId, SubtaskIndex
 from lakeward.engine.core.json_types import JsonObject
+from lakeward.engine.core.redaction import Redaction
 
 
 class Output(Protocol):
@@ -74,6 +75,11 @@ class OperatorContext(Protocol):
     @property
     def clock(self) -> Clock:
         """Processing time."""
+        ...
+
+    @property
+    def redaction(self) -> Redaction:
+        """Which fields neither errors nor log lines may show."""
         ...
 
     @property

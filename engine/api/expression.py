@@ -103,3 +103,8 @@ class BoundExpression(ABC):
     def vectorised(self) -> bool:
         """False when a Python function is called for every row."""
         return True
+
+    @property
+    def pure(self) -> bool:
+        """Whether it may be computed again at will: no function of the user's is called."""
+        return self.vectorised

@@ -27,6 +27,20 @@ class PassedRows:
     where: tuple[Comparison, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class RowFlow:
+    """How an operator's rows follow from those of its input, for finding the source's row of one that failed.
+
+    Args:
+        one_to_one: Whether one row comes of every row, in their order.
+        repeatable: Whether an operator that was just made, and not opened, makes the same rows again of the same rows;
+            the rows of one come before those of the next, and no function of the user's is called.
+    """
+
+    one_to_one: bool = False
+    repeatable: bool = False
+
+
 class Operator(ABC):
     """One subtask of one step of a job. Called by one thread at a time; must not block for long.
 
@@ -88,6 +102,11 @@ class OperatorFactory(ABC):
     def vectorised(self) -> bool:
         """Whether rows stay in Arrow columns (the fast road) or go through a Python function one by one."""
         return True
+
+    @property
+    def row_flow(self) -> RowFlow:
+        """How its rows follow from its input's."""
+        return RowFlow()
 
     @property
     def stateful(self) -> bool:

@@ -12,16 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lakeward.engine.core.errors import ConfigError
-
-HIDDEN = "***"
-"""What is shown in place of a secret."""
+from lakeward.engine.core.redaction import HIDDEN, is_secret_name
 
 _REFERENCE = re.compile(r"\$\{([^}:]*):([^}]*)\}")
-_SECRET_KEY = re.compile(
-    r"pass(word|phrase|wd)?$|password|secret|token|credential|jaas|api[._-]?key|access[._-]?key|private[._-]?key"
-    r"|(ssl|sasl)\.key(?!.*location)|basic\.auth\.user\.info|\.pem$",
-    re.IGNORECASE,
-)
 _SECRET_IN_TEXT = re.compile(
     r"(?i)\b([\w.-]*(?:password|passwd|secret|token|credential)[\w.-]*\s*[=:]\s*)(\"[^\"]*\"|'[^']*'|[^\s,;&]+)"
 )
@@ -118,7 +111,7 @@ def _redacted(key: str, value: object) -> object:
         return redact(value)
     if isinstance(value, Secret):
         return HIDDEN
-    if _SECRET_KEY.search(key):
+    if is_secret_name(key):
         return value if isinstance(value, str) and _REFERENCE.fullmatch(value) else HIDDEN
     return redact_text(value) if isinstance(value, str) else value
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -13,6 +13,7 @@ from lakeward.engine.api.expression import Comparison
 from lakeward.engine.core.clock import Clock
 from lakeward.engine.core.ids import CheckpointId, JobId, SplitId, SubtaskIndex
 from lakeward.engine.core.json_types import JsonObject
+from lakeward.engine.core.redaction import SECRETS_ONLY, Redaction
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +30,51 @@ class Split:
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """Where the rows of a batch were read. Costs nothing until an error asks.
+
+    >>> origin = Origin("topic 'orders', partition 3", "offset", lambda row: 1200 + row)
+    >>> origin.of_row(4), origin.of_rows(0, 63)
+    ("topic 'orders', partition 3, offset 1204", "topic 'orders', partition 3, one of the offsets 1200 to 1263")
+
+    Args:
+        place: The partition or file.
+        unit: What its rows are counted in: "offset", "record", "row".
+        number: The number of a row of the batch there.
+    """
+
+    place: str
+    unit: str
+    number: Callable[[int], int]
+
+    def of_row(self, row: int) -> str:
+        """Where a row was read."""
+        return f"{self.place}, {self.unit} {self.number(row)}"
+
+    def of_rows(self, first: int, last: int) -> str:
+        """Where a row was read of which it is only known that it is among these."""
+        if first == last:
+            return self.of_row(first)
+        return f"{self.place}, one of the {self.unit}s {self.number(first)} to {self.number(last)}"
+
+
+@dataclass(frozen=True, slots=True)
 class SplitBatch:
     """Rows of one split, with the position right after them: a reader opened there yields the next row.
 
     `batch` may be empty (a position that moved over nothing but skipped records).
+
+    Args:
+        split: The split.
+        batch: The rows.
+        position: Where the next row is.
+        origin: Where the rows were read, for errors; None: it is not known.
     """
 
     split: SplitId
     batch: pa.RecordBatch
     position: JsonObject
+    origin: Origin | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +97,7 @@ class ReaderContext:
         linger_ms: How long rows may wait for a batch to fill when the input is slow.
         clock: Processing time.
         counters: Gets a counter by name (`read_records`, `bad_records`).
+        redaction: Which fields neither errors nor log lines may show.
     """
 
     uid: str
@@ -70,6 +108,7 @@ class ReaderContext:
     linger_ms: int
     clock: Clock
     counters: CounterRegistry
+    redaction: Redaction = SECRETS_ONLY
 
 
 class CounterRegistry(ABC):

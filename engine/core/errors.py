@@ -16,13 +16,18 @@ LakewardError
 └── InternalError           a bug in Lakeward itself: please report it
 
 Every error carries a `domain` (whose fault: user, external, internal), a `retry` hint that the restart policy reads, a
-`hint` that says what to do, and, added on the way up, the `operator` it came from.
+`hint` that says what to do, and, added on the way up, the `operator` it came from. One that is about a row carries the
+row apart from its message: fields that must not be shown are hidden, in the row and in whatever is said about it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from enum import Enum
 from typing import ClassVar
+
+from lakeward.engine.core.redaction import FailedRow, Redaction
 
 
 class Domain(Enum):
@@ -56,17 +61,48 @@ class LakewardError(Exception):
         hint: What the reader can do about it.
         operator: The `uid` of the operator it happened in, when known.
         location: `file:line` of the user's code that made the operator, when known.
+        rows: The rows it is about; do not repeat them in the message.
+        trace: Where in the user's code it happened (`core.user_frames`), outermost first.
     """
 
     domain: ClassVar[Domain] = Domain.INTERNAL
     retry: ClassVar[Retry] = Retry.NO
 
-    def __init__(self, message: str, *, hint: str = "", operator: str = "", location: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        operator: str = "",
+        location: str = "",
+        rows: Sequence[FailedRow] = (),
+        trace: Sequence[object] = (),
+    ) -> None:
+        self._said = (message, hint)
+        self._redaction = Redaction()
         self.operator = operator
         self.location = location
+        self.rows = tuple(rows)
+        self.trace = tuple(trace)
+        self.origin = ""
+        super().__init__(self.message)
+
+    @property
+    def message(self) -> str:
+        """What happened, without the values that its rows hide."""
+        return self.without_hidden(self._said[0])
+
+    @property
+    def hint(self) -> str:
+        """What to do, without the values that its rows hide."""
+        return self.without_hidden(self._said[1])
+
+    @property
+    def details(self) -> list[str]:
+        """Where in the user's code it happened, the rows, and where they were read, a line each."""
+        lines = [f"> {line}" if not str(line).startswith("...") else str(line) for line in self.trace]
+        lines += [row.show(self._redaction) for row in self.rows]
+        return [*lines, f"read from: {self.origin}"] if self.origin else lines
 
     def at(self, operator: str, location: str = "") -> LakewardError:
         """Name the operator (and the user's file and line) unless an inner frame already did; returns self."""
@@ -74,11 +110,47 @@ class LakewardError(Exception):
         self.location = self.location or location
         return self
 
+    def about(self, row: FailedRow) -> LakewardError:
+        """Add a row that it is about, before the others; returns self."""
+        self.rows = (row, *self.rows)
+        self.args = (self.message,)
+        return self
+
+    def place_rows(self, place: Callable[[int], int | None]) -> None:
+        """Say the rows' places in another batch, of which the one that they were counted in is made."""
+        self.rows = tuple(row if row.index is None else replace(row, index=place(row.index)) for row in self.rows)
+
+    def add(self, text: str) -> LakewardError:
+        """Say more in the message; returns self."""
+        self._said = (self._said[0] + text, self._said[1])
+        self.args = (self.message,)
+        return self
+
+    def redact(self, redaction: Redaction) -> None:
+        """Hide what `redaction` says, here and in the Lakeward errors chained to it.
+
+        An exception of the user's whose own text has a hidden value is no longer chained: Python would print it.
+        """
+        self._redaction = redaction
+        self.args = (self.message,)
+        cause = self.__cause__
+        if isinstance(cause, LakewardError):
+            cause.redact(redaction)
+        elif cause is not None and self.without_hidden(str(cause)) != str(cause):
+            self.__cause__ = self.__context__ = None
+
+    def without_hidden(self, text: str) -> str:
+        """A text about its rows without the values that they hide."""
+        for row in self.rows:
+            text = self._redaction.text(text, row.value)
+        return text
+
     def __str__(self) -> str:
         where = f"operator '{self.operator}'" if self.operator else ""
         if self.location:
             where = f"{where} ({self.location})" if where else self.location
         lines = [f"{where}: {self.message}" if where else self.message]
+        lines += [f"  {line}" for line in self.details]
         if self.hint:
             lines.append(f"  hint: {self.hint}")
         return "\n".join(lines)
@@ -107,9 +179,14 @@ class RecordError(LakewardError):
 
 
 class UserCodeError(LakewardError):
-    """A function of the user's raised; its exception is chained."""
+    """A function of the user's raised, or returned what does not fit; an exception is chained.
+
+    Attributes:
+        raised: The user's exception; None if it did not raise.
+    """
 
     domain = Domain.USER
+    raised: BaseException | None = None
 
 
 class SourceError(LakewardError):

@@ -17,7 +17,7 @@ import pyarrow as pa
 from lakeward.engine.api.changelog import ROW_KIND
 from lakeward.engine.api.context import Output
 from lakeward.engine.api.expression import Comparison
-from lakeward.engine.api.operator import Operator, OperatorFactory
+from lakeward.engine.api.operator import Operator, OperatorFactory, RowFlow
 from lakeward.engine.core.ids import OperatorId
 from lakeward.engine.graph.logical import Edge, Exchange, LogicalGraph, Node, Pushdown, SourceSpec
 
@@ -194,6 +194,11 @@ class KeepColumns(OperatorFactory):
     def description(self) -> str:
         """What it does."""
         return f"keep {', '.join(self.columns)}"
+
+    @property
+    def row_flow(self) -> RowFlow:
+        """A row a row."""
+        return RowFlow(one_to_one=True, repeatable=True)
 
 
 class _KeepColumnsOperator(Operator):

@@ -171,6 +171,7 @@ class _Builder:
             linger_ms=self._context.config.linger_ms,
             clock=self._context.info.clock,
             counters=counters,
+            redaction=self._context.info.redaction,
         )
         with errors_named(node):
             reader = node.work.source.open_reader(reader_context)

@@ -127,6 +127,11 @@ class Chain:
                 chained.operator.open(chained.context)
 
     @property
+    def nodes(self) -> list[Node]:
+        """The operators, as the plan has them."""
+        return [chained.node for chained in self._operators]
+
+    @property
     def first_input(self) -> int | None:
         """The input that the head wants read first; see `OperatorFactory.first_input`."""
         work = self._operators[0].node.work

@@ -14,6 +14,7 @@ from lakeward.engine.core.clock import Clock
 from lakeward.engine.core.ids import JobId, OperatorId, SubtaskIndex
 from lakeward.engine.core.json_types import JsonObject
 from lakeward.engine.core.keygroups import key_group_range
+from lakeward.engine.core.redaction import SECRETS_ONLY, Redaction
 from lakeward.engine.runtime.metrics import OperatorCounters
 from lakeward.engine.state.backend import RestoreSource, StateBackend
 from lakeward.engine.state.kv import StoreFactory
@@ -30,6 +31,7 @@ class JobInfo:
         attempt: A name that no other run of the job ever had.
         clock: Processing time.
         max_parallelism: Number of key groups.
+        redaction: Which fields are not shown.
     """
 
     job_id: JobId
@@ -37,6 +39,7 @@ class JobInfo:
     attempt: str
     clock: Clock
     max_parallelism: int
+    redaction: Redaction = SECRETS_ONLY
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +109,11 @@ class SubtaskContext:
     def clock(self) -> Clock:
         """Processing time."""
         return self._info.clock
+
+    @property
+    def redaction(self) -> Redaction:
+        """Which fields neither errors nor log lines may show."""
+        return self._info.redaction
 
     @property
     def max_parallelism(self) -> int:

@@ -10,11 +10,13 @@ import pyarrow.compute as pc
 
 from lakeward.engine.api.source import CounterRegistry, SourceReader, Split, SplitBatch, SplitFinished
 from lakeward.engine.core.clock import Clock
+from lakeward.engine.core.errors import LakewardError
 from lakeward.engine.core.ids import CheckpointId, OperatorId, SplitId, SubtaskIndex
 from lakeward.engine.core.json_types import JsonObject
 from lakeward.engine.core.messages import WATERMARK_MIN_US
 from lakeward.engine.graph.logical import Node, SourceSpec
 from lakeward.engine.runtime.chain import SnapshotPart, errors_named
+from lakeward.engine.runtime.origin import add_origin
 from lakeward.engine.runtime.output import ChainOutput
 from lakeward.engine.runtime.task import TaskCore, TaskReport
 from lakeward.engine.runtime.watermarks import SplitWatermarks
@@ -200,7 +202,11 @@ class SourceTask:
     def _send(self, polled: SplitBatch) -> None:
         batch = polled.batch
         self._output_rows.inc(batch.num_rows)
-        self._setup.out.emit(batch)
+        try:
+            self._setup.out.emit(batch)
+        except LakewardError as error:
+            add_origin(error, polled, self._core.chain.nodes)
+            raise
         old = self._splits[polled.split]
         newest = old.newest_us
         if self._watermarks and batch.num_rows:

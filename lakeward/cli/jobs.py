@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import runpy
 import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import click
 from lakeward.dsl.launch import LaunchOptions, launched_with
 from lakeward.engine.core.errors import ConfigError, LakewardError, UserCodeError
 from lakeward.engine.core.names import did_you_mean
+from lakeward.engine.core.user_frames import user_trace
 
 
 def run_job(job: str, parallelism: int | None, checkpoint_dir: str | None, checkpoint_interval: str | None) -> None:
@@ -62,7 +62,7 @@ def load_and_call(job: str) -> None:
     except (LakewardError, KeyboardInterrupt):
         raise
     except Exception as error:
-        raise UserCodeError(f"{type(error).__name__}: {error}", location=_users_line(error)) from error
+        raise _users_error(error) from error
 
 
 def _find(module: str, function: str) -> Callable[[], object]:
@@ -79,11 +79,10 @@ def _find(module: str, function: str) -> Callable[[], object]:
     return called
 
 
-def _users_line(error: Exception) -> str:
-    """The innermost line that is neither the standard library's nor Lakeward's; a syntax error's own line."""
-    if isinstance(error, SyntaxError) and error.filename:
-        return f"{error.filename}:{error.lineno}"
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if "runpy" not in f.filename and "importlib" not in f.filename]
-    users = [f for f in own if "/lakeward/" not in f.filename and "site-packages" not in f.filename] or own or frames
-    return f"{users[-1].filename}:{users[-1].lineno}"
+def _users_error(error: Exception) -> UserCodeError:
+    """What the file or function raised, with the user's lines; of a syntax error, its own line."""
+    location = f"{error.filename}:{error.lineno}" if isinstance(error, SyntaxError) and error.filename else ""
+    trace = () if location else user_trace(error)
+    failure = UserCodeError(f"{type(error).__name__}: {error}", location=location, trace=trace)
+    failure.raised = error
+    return failure

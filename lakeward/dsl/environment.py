@@ -21,7 +21,7 @@ from lakeward.engine.checkpoint.store import CheckpointStore, MemoryStore
 from lakeward.engine.checkpoint.store_fs import open_store
 from lakeward.engine.config import EngineConfig
 from lakeward.engine.core.durations import Duration, parse_duration_us
-from lakeward.engine.core.errors import ConfigError
+from lakeward.engine.core.errors import ConfigError, Domain, LakewardError
 from lakeward.engine.core.expect import expect
 from lakeward.engine.core.keygroups import parallelism_hint
 from lakeward.engine.execute import JobDefinition, JobResult, Ports, execute, stop_on_signals
@@ -192,7 +192,7 @@ class StreamExecutionEnvironment:
             launch.plans[name] = self.explain()
             return None
         with stop_on_signals() as stop:
-            return execute(self.definition(name), Ports(stop=stop))
+            return _run(self.definition(name), Ports(stop=stop))
 
     def definition(self, name: str = "job", store: CheckpointStore | None = None) -> JobDefinition:
         """The job as data, for whoever runs it another way (tests, tools).
@@ -221,10 +221,20 @@ class StreamExecutionEnvironment:
         try:
             job = JobDefinition(self._builder.graph([uid]), "collect", self.config, MemoryStore())
             with stop_on_signals() as stop:
-                execute(job, Ports(stop=stop))
+                _run(job, Ports(stop=stop))
         finally:
             self._builder.remove(uid)
         return sink.table()
 
     def _store(self) -> CheckpointStore:
         return MemoryStore() if self._checkpoint_dir is None else open_store(self._checkpoint_dir)
+
+
+def _run(job: JobDefinition, ports: Ports) -> JobResult:
+    """Run a job. An error that is not Lakeward's own leaves out the frames of Lakeward that it came through."""
+    try:
+        return execute(job, ports)
+    except LakewardError as error:
+        if error.domain is Domain.USER:
+            error.__traceback__ = None
+        raise error from error.__cause__

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
@@ -23,6 +23,7 @@ from lakeward.engine.core.ids import OperatorId
 from lakeward.engine.core.names import did_you_mean
 from lakeward.engine.graph.logical import Edge, Exchange, Node
 from lakeward.operators.changelog import Inserts, ToChangelog, changelog_schema, materialise
+from lakeward.operators.error_policy import FAIL, OnError, failed_rows_schema
 from lakeward.operators.process.tags import OutputTag
 from lakeward.operators.signatures import output_schema_of
 from lakeward.operators.stateless import Filter, Project
@@ -89,6 +90,7 @@ class DataStream(JoinVerbs, RankingVerbs, ProcessVerbs):
         self._tag = tag
         self.event_time = event_time
         self.upsert_key = upsert_key
+        self._failed: DataStream | None = None
 
     @property
     def uid(self) -> str:
@@ -127,6 +129,7 @@ class DataStream(JoinVerbs, RankingVerbs, ProcessVerbs):
         predicate: Expr | Callable[..., bool],
         *,
         columns: Sequence[str] | None = None,
+        on_error: OnError = FAIL,
         uid: str | None = None,
         parallelism: int | None = None,
     ) -> DataStream:
@@ -140,6 +143,7 @@ class DataStream(JoinVerbs, RankingVerbs, ProcessVerbs):
         Args:
             predicate: A boolean expression, or (slower) a function of a row or of columns' values, as for `map`.
             columns: The columns whose values the function gets, as for `map`.
+            on_error: What becomes of rows on which the function fails, as for `map`.
             uid: The operator's name in checkpoints.
             parallelism: Its subtasks.
 
@@ -155,10 +159,12 @@ class DataStream(JoinVerbs, RankingVerbs, ProcessVerbs):
             self._refuse_updates(
                 "a filter by a Python function", "give an expression, or use .to_changelog() before it"
             )
-            work = self._work(lambda: FilterRows(predicate, self.schema, columns=chosen))
-            return self._then("filter", work, self.schema, uid, parallelism)
-        if chosen is not None:
-            raise self._error(GraphError("filter by an expression takes no columns=", hint="leave it out"))
+            work = self._guarded(
+                on_error, lambda: FilterRows(predicate, self.schema, columns=chosen, on_error=on_error)
+            )
+            return self._then_guarded("filter", work, self.schema, on_error, (uid, parallelism))
+        for name in [*(["columns"] if chosen is not None else []), *(["on_error"] if on_error != FAIL else [])]:
+            raise self._error(GraphError(f"filter by an expression takes no {name}=", hint="leave it out"))
         bound = self._bind(predicate)
         if not pa.types.is_boolean(bound.type):
             raise self._error(SchemaError(f"filter needs a boolean, but {bound.description} is {bound.type}"))
@@ -247,6 +253,7 @@ class DataStream(JoinVerbs, RankingVerbs, ProcessVerbs):
         *,
         columns: Sequence[str] | None = None,
         returns: Any = None,
+        on_error: OnError = FAIL,
         uid: str | None = None,
         parallelism: int | None = None,
     ) -> DataStream:
@@ -272,6 +279,7 @@ class DataStream(JoinVerbs, RankingVerbs, ProcessVerbs):
             columns: The columns whose values the function gets, one a parameter, whatever their names.
             returns: The rows' type: a schema, dataclass, TypedDict, or {name: type}; not needed when the function's
                 return annotation says it.
+            on_error: What becomes of rows on which the function fails, or whose results do not fit: an `OnError`.
             uid: The operator's name in checkpoints.
             parallelism: Its subtasks.
 
@@ -283,8 +291,10 @@ class DataStream(JoinVerbs, RankingVerbs, ProcessVerbs):
         self._refuse_updates("map", "use expressions in .with_columns(...), or .to_changelog() before it")
         chosen = self._chosen(columns)
         schema = self._work(lambda: output_schema_of(function, returns))
-        work = self._work(lambda: MapRows(function, self.schema, schema, returns, columns=chosen))
-        return self._then("map", work, schema, uid, parallelism)
+        work = self._guarded(
+            on_error, lambda: MapRows(function, self.schema, schema, returns, columns=chosen, on_error=on_error)
+        )
+        return self._then_guarded("map", work, schema, on_error, (uid, parallelism))
 
     def flat_map(
         self,
@@ -292,6 +302,7 @@ class DataStream(JoinVerbs, RankingVerbs, ProcessVerbs):
         *,
         columns: Sequence[str] | None = None,
         returns: Any = None,
+        on_error: OnError = FAIL,
         uid: str | None = None,
         parallelism: int | None = None,
     ) -> DataStream:
@@ -307,6 +318,7 @@ class DataStream(JoinVerbs, RankingVerbs, ProcessVerbs):
             function: Called once a row, as for `map`; returns or yields rows.
             columns: The columns whose values the function gets, as for `map`.
             returns: As for `map`: the type of one row.
+            on_error: As for `map`. Of a row that fails nothing is sent, also of what was yielded before.
             uid: The operator's name in checkpoints.
             parallelism: Its subtasks.
 
@@ -318,14 +330,17 @@ class DataStream(JoinVerbs, RankingVerbs, ProcessVerbs):
         self._refuse_updates("flat_map", "use .to_changelog() before it")
         chosen = self._chosen(columns)
         schema = self._work(lambda: output_schema_of(function, returns))
-        work = self._work(lambda: FlatMapRows(function, self.schema, schema, returns, columns=chosen))
-        return self._then("flat_map", work, schema, uid, parallelism)
+        work = self._guarded(
+            on_error, lambda: FlatMapRows(function, self.schema, schema, returns, columns=chosen, on_error=on_error)
+        )
+        return self._then_guarded("flat_map", work, schema, on_error, (uid, parallelism))
 
     def map_batches(
         self,
         function: Callable[[pa.RecordBatch], pa.RecordBatch | pa.Table],
         *,
         returns: Any = None,
+        on_error: OnError = FAIL,
         uid: str | None = None,
         parallelism: int | None = None,
     ) -> DataStream:
@@ -339,13 +354,16 @@ class DataStream(JoinVerbs, RankingVerbs, ProcessVerbs):
         Args:
             function: Gets a `pyarrow.RecordBatch`; batch boundaries mean nothing.
             returns: The schema it returns; by default the one it gets.
+            on_error: As for `map`. To find the rows that fail (`skip`, `side_output`) the function is called again for
+                ever smaller parts of the batch.
             uid: The operator's name in checkpoints.
             parallelism: Its subtasks.
         """
         self._check_function(function)
         self._refuse_updates("map_batches", "use expressions in .with_columns(...), or .to_changelog() before it")
         schema = self.schema if returns is None else self._work(lambda: output_schema_of(function, returns))
-        return self._then("map_batches", MapBatches(function, schema), schema, uid, parallelism)
+        work = self._guarded(on_error, lambda: MapBatches(function, schema, on_error, self.schema))
+        return self._then_guarded("map_batches", work, schema, on_error, (uid, parallelism))
 
     # -- shape
 
@@ -463,7 +481,7 @@ class DataStream(JoinVerbs, RankingVerbs, ProcessVerbs):
         return group_aggregate(self, (), {**(aggregates or {}), **named}, options)
 
     def side_output(self, tag: OutputTag) -> DataStream:
-        """A side stream of the operator that made this stream (late rows of a window).
+        """A side stream of the operator that made this stream: late rows of a window, rows on which a function failed.
 
         >>> from lakeward import LakewardError, StreamExecutionEnvironment
         >>> try:
@@ -476,10 +494,13 @@ class DataStream(JoinVerbs, RankingVerbs, ProcessVerbs):
             GraphError: The operator has no such side stream.
         """
         expect(tag, OutputTag, "a side stream's tag", 'give an lw.OutputTag("late")')
+        if self._failed is not None and self._failed._tag == tag.name:
+            return self._failed
         raise self._error(
             GraphError(
                 f"'{self.uid}' has no side stream '{tag.name}'",
-                hint="ask the stream that .window(...).side_output_late_data(tag).aggregate(...) returned",
+                hint="ask the stream that .map(..., on_error=lw.OnError.side_output(tag)) returned, or "
+                ".window(...).side_output_late_data(tag).aggregate(...)",
             )
         )
 
@@ -589,6 +610,26 @@ class DataStream(JoinVerbs, RankingVerbs, ProcessVerbs):
         node = self._context.builder.add(kind, factory, [self._edge()], schema, uid, parallelism)
         key = self.upsert_key if is_updating(schema) and set(self.upsert_key or ()) <= set(schema.names) else None
         return DataStream(self._context, node, self._event_time_in(schema), upsert_key=key)
+
+    def _guarded(self, on_error: OnError, make: Callable[[], T]) -> T:
+        """`_work` of an operator with a policy for errors."""
+        expect(on_error, OnError, "on_error", "give lw.OnError.skip(), for example")
+        return self._work(make)
+
+    def _then_guarded(
+        self,
+        kind: str,
+        factory: OperatorFactory,
+        schema: pa.Schema,
+        on_error: OnError,
+        named: tuple[str | None, int | None],
+    ) -> DataStream:
+        """`_then` of an operator with a policy for errors; `named` are uid and parallelism."""
+        result = self._then(kind, factory, schema, *named)
+        if on_error.tag is not None:
+            node = replace(result._node, schema=failed_rows_schema(self.schema))
+            result._failed = DataStream(self._context, node, self.event_time, tag=on_error.tag)
+        return result
 
     def _event_time_in(self, schema: pa.Schema) -> EventTime | None:
         """The event time survives a step that keeps the column, with its type."""

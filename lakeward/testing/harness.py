@@ -28,6 +28,7 @@ from lakeward.engine.core.ids import CheckpointId, JobId, OperatorId, SubtaskInd
 from lakeward.engine.core.json_types import JsonObject
 from lakeward.engine.core.keygroups import MAX_PARALLELISM_DEFAULT, key_group_range
 from lakeward.engine.core.messages import WATERMARK_MAX_US
+from lakeward.engine.core.redaction import SECRETS_ONLY, Redaction
 from lakeward.engine.state.backend import RestoreSource, StateBackend
 from lakeward.engine.state.kv import StoreFactory
 from lakeward.engine.state.memory import MemoryStoreFactory
@@ -49,6 +50,7 @@ class HarnessConfig:
         max_parallelism: Key groups of the job.
         store: The key-value store behind its state.
         memory_bytes: Memory for its state; small values make it move cold rows to the store.
+        redaction: Which fields are not shown.
     """
 
     subtask: int = 0
@@ -56,6 +58,7 @@ class HarnessConfig:
     max_parallelism: int = MAX_PARALLELISM_DEFAULT
     store: Store = "memory"
     memory_bytes: int = 1 << 28
+    redaction: Redaction = SECRETS_ONLY
 
     @property
     def key_groups(self) -> range:
@@ -265,6 +268,7 @@ class _Context:
         self.max_parallelism = config.max_parallelism
         self.attempt = f"attempt-{config.subtask}"
         self.clock = ManualClock()
+        self.redaction = config.redaction
         self.restored: Sequence[JsonObject] = [one.state for one in restored if one.state is not None]
         self.counts: Tally[str] = Tally()
         self._config = config

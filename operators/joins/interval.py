@@ -17,6 +17,7 @@ import pyarrow as pa
 from lakeward.engine.api.changelog import INSERT
 from lakeward.engine.api.context import OperatorContext, Output
 from lakeward.engine.api.expression import BoundExpression
+from lakeward.engine.api.failed_rows import failed_row
 from lakeward.engine.api.operator import Operator
 from lakeward.engine.api.state import Matches, RowsSpec, RowTable
 from lakeward.engine.core.errors import RecordError
@@ -86,8 +87,9 @@ class Bounds:
     def _too_early(self, batch: pa.RecordBatch, row: int, by_us: int) -> RecordError:
         return RecordError(
             f"the interval of a right row begins {by_us / 1e6:g} s before its own event time, when left rows are no "
-            f"longer kept for it: {batch.slice(row, 1).to_pylist()[0]}",
+            "longer kept for it",
             hint=f'say how far back intervals reach: lookback="{by_us / 1e6:g}s", or more',
+            rows=[failed_row(batch, row)],
         )
 
     @property

@@ -20,13 +20,13 @@ from lakeward.engine.api.operator import Operator
 from lakeward.engine.api.state import Matches
 from lakeward.engine.core.clock import Clock
 from lakeward.engine.core.errors import LakewardError, Retry, SourceError, UserCodeError
+from lakeward.engine.core.redaction import FailedRow
 from lakeward.operators.arguments import call_error
 from lakeward.operators.grouping import row_codes
 from lakeward.operators.joins.factory import JoinFactory
 from lakeward.operators.joins.index import StaticIndex
 from lakeward.operators.joins.layout import LEFT
 from lakeward.operators.joins.rows import BatchRows, Condition, Pairs, Rows, Sender, key_arrays, null_keys
-from lakeward.operators.rows import short
 
 _CHUNKS_MAX = 64
 
@@ -273,8 +273,8 @@ class Answers:
             source = self._config.source
             asked = source.function if isinstance(source, FunctionLookup) else self._reader.lookup
             hint = "if trying again could help, raise an OSError such as ConnectionError instead; else "
-            given = f"{keys.num_rows} keys, the first of which is {short(keys.slice(0, 1).to_pylist()[0])}"
-            raise call_error(asked, error, given, hint) from error
+            first = FailedRow(keys.slice(0, 1).to_pylist()[0], label="first key")
+            raise call_error(asked, error, f"{keys.num_rows} keys", hint, row=first) from error
 
     def _checked(self, answer: pa.Table) -> pa.RecordBatch:
         schema = self._config.inputs[1].schema

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from lakeward.engine.api.failed_rows import failed_row
 from lakeward.engine.api.state import RowTable
 from lakeward.engine.core.errors import RecordError, SchemaError
 from lakeward.engine.core.hashing import as_int64
@@ -53,9 +54,9 @@ class TimeColumn:
         if array.null_count:
             row = int(np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False))[0])
             raise RecordError(
-                f"event-time column '{self.name}' is null in {array.null_count} of {len(array)} rows, such as "
-                f"{batch.slice(row, 1).to_pylist()[0]}",
+                f"event-time column '{self.name}' is null in {array.null_count} of {len(array)} rows",
                 hint=f'filter such rows before the join: .filter(col("{self.name}").is_not_null())',
+                rows=[failed_row(batch, row)],
             )
         return to_us(array) + self.offset_us if self.offset_us else to_us(array)
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from lakeward.engine.api.state import RowTable
 from lakeward.engine.core.errors import RecordError
+from lakeward.engine.core.redaction import FailedRow
 from lakeward.operators.grouping import row_codes
 from lakeward.operators.joins.rows import key_arrays, null_keys
 
@@ -37,6 +38,7 @@ def check_unique(table: RowTable, rows: pa.RecordBatch, keys: Sequence[str], sid
     if len(again):
         found = dict(zip(keys, (array[int(again[0])].as_py() for array in arrays), strict=True))
         raise RecordError(
-            f"validate says that the {side} rows of this join have different keys, but two have {found}",
+            f"validate says that the {side} rows of this join have different keys, but two have the same",
             hint="leave validate out, or leave only one row a key before the join",
+            rows=[FailedRow(found, label="key")],
         )

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from lakeward.engine.api.changelog import Kinds, is_addition
+from lakeward.engine.api.failed_rows import failed_row
 from lakeward.engine.core.errors import RecordError
 from lakeward.operators.grouping import comparable
 from lakeward.operators.windows.columns import Mask, Rows, group_rows
@@ -55,8 +56,9 @@ def apply_changes(groups: Rows, held: pa.RecordBatch, batch: pa.RecordBatch, kin
 def _not_there(batch: pa.RecordBatch, same: Rows, missing: Mask) -> RecordError:
     row = int(np.flatnonzero(missing[same])[0])
     return RecordError(
-        f"a row is taken back that is not there: {batch.slice(row, 1).to_pylist()[0]}",
+        "a row is taken back that is not there",
         hint="the stream must send each -U and -D with all columns exactly as it sent the row that it takes back",
+        rows=[failed_row(batch, row)],
     )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from lakeward.engine.api.context import OperatorContext, Output
+from lakeward.engine.api.failed_rows import failed_row
 from lakeward.engine.api.operator import Operator
 from lakeward.engine.core.errors import RecordError, SchemaError
 from lakeward.engine.core.ids import CheckpointId
@@ -114,9 +115,9 @@ def event_times_us(batch: pa.RecordBatch, column: str) -> Rows:
     if array.null_count:
         row = int(np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False))[0])
         raise RecordError(
-            f"event-time column '{column}' is null in {array.null_count} of {len(array)} rows, such as "
-            f"{batch.slice(row, 1).to_pylist()[0]}",
+            f"event-time column '{column}' is null in {array.null_count} of {len(array)} rows",
             hint=f'filter such rows before the window: .filter(col("{column}").is_not_null())',
+            rows=[failed_row(batch, row)],
         )
     factor, divisor = _TO_US[array.type.unit]
     times: Rows = to_numpy(array)
@@ -130,12 +131,13 @@ def event_times_us(batch: pa.RecordBatch, column: str) -> Rows:
 
 def _too_far(batch: pa.RecordBatch, column: str, times: Rows, limit: int) -> RecordError:
     """The error of a time that no clock tells, shown as a number: `datetime`s end with the year 9999."""
-    worst = times[np.flatnonzero((times < -limit) | (times > limit))[0]]
+    row = int(np.flatnonzero((times < -limit) | (times > limit))[0])
     return RecordError(
-        f"event-time column '{column}' is {worst} {batch.column(column).type.unit} from 1970 in a row, more than "
+        f"event-time column '{column}' is {times[row]} {batch.column(column).type.unit} from 1970 in a row, more than "
         f"{EVENT_TIME_MAX_US // _YEAR_US:,} years away",
         hint="are the numbers of another unit than the column says? else filter such rows before the window; those far "
         "ahead where they come from, since they take the watermark with them",
+        rows=[failed_row(batch, row)],
     )
 
 

@@ -70,7 +70,7 @@ def test_an_error_names_the_function_its_file_and_line_and_the_values() -> None:
         evaluate(lw.udf(checked)(col("a")), a=[1, None, 3, 4])
     text = str(caught.value)
     assert re.search(r"function 'checked' \(.*test_expr_udf\.py:\d+\) raised ValueError: too large", text)
-    assert 'for col("a") = 3' in text
+    assert 'for: col("a") = 3' in text
     assert isinstance(caught.value.__cause__, ValueError)
 
 

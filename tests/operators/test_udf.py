@@ -162,13 +162,13 @@ def test_a_row_may_be_returned_as_a_dict_a_dataclass_or_a_tuple(make: Any) -> No
         ({"a": 1}, ["lacks column 'b'", "{'a': 1}"]),
         ({"a": 1, "b": "x", "c": 2}, ["unknown column 'c'"]),
         ({"a": 1, "bb": "x"}, ["lacks column 'b'"]),
-        ({"a": "1", "b": "x"}, ["column 'a' is int64, but got '1' (str)"]),
-        ({"a": 1.5, "b": "x"}, ["column 'a' is int64, but got 1.5 (float)"]),
+        ({"a": "1", "b": "x"}, ["column 'a' is int64, but got a value of type str", "{'a': '1'}"]),
+        ({"a": 1.5, "b": "x"}, ["column 'a' is int64, but got a value of type float", "{'a': 1.5}"]),
         ({"a": 2**70, "b": "x"}, ["column 'a' is int64"]),
-        ({"a": 1, "b": 7}, ["column 'b' is string, but got 7 (int)"]),
+        ({"a": 1, "b": 7}, ["column 'b' is string, but got a value of type int", "{'b': 7}"]),
         ((1,), ["1 values, expected 2", "a, b"]),
-        (None, ["is no row: None", "filter"]),
-        ("text", ["is no row: 'text'"]),
+        (None, ["is no row", "result: None", "filter"]),
+        ("text", ["is no row", "result: 'text'"]),
         (Order(1, None), ["Order, which has no field for column 'b'"]),
     ],
 )
@@ -182,7 +182,7 @@ def test_a_wrong_result_is_reported_with_column_type_and_value(result: Any, word
 def test_one_bad_result_among_many_is_the_one_reported() -> None:
     batch = pa.RecordBatch.from_pylist([{"a": i, "b": "x", "at": AT} for i in range(2 * CHUNK_ROWS)], schema=SCHEMA)
     bad = CHUNK_ROWS + 7
-    with pytest.raises(UserCodeError, match="got 'seven'"):
+    with pytest.raises(UserCodeError, match=r"(?s)row: {'a': 519, .*result: {'a': 'seven'}"):
         run(MapRows(lambda row: {"a": "seven" if row["a"] == bad else 1, "b": None}, SCHEMA, PAIR), batch)
 
 
@@ -218,7 +218,7 @@ def test_flat_map_errors_inside_a_generator_name_the_row() -> None:
         yield Pair(row["a"], row["b"])
         raise KeyError("gone")
 
-    with pytest.raises(UserCodeError, match=r"raised KeyError: 'gone' on row \{'a': 1"):
+    with pytest.raises(UserCodeError, match=r"(?s)raised KeyError: 'gone'.*row: \{'a': 1"):
         run(FlatMapRows(failing, SCHEMA, PAIR))
     with pytest.raises(UserCodeError, match="returned a single dict"):
         run(FlatMapRows(lambda row: {"a": 1, "b": "x"}, SCHEMA, PAIR))

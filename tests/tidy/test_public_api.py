@@ -20,7 +20,7 @@ from lakeward.dsl.ranking_verbs import KeyedRankingVerbs, RankingVerbs
 PUBLIC = """
     BlackholeSink CollectionSource CountWindow Cumulative DataStream EngineConfig Expr FilesSink FilesSource
     FunctionLookup GlobalWindow IcebergSink JobResult Json KafkaSource KeyedStream LakewardError LookupCache
-    LookupReader LookupSource MemorySink NexmarkSource OutputTag OverStream
+    LookupReader LookupSource MemorySink NexmarkSource OnError OutputTag OverStream
     PrintSink RestartConfig SameWindow Session Sliding StreamExecutionEnvironment Tumbling WatermarkStrategy
     WindowedStream
     asc bucket coalesce col concat_str count count_distinct day desc duration every every_rows first from_epoch greatest

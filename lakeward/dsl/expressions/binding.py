@@ -18,6 +18,7 @@ from lakeward.dsl.expressions.nodes import (
     IsIn,
     Literal,
     Node,
+    calls_users,
     columns_of,
     repeated,
     row_by_row,
@@ -31,7 +32,7 @@ from lakeward.engine.core.names import did_you_mean
 class Bound(BoundExpression):
     """A compiled expression."""
 
-    __slots__ = ("_columns", "_comparisons", "_description", "_reference", "_run", "_type", "_vectorised")
+    __slots__ = ("_columns", "_comparisons", "_description", "_pure", "_reference", "_run", "_type", "_vectorised")
 
     def __init__(self, node: Node, compiled: Compiled, schema: pa.Schema) -> None:
         self._type = compiled.type
@@ -39,6 +40,7 @@ class Bound(BoundExpression):
         self._comparisons = comparisons_of(node, schema)
         self._description = str(node)
         self._vectorised = not row_by_row(node)
+        self._pure = not calls_users(node)
         source = compiled.node
         unchanged = isinstance(source, Column) and schema.field(source.name).type.equals(compiled.type)
         self._reference = source.name if isinstance(source, Column) and unchanged else None
@@ -73,6 +75,11 @@ class Bound(BoundExpression):
     def vectorised(self) -> bool:
         """False when a Python function is called for every row."""
         return self._vectorised
+
+    @property
+    def pure(self) -> bool:
+        """Whether no function of the user's is called."""
+        return self._pure
 
     def evaluate(self, batch: pa.RecordBatch) -> pa.Array:
         """The values for the batch's rows."""

@@ -18,14 +18,13 @@ from lakeward.dsl.expressions.nodes import Call, Column, Node, operand
 from lakeward.dsl.expressions.types import adapt, common_of, plain
 from lakeward.engine.api.expression import Frame
 from lakeward.engine.core.errors import GraphError, LakewardError, RecordError, SchemaError, UserCodeError
+from lakeward.engine.core.redaction import FailedRow
 
 Kernel = Callable[..., Any]
 Run = Callable[[Frame], Any]
 
 FAILURES = (UserCodeError, RecordError)
 """What is raised for a row that cannot be computed."""
-
-_VALUE_CHARS_MAX = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,14 +167,14 @@ def failure(
 ) -> LakewardError:
     """The error of a row that a kernel could not compute: finds the row by bisection and shows its values."""
     row = _first_failing_row(function, values)
-    shown = ", ".join(
-        f"{operand(arg.node)} = {_short(value[row].as_py())}"
+    operands = {
+        operand(arg.node): value[row].as_py()
         for arg, value in zip(args, values, strict=True)
         if isinstance(value, pa.Array)
-    )
+    }
     reason, hint = _explain(str(error))
     kind = RecordError if isinstance(node, Call) and node.function.decodes else UserCodeError
-    return kind(f"{node}: {reason}, for {shown}", hint=hint)
+    return kind(f"{node}: {reason}", hint=hint, rows=[FailedRow(operands, row, "for", operands=True)])
 
 
 def _first_failing_row(function: Kernel, values: Sequence[Any]) -> int:
@@ -189,11 +188,6 @@ def _first_failing_row(function: Kernel, values: Sequence[Any]) -> int:
         except pa.ArrowException:
             high = middle
     return low
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _VALUE_CHARS_MAX else text[: _VALUE_CHARS_MAX - 3] + "..."
 
 
 def _explain(message: str) -> tuple[str, str]:

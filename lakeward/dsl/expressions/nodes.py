@@ -44,6 +44,7 @@ class Function:
         costly: Whether a row costs so much (a regular expression, a Python function) that when() and coalesce() first
             choose the rows that need it.
         row_by_row: Whether it calls a function of the user's for every row.
+        users: Whether it calls one at all.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Function:
     decodes: bool = False
     costly: bool = False
     row_by_row: bool = False
+    users: bool = False
 
 
 class Node:
@@ -263,6 +265,11 @@ def columns_of(node: Node) -> frozenset[str]:
 def row_by_row(node: Node) -> bool:
     """Whether a function of the user's is called for every row."""
     return any(isinstance(part, Call) and part.function.row_by_row for part in walk(node))
+
+
+def calls_users(node: Node) -> bool:
+    """Whether a function of the user's is called."""
+    return any(isinstance(part, Call) and part.function.users for part in walk(node))
 
 
 def repeated(roots: Sequence[Node]) -> frozenset[Node]:

@@ -37,7 +37,11 @@ def on_rows(part: Compiled) -> Callable[[Frame, Rows], pa.Array]:
         if len(rows) == 0:
             return pa.nulls(0, part.type)
         some = batch.select(names or batch.schema.names[:1]).take(pa.array(rows))
-        return broadcast(compute(Frame(some)), len(rows))
+        try:
+            return broadcast(compute(Frame(some)), len(rows))
+        except FAILURES as error:
+            error.place_rows(lambda row: int(rows[row]))
+            raise
 
     return run
 

@@ -10,15 +10,17 @@ from typing import Literal as Choice
 import numpy as np
 import pyarrow as pa
 
-from lakeward.dsl.expressions.compiled import Compiled
+from lakeward.dsl.expressions.compiled import FAILURES, Compiled
 from lakeward.dsl.expressions.expr import Constant, Expr, to_node
 from lakeward.dsl.expressions.nodes import Call, Function, Style, operand
 from lakeward.dsl.expressions.some_rows import broadcast
 from lakeward.engine.api.expression import Frame
 from lakeward.engine.api.row_types import arrow_type, resolve_annotation
-from lakeward.engine.core.errors import GraphError, UserCodeError
+from lakeward.engine.core.errors import GraphError, LakewardError, UserCodeError
+from lakeward.engine.core.redaction import FailedRow, short
+from lakeward.operators.arguments import call_error, definition
 from lakeward.operators.function_names import function_name
-from lakeward.operators.rows import column_to_list, list_to_column, short
+from lakeward.operators.rows import column_to_list, list_to_column
 
 Nulls = Choice["skip", "pass"]
 
@@ -40,7 +42,7 @@ class Udf:
         self.type = type
         name = getattr(function, "__name__", "function")
         shown = "udf" if name == "<lambda>" else name
-        self._function = Function(shown, Style.FUNCTION, rule, costly=True, row_by_row=not vectorised)
+        self._function = Function(shown, Style.FUNCTION, rule, costly=True, row_by_row=not vectorised, users=True)
 
     def __call__(self, *args: Expr | Constant) -> Expr:
         """The function's result for these columns and constants.
@@ -232,30 +234,33 @@ class _Caller:
         found: list[Any] = []
         try:
             found.extend(map(self.function, *lists))  # stops at the row that fails, with all before it kept
+        except LakewardError:
+            raise
         except Exception as error:
             raise self._failure(error, lists, values, len(found)) from error
         if len(found) < rows:
             raise self._failure(StopIteration(), lists, values, len(found))
-        return self._column(found)
+        return self._column(found, lists, values)
 
     def _failure(self, error: Exception, lists: Sequence[Any], values: Sequence[Any], row: int) -> UserCodeError:
-        pairs = zip(self.call.args, lists, values, strict=True)
-        shown = ", ".join(
-            f"{operand(arg)} = {short(each[row])}" for arg, each, value in pairs if isinstance(value, pa.Array)
-        )
-        return UserCodeError(
-            f"{function_name(self.function)} raised {type(error).__name__}: {error}, for {shown}",
-            hint="handle such values in the function, or choose the rows it is called for with when(...).then(...)",
-        )
+        hint = "handle such values in the function, or choose the rows it is called for with when(...).then(...)"
+        return call_error(self.function, error, hint=hint, row=self._operands(lists, values, row))
 
-    def _column(self, results: list[Any]) -> pa.Array:
+    def _operands(self, lists: Sequence[Any], values: Sequence[Any], row: int) -> FailedRow:
+        pairs = zip(self.call.args, lists, values, strict=True)
+        shown = {operand(arg): each[row] for arg, each, value in pairs if isinstance(value, pa.Array)}
+        return FailedRow(shown, row, "for", operands=True)
+
+    def _column(self, results: list[Any], lists: Sequence[Any], values: Sequence[Any]) -> pa.Array:
         try:
             return list_to_column(results, self.kind)
         except (pa.ArrowException, TypeError, OverflowError, ValueError) as error:
-            wrong = next(result for result in results if not self._fits(result))
+            row = next(row for row, result in enumerate(results) if not self._fits(result))
             raise UserCodeError(
-                f"{function_name(self.function)} returned {short(wrong)}, which is no {self.kind}: {error}",
+                f"{function_name(self.function)} returned {short(results[row])}, which is no {self.kind}: {error}",
                 hint="return such values, or say what it returns: lw.udf(function, returns=...)",
+                rows=[self._operands(lists, values, row)],
+                trace=definition(self.function),
             ) from error
 
     def _fits(self, result: Any) -> bool:
@@ -281,7 +286,12 @@ def _skipping_nulls(caller: _Caller, values: Sequence[Any], rows: int) -> pa.Arr
         return caller.results(values, rows)
     chosen = pa.array(valid)
     some = [value.filter(chosen) if isinstance(value, pa.Array) else value for value in values]
-    found = caller.results(some, int(valid.sum()))
+    try:
+        found = caller.results(some, int(valid.sum()))
+    except FAILURES as error:
+        places = np.flatnonzero(valid)
+        error.place_rows(lambda row: int(places[row]))
+        raise
     return found.take(pa.array(np.cumsum(valid) - 1, mask=~valid))
 
 
@@ -292,8 +302,10 @@ def _vectorised_rule(function: Callable[..., Any], kind: pa.DataType) -> Callabl
             arrays = [broadcast(arg.run(frame), rows) for arg in args]
             try:
                 found = function(*arrays)
+            except LakewardError:
+                raise
             except Exception as error:
-                raise UserCodeError(f"{function_name(function)} raised {type(error).__name__}: {error}") from error
+                raise call_error(function, error, f"arrays of {rows} values") from error
             return _checked(found, kind, rows, function)
 
         return Compiled(call, kind, run, costly=True)
