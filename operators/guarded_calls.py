@@ -6,8 +6,7 @@ A row that fails costs the others nothing: the function is called once for each 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -24,8 +23,7 @@ Arrays = list[pa.Array]
 _NOT_ROWS = (dict, str, bytes)
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(NamedTuple):
     """The arguments for some rows of a batch.
 
     Args:
@@ -46,8 +44,7 @@ class Chunk:
         return [values[row - self.first] for values in self.values]
 
 
-@dataclass(frozen=True, slots=True)
-class Results:
+class Results(NamedTuple):
     """What a function returned for some rows.
 
     Args:
@@ -211,7 +208,8 @@ class GuardedCalls:
         try:
             return call(*values)
         except Exception as error:
-            raise self._failure(error, values, row) from error
+            failure = self._failure(error, values, row)
+            raise failure from failure.__cause__
 
     def _failure(self, error: Exception, values: list[Any], row: int) -> LakewardError:
         if isinstance(error, LakewardError):

@@ -10,9 +10,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from lakeward.engine.api.context import OperatorContext, Output
@@ -306,11 +308,13 @@ class FilterRowsOperator(_GuardedOperator):
             out.emit(batch.filter(pa.array(kept)))
         self._errors.send(batch, out)
 
-    def _answers(self, results: Results, chunk: Chunk) -> list[bool]:
+    def _answers(self, results: Results, chunk: Chunk) -> npt.NDArray[np.bool_]:
+        count = len(results.values)
         try:
-            return list(map(bool, results.values))
+            return np.fromiter(map(bool, results.values), np.bool_, count)
         except Exception:
-            return [self._answer(value, row, chunk) for value, row in zip(results.values, results.rows, strict=True)]
+            answers = map(self._answer, results.values, results.rows, repeat(chunk))
+            return np.fromiter(answers, np.bool_, count)
 
     def _answer(self, value: Any, row: int, chunk: Chunk) -> bool:
         """Whether a result is true; what cannot say so (an array) fails its row."""

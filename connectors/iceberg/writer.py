@@ -21,7 +21,7 @@ from lakeward.connectors.iceberg.lake_table import LakeTable
 from lakeward.connectors.iceberg.partitions import Partitioner, PartitionKey
 from lakeward.connectors.iceberg.pyiceberg_internals import file_statistics, leaf_columns, partition_path
 from lakeward.connectors.iceberg.schemas import to_arrow
-from lakeward.engine.api.failed_rows import failed_row
+from lakeward.engine.api.failed_rows import failed_row, first_failing_row
 from lakeward.engine.api.sink import SinkWriter, WriterContext
 from lakeward.engine.core.errors import LakewardError, RecordError, SinkError
 from lakeward.engine.core.ids import CheckpointId
@@ -218,7 +218,7 @@ def _conform(batch: pa.RecordBatch, schema: pa.Schema, table: str) -> pa.RecordB
     columns = []
     for field in schema:
         index = batch.schema.get_field_index(field.name)
-        column = pa.nulls(batch.num_rows, field.type) if index < 0 else _cast(batch.column(index), field, table)
+        column = pa.nulls(batch.num_rows, field.type) if index < 0 else _cast(batch, index, field, table)
         if not field.nullable and column.null_count:
             row = pc.index(pc.is_null(column), True).as_py()
             raise RecordError(
@@ -231,7 +231,8 @@ def _conform(batch: pa.RecordBatch, schema: pa.Schema, table: str) -> pa.RecordB
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-def _cast(column: pa.Array, field: pa.Field, table: str) -> pa.Array:
+def _cast(batch: pa.RecordBatch, index: int, field: pa.Field, table: str) -> pa.Array:
+    column = batch.column(index)
     if column.type == field.type:
         return column
     try:
@@ -241,4 +242,5 @@ def _cast(column: pa.Array, field: pa.Field, table: str) -> pa.Array:
             f"column '{field.name}' of the Iceberg table {table} is {field.type}; a value of {column.type} does not"
             f" fit: {error}",
             hint="cast the column before the sink",
+            rows=[failed_row(batch, first_failing_row(column, lambda part: part.cast(field.type)))],
         ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pyarrow as pa
@@ -26,3 +27,24 @@ def failed_row(batch: pa.RecordBatch, row: int) -> FailedRow:
         except (ValueError, OverflowError, KeyError):  # a time that Python does not have, a map with a key twice
             shown[name] = column[row]
     return FailedRow(shown, row)
+
+
+def first_failing_row(column: pa.Array, take: Callable[[pa.Array], object]) -> int:
+    """The first row of a column that something refuses, which refuses the column; found by halving.
+
+    >>> first_failing_row(pa.array([1, 2, 300, 4]), lambda part: part.cast(pa.int8()))
+    2
+
+    Args:
+        column: The column.
+        take: Raises a `pyarrow.ArrowException` for a part with such a row.
+    """
+    low, high = 0, len(column)
+    while high - low > 1:
+        middle = (low + high) // 2
+        try:
+            take(column.slice(low, middle - low))
+            low = middle
+        except pa.ArrowException:
+            high = middle
+    return low

@@ -233,6 +233,9 @@ def _record(source: Source, event: SplitBatch | SplitFinished, log: ReadLog) -> 
         split.finished = True
         return
     assert event.batch.schema.equals(source.schema), f"schema {event.batch.schema} differs from {source.schema}"
+    if event.origin is not None:
+        numbers = [event.origin.number(row) for row in range(event.batch.num_rows)]
+        assert numbers == sorted(set(numbers)), f"{event.split}: rows of a batch have the origins {numbers}"
     split.batches.append(event.batch.to_pylist())
     split.positions.append(event.position)
     log.row_count += event.batch.num_rows

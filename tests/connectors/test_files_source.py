@@ -300,6 +300,24 @@ class TestBadRecords:
         for part in (str(path), f"record {number} at byte {offset}", "one", "on_error"):
             assert part in str(raised.value)
 
+    @pytest.mark.parametrize(
+        ("text", "name", "shown"),
+        [
+            ('{"a": "x", "card": {"no": "4111"}}', "f.jsonl", """it begins '{"a": "x", "card": ***}'"""),
+            ('{"a": 1, "card": {"day": "4111"}}', "f.jsonl", "card: ***; it begins"),
+            ("a,card\n4111,4111\nx4111,4111", "f.csv", "invalid value ***; it is not shown, since it has the column"),
+        ],
+    )
+    def test_a_bad_record_shows_no_hidden_field(self, tmp_path: Path, text: str, name: str, shown: str) -> None:
+        (tmp_path / name).write_text(text)
+        card = pa.struct({"day": pa.date32()}) if "jsonl" in name else pa.string()
+        source = FilesSource(tmp_path / name, schema=pa.schema({"a": pa.int64(), "card": card}))
+        env = lw.StreamExecutionEnvironment(config=lw.EngineConfig(redact_columns=("card",)))
+        with pytest.raises(RecordError) as raised:
+            env.from_source(source).execute_and_collect()
+        assert shown in str(raised.value)
+        assert "4111" not in str(raised.value)
+
     @pytest.mark.parametrize("name", ["jsonl", "csv"])
     @pytest.mark.parametrize("batch_rows", [1, 10, 1_000])
     def test_bad_records_are_skipped_and_counted_when_asked(

@@ -13,11 +13,12 @@ import pyarrow as pa
 import pytest
 from confluent_kafka import Producer
 
+import lakeward as lw
 from lakeward.connectors.formats.json import Json
 from lakeward.connectors.kafka import BadKafkaRecord, KafkaSource
 from lakeward.engine.api.source import SourceReader, Split, SplitBatch, SplitFinished
 from lakeward.engine.core.clock import ManualClock, SystemClock
-from lakeward.engine.core.errors import ConfigError, RecordError, SourceError
+from lakeward.engine.core.errors import ConfigError, RecordError, SourceError, UserCodeError
 from lakeward.engine.core.ids import CheckpointId, SplitId
 from lakeward.testing.brokers import Broker, start_broker
 from lakeward.testing.source_suite import (
@@ -298,6 +299,34 @@ def test_bad_records_may_be_passed_over_and_are_counted_and_logged(
     assert all(one["offset"] == one["id"] for one in rows)
     assert (counters["bad_records"], counters["read_records"]) == (10, 100)
     assert len([one for one in caplog.records if "bad records" in one.message]) <= 2
+
+
+def test_an_error_in_a_function_names_topic_partition_and_offset(broker: Broker) -> None:
+    topic = broker.create_topic(partitions=2)
+    records: list[bytes | None] = [record(i) for i in range(20_000)]
+    records[7], records[9] = b"broken", None
+    broker.produce(topic, records, partition=1)
+    for batch_rows in (32_768, 1_000):
+        env = lw.StreamExecutionEnvironment(config=lw.EngineConfig(batch_rows=batch_rows))
+        stream = env.from_source(source(broker, topic, stop="latest", on_error="skip"), uid="orders")
+        failing = stream.filter(lw.col("id") != 3).map(
+            lambda row: {"n": 1 // (row["id"] - 12_345)}, returns={"n": int}, uid="share"
+        )
+        with pytest.raises(UserCodeError) as caught:
+            failing.execute_and_collect()
+        assert caught.value.origin == f"topic '{topic}', partition 1, offset 12345"
+
+
+def test_a_bad_record_shows_no_hidden_field(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
+    topic = broker.create_topic()
+    broker.produce(topic, [b'{"id": "x", "name": "Ada Lovelace", "token": [1, 2]}'])
+    env = lw.StreamExecutionEnvironment(config=lw.EngineConfig(redact_columns=("na*",)))
+    with pytest.raises(RecordError, match=r"""record is b'{"id": "x", "name": \*\*\*, "token": \*\*\*}'"""):
+        env.from_source(source(broker, topic, stop="latest")).execute_and_collect()
+    with caplog.at_level(logging.WARNING, logger="lakeward.kafka"):
+        env.from_source(source(broker, topic, stop="latest", on_error="skip")).execute_and_collect()
+    assert "passed over 1 bad records" in caplog.text
+    assert "Ada" not in caplog.text
 
 
 def test_a_handler_gets_each_bad_record_with_its_place(broker: Broker) -> None:
