@@ -284,7 +284,7 @@ class RowErrors:
         index = error.rows[0].index if error.rows else None
         if index is None:
             raise InternalError("an error of a row does not say which row it is") from error
-        error.redact(self._context.redaction)
+        error.hide(self._context.redaction)
         raised = error.raised if isinstance(error, UserCodeError) else None
         text = error.message if raised is None else error.without_hidden(str(raised))
         frame = innermost(error.trace)

@@ -85,7 +85,7 @@ class LakewardError(Exception):
         self.rows = tuple(rows)
         self.trace = tuple(trace)
         self.origin = ""
-        super().__init__(self.message)
+        super().__init__(message)
 
     @property
     def message(self) -> str:
@@ -113,7 +113,6 @@ class LakewardError(Exception):
     def about(self, row: FailedRow) -> LakewardError:
         """Add a row that it is about, before the others; returns self."""
         self.rows = (row, *self.rows)
-        self.args = (self.message,)
         return self
 
     def place_rows(self, place: Callable[[int], int | None]) -> None:
@@ -123,7 +122,11 @@ class LakewardError(Exception):
     def add(self, text: str) -> LakewardError:
         """Say more in the message; returns self."""
         self._said = (self._said[0] + text, self._said[1])
-        self.args = (self.message,)
+        return self
+
+    def hide(self, redaction: Redaction) -> LakewardError:
+        """Hide what `redaction` says here, but not in what is chained to it; returns self."""
+        self._redaction = redaction
         return self
 
     def redact(self, redaction: Redaction) -> None:
@@ -131,7 +134,7 @@ class LakewardError(Exception):
 
         An exception of the user's whose own text has a hidden value is no longer chained: Python would print it.
         """
-        self._redaction = redaction
+        self.hide(redaction)
         self.args = (self.message,)
         cause = self.__cause__
         if isinstance(cause, LakewardError):
@@ -144,6 +147,9 @@ class LakewardError(Exception):
         for row in self.rows:
             text = self._redaction.text(text, row.value)
         return text
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.message!r})"
 
     def __str__(self) -> str:
         where = f"operator '{self.operator}'" if self.operator else ""

@@ -6,7 +6,8 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
-from datetime import date, time
+from datetime import date, datetime, time
+from decimal import Decimal
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Any
@@ -26,6 +27,7 @@ _VALUE_CHARS_MAX = 80
 _ROW_CHARS_MAX = 400
 _ITEMS_MAX = 20
 _DEPTH_MAX = 6
+_PLAIN = frozenset({str, int, float, bool, bytes, type(None), datetime, date, Decimal})
 _HIDDEN_CHARS_MIN = 4  # shorter texts are everywhere: hiding them would hide too much
 
 
@@ -131,14 +133,14 @@ class Redaction:
 
     def _hidden(self, value: Any, path: str, depth: int) -> Iterator[Any]:
         """The values in a row that are hidden."""
-        if depth > _DEPTH_MAX:
+        if type(value) in _PLAIN or depth > _DEPTH_MAX:
             return
         named = value if isinstance(value, Mapping) else _named_fields(value)
         if named is not None:
             for name, each in named.items():
                 if self.hides(str(name), path):
                     yield from _leaves(each, depth)
-                else:
+                elif type(each) not in _PLAIN:
                     yield from self._hidden(each, f"{path}.{name}" if path else str(name), depth + 1)
         elif isinstance(value, list | tuple):
             for each in value:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import linecache
+import os
 import sysconfig
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 from types import TracebackType
 
 _PACKAGE = __name__.partition(".")[0]
@@ -113,9 +113,10 @@ def innermost(trace: Sequence[object]) -> UserFrame | None:
 def shown_path(file: str) -> str:
     """A file's path, relative to the working directory if it lies inside."""
     try:
-        return str(Path(file).relative_to(Path.cwd()))
-    except (ValueError, OSError):  # elsewhere, or the working directory is gone
+        inside = os.getcwd() + os.sep
+    except OSError:  # the working directory is gone
         return file
+    return file.removeprefix(inside)
 
 
 def _frames(trace: TracebackType | None) -> list[_Frame]:
