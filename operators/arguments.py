@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from lakeward.engine.core.errors import UserCodeError
-from lakeward.engine.core.redaction import FailedRow
+from lakeward.engine.core.redaction import FailedRow, text_of
 from lakeward.engine.core.user_frames import UserFrame, user_trace
 from lakeward.operators.function_names import function_name, plain_function
 from lakeward.operators.row_values import value_maker
@@ -184,7 +184,7 @@ def definition(function: object) -> tuple[UserFrame, ...]:
 
 def exception_text(error: BaseException) -> str:
     """An exception's type and text, and those of the one that it was raised from."""
-    text = str(error)
+    text = text_of(error)
     text = text if len(text) <= _TEXT_CHARS_MAX else text[: _TEXT_CHARS_MAX - 1] + "…"
     shown = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return f"{shown} (caused by {exception_text(error.__cause__)})" if error.__cause__ is not None else shown

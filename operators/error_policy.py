@@ -22,6 +22,7 @@ from lakeward.engine.core.errors import (
     UserCodeError,
 )
 from lakeward.engine.core.expect import expect, expect_whole
+from lakeward.engine.core.redaction import text_of
 from lakeward.engine.core.user_frames import innermost
 
 T = TypeVar("T")
@@ -286,7 +287,7 @@ class RowErrors:
             raise InternalError("an error of a row does not say which row it is") from error
         error.hide(self._context.redaction)
         raised = error.raised if isinstance(error, UserCodeError) else None
-        text = error.message if raised is None else error.without_hidden(str(raised))
+        text = error.message if raised is None else error.without_hidden(text_of(raised))
         frame = innermost(error.trace)
         kind = type(error if raised is None else raised).__name__
         self._noted.append(_Noted(index, kind, text, None if frame is None else frame.place))

@@ -350,6 +350,8 @@ class MapBatchesOperator(_GuardedOperator):
 
     def _sorted_out(self, batch: pa.RecordBatch, first: int, error: LakewardError) -> list[pa.RecordBatch]:
         """The results without the rows that fail, which are found by halving; `first` is the part's first row."""
+        if not batch.num_rows:
+            raise error  # no row is at fault
         if batch.num_rows == 1:
             self._errors.note(error.about(FailedRow(failed_row(batch, 0).value, first)))
             return []

@@ -27,7 +27,7 @@ from dataclasses import replace
 from enum import Enum
 from typing import ClassVar
 
-from lakeward.engine.core.redaction import FailedRow, Redaction
+from lakeward.engine.core.redaction import FailedRow, Redaction, text_of
 
 
 class Domain(Enum):
@@ -139,7 +139,7 @@ class LakewardError(Exception):
         cause = self.__cause__
         if isinstance(cause, LakewardError):
             cause.redact(redaction)
-        elif cause is not None and self.without_hidden(str(cause)) != str(cause):
+        elif cause is not None and self.without_hidden(text_of(cause)) != text_of(cause):
             self.__cause__ = self.__context__ = None
 
     def without_hidden(self, text: str) -> str:

@@ -164,6 +164,18 @@ def short(value: Any) -> str:
     return _cut(text, _VALUE_CHARS_MAX)
 
 
+def text_of(error: BaseException) -> str:
+    """An exception's text; one that cannot say it must not hide what happened.
+
+    >>> text_of(ValueError("no"))
+    'no'
+    """
+    try:
+        return str(error)
+    except Exception as failure:
+        return f"<whose text fails: {type(failure).__name__}>"
+
+
 def _cut(text: str, chars_max: int) -> str:
     return text if len(text) <= chars_max else text[: chars_max - 1] + "…"
 

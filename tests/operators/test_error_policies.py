@@ -167,6 +167,16 @@ def test_the_side_output_has_the_exception_s_type_text_and_line() -> None:
     assert {row["error_at"].rpartition(":")[2] for row in failed} == {str(line)}
 
 
+def test_the_side_output_is_in_the_order_of_the_rows_whatever_is_wrong_with_them() -> None:
+    def alternating(n: int, text: str) -> tuple[Any]:
+        return ("misfit",) if n % 3 == 0 else (1 // (n % 2),)
+
+    _, failed, _ = sent(lambda policy: MapRows(alternating, SCHEMA, OUT, on_error=policy), SIDE, ROWS[:13])
+    assert [(row["n"], row["error_type"]) for row in failed] == [
+        (n, "UserCodeError" if n % 3 == 0 else "ZeroDivisionError") for n in range(13) if n % 3 == 0 or n % 2 == 0
+    ]
+
+
 def test_a_row_that_fails_costs_no_other_row_a_second_call() -> None:
     for flat in (False, True):
         called: list[int] = []
@@ -366,6 +376,40 @@ def test_another_operator_takes_a_policy_in_a_few_lines() -> None:
         errors.send(batch, harness._out)
         assert found == [0, 1, 2, 4]
         assert [row["n"] for row in harness.take_side("failing")] == [3]
+
+
+def test_an_exception_that_cannot_say_its_text_is_still_reported() -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no words")
+
+    def raising(row: dict[str, Any]) -> Any:
+        raise Mute
+
+    with pytest.raises(UserCodeError, match="raised Mute: <whose text fails: RuntimeError>"):
+        sent(lambda policy: MapRows(raising, SCHEMA, OUT, on_error=policy), OnError.fail())
+    _, failed, _ = sent(lambda policy: MapRows(raising, SCHEMA, OUT, on_error=policy), SIDE, ROWS[:1])
+    assert failed[0]["error_type"] == "Mute"
+
+
+def test_the_exception_that_another_was_raised_from_shows_too() -> None:
+    def wrapping(row: dict[str, Any]) -> Any:
+        try:
+            refusing(3)
+        except Refused as error:
+            raise ValueError("bad order") from error
+
+    with pytest.raises(UserCodeError, match=r"raised ValueError: bad order \(caused by Refused: not 3\)"):
+        sent(lambda policy: MapRows(wrapping, SCHEMA, OUT, on_error=policy), OnError.fail())
+
+
+def test_a_function_of_batches_that_fails_without_rows_ends_the_job() -> None:
+    def broken(batch: pa.RecordBatch) -> Any:
+        raise ValueError("no")
+
+    factory = MapBatches(broken, OUT, OnError.skip(), SCHEMA)
+    with OperatorHarness(factory, SCHEMA) as harness, pytest.raises(UserCodeError, match="a batch of 0 rows"):
+        harness.send([])
 
 
 class Number(NamedTuple):

@@ -113,7 +113,8 @@ def test_expressions_say_the_row_too() -> None:
     by_udf = lw.udf(lambda n: 1 // (n - BAD), returns=int)
     assert origin_of(stream.with_columns(m=by_udf(col("n")))) == f"collection, row {BAD}"
     chosen = lw.when(col("n") > 20).then(by_udf(col("n"))).otherwise(0)
-    assert origin_of(stream.with_columns(m=chosen)) == f"collection, row {BAD}"
+    for batch_rows in (16, 100):
+        assert origin_of(rows(batch_rows).with_columns(m=chosen)) == f"collection, row {BAD}"
     holes = rows(16, [{"n": None if n % 3 else n} for n in range(35)] + [{"n": BAD}])
     assert origin_of(holes.with_columns(m=by_udf(col("n")))) == "collection, row 35"
 
