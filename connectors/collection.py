@@ -19,6 +19,7 @@ from lakeward.engine.core.expect import refusal
 from lakeward.engine.core.ids import SplitId
 from lakeward.engine.core.json_types import JsonObject
 from lakeward.engine.core.plain import plain_value
+from lakeward.engine.core.redaction import HIDDEN, SECRETS_ONLY, short
 
 Rows: TypeAlias = pa.Table | pa.RecordBatch | Iterable[Any]
 """An Arrow table, record batches, or rows: dicts, dataclasses, named tuples, or tuples with a schema."""
@@ -229,17 +230,22 @@ def _column(name: str, values: list[Any], kind: pa.DataType | None) -> pa.Array:
     except (pa.ArrowException, TypeError, OverflowError) as error:
         number = _first_bad_row(values, kind)
         raise SchemaError(
-            f"column {name!r}, row {number}: {values[number]!r} ({type(values[number]).__name__}) does not fit "
-            f"{kind if kind is not None else 'the rows before it'}"
+            f"column {name!r}, row {number}: {_shown(name, values[number])} ({type(values[number]).__name__}) does not "
+            f"fit {kind if kind is not None else 'the rows before it'}"
         ) from error
     if kind is not None and pa.types.is_integer(kind):
         # Arrow would cut fractions off.
         number = next((i for i, one in enumerate(values) if isinstance(one, float | Decimal)), -1)
         if number >= 0:
-            raise SchemaError(f"column {name!r}, row {number}: {values[number]!r} is no integer, as {kind} needs")
+            shown = _shown(name, values[number])
+            raise SchemaError(f"column {name!r}, row {number}: {shown} is no integer, as {kind} needs")
     if pa.types.is_null(column.type) and kind is None:
         raise SchemaError(f"column {name!r} is null in every row", hint="pass schema= to say its type")
     return column
+
+
+def _shown(name: str, value: Any) -> str:
+    return HIDDEN if SECRETS_ONLY.hides(name) else short(value)
 
 
 def _check_one_type(name: str, values: list[Any]) -> None:

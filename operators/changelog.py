@@ -22,6 +22,7 @@ from lakeward.engine.api.changelog import (
 )
 from lakeward.engine.api.context import Output
 from lakeward.engine.api.operator import Operator, OperatorFactory, RowFlow
+from lakeward.engine.core.redaction import SECRETS_ONLY
 from lakeward.operators.grouping import row_codes
 
 
@@ -135,5 +136,7 @@ def _counted(rows: pa.Table, changes: np.ndarray[tuple[int], np.dtype[np.int64]]
     np.add.at(times, codes, changes)
     if (times < 0).any():
         worst = rows.slice(int(firsts[np.argmin(times)]), 1).to_pylist()[0]
-        raise ValueError(f"the row {worst} is taken back {-int(times.min())} times more than it was there")
+        raise ValueError(
+            f"the row {SECRETS_ONLY.show(worst)} is taken back {-int(times.min())} times more than it was there"
+        )
     return rows.take(pa.array(np.repeat(firsts, times)))

@@ -20,6 +20,7 @@ from lakeward.connectors.files.text import Place, RecordEnds, TextFile
 from lakeward.engine.api.codec import BadRecord, Decoded, Decoder
 from lakeward.engine.api.context import Counter
 from lakeward.engine.api.expression import Comparison
+from lakeward.engine.api.failed_rows import failed_row, first_failing_row
 from lakeward.engine.api.source import Origin
 from lakeward.engine.core.errors import RecordError, SchemaError, SourceError
 from lakeward.engine.core.json_types import JsonObject
@@ -305,6 +306,7 @@ def _fit_column(file: OpenFile, batch: pa.RecordBatch, field: pa.Field) -> pa.Ar
         raise SchemaError(
             f"{file.name}, column {field.name!r}: {column.type} does not fit {field.type}: {error}",
             hint="pass schema= with a type that holds every file's values",
+            rows=[failed_row(batch, first_failing_row(column, lambda part: cast_column(part, field.type)))],
         ) from error
     if fitted.null_count and not field.nullable:
         raise SchemaError(f"{file.name}, column {field.name!r} has nulls, which the schema rules out")

@@ -101,7 +101,7 @@ class LakewardError(Exception):
     def details(self) -> list[str]:
         """Where in the user's code it happened, the rows, and where they were read, a line each."""
         lines = [f"> {line}" if not str(line).startswith("...") else str(line) for line in self.trace]
-        lines += [row.show(self._redaction) for row in self.rows]
+        lines += [self.without_hidden(row.show(self._redaction)) for row in self.rows]
         return [*lines, f"read from: {self.origin}"] if self.origin else lines
 
     def at(self, operator: str, location: str = "") -> LakewardError:

@@ -262,6 +262,7 @@ class Answers:
                         f"looking {keys.num_rows} keys up in {self._config.source.description} failed {tries} times; "
                         f"the last time: {type(error).__name__}: {error}",
                         hint="the job goes on from its last checkpoint when the source answers again",
+                        rows=[_shown(keys)],
                     ) from error
         raise AssertionError("there is at least one try")
 
@@ -273,8 +274,7 @@ class Answers:
             source = self._config.source
             asked = source.function if isinstance(source, FunctionLookup) else self._reader.lookup
             hint = "if trying again could help, raise an OSError such as ConnectionError instead; else "
-            first = FailedRow(keys.slice(0, 1).to_pylist()[0], label="first key")
-            raise call_error(asked, error, f"{keys.num_rows} keys", hint, row=first) from error
+            raise call_error(asked, error, f"{keys.num_rows} keys", hint, row=_shown(keys)) from error
 
     def _checked(self, answer: pa.Table) -> pa.RecordBatch:
         schema = self._config.inputs[1].schema
@@ -320,3 +320,8 @@ class Answers:
     def close(self) -> None:
         """Close the reader."""
         self._reader.close()
+
+
+def _shown(keys: pa.Table) -> FailedRow:
+    """The keys that were asked for: an exception may name any of them."""
+    return FailedRow(keys.to_pylist(), label="keys")
