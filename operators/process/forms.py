@@ -13,9 +13,10 @@ from lakeward.engine.api.row_types import arrow_type, is_row_class, row_fields, 
 from lakeward.engine.api.state import ColumnSpec
 from lakeward.engine.core.errors import SchemaError, UserCodeError
 from lakeward.engine.core.plain import plain_value
+from lakeward.engine.core.redaction import FailedRow
 from lakeward.operators.process.states import RenamedFrom
 from lakeward.operators.row_values import bare, value_maker
-from lakeward.operators.rows import RowReader, RowWriter, column_to_list, fits, list_to_column, short
+from lakeward.operators.rows import RowReader, RowWriter, column_to_list, fits, list_to_column
 
 VALUE = "value"
 """The only column of values that are no rows."""
@@ -90,7 +91,9 @@ class ValueForm:
         except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
             wrong = next((value for value in values if not fits(value, kind)), None)
             raise UserCodeError(
-                f"{self.what} holds {kind}, but was given {short(wrong)} ({type(wrong).__name__})", hint=f"{error}"
+                f"{self.what} holds {kind}, but was given a value of type {type(wrong).__name__}",
+                hint=f"{error}",
+                rows=(FailedRow(wrong, label="value"),),
             ) from error
 
 
