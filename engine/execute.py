@@ -22,6 +22,7 @@ from lakeward.engine.core.scratch import ScratchFolder
 from lakeward.engine.graph.logical import LogicalGraph, SourceSpec
 from lakeward.engine.graph.plan import Plan
 from lakeward.engine.graph.prepare import prepare
+from lakeward.engine.runtime.async_calls import JobCalls, ThreadedJobCalls
 from lakeward.engine.runtime.build import BuildContext, build_tasks
 from lakeward.engine.runtime.chain import errors_named
 from lakeward.engine.runtime.committers import JobCommitters
@@ -86,6 +87,7 @@ class Ports:
         stop: Whether the user has asked the job to stop.
         new_id: Makes a name that was never used before.
         make_io: Makes the executor of an attempt's slow effects.
+        make_calls: Makes what runs an attempt's asynchronous calls.
         store_factory: Opens the key-value stores behind keyed state.
         directory: Where the folders of local state lie; None: the temporary directory (`$TMPDIR`).
     """
@@ -94,6 +96,7 @@ class Ports:
     stop: StopSignal = lambda: False
     new_id: Callable[[], str] = lambda: uuid.uuid4().hex[:12]
     make_io: Callable[[], IoExecutor[IoResult]] = ThreadIo
+    make_calls: Callable[[], JobCalls] = ThreadedJobCalls
     store_factory: StoreFactory = field(default_factory=RocksDbStoreFactory)
     directory: str | None = None
 
@@ -185,6 +188,7 @@ class Attempt:
         self._metrics = metrics
         self._workflow = CheckpointWorkflow(job.store)
         self._scratch = ScratchFolder(ports.directory)
+        self._calls = ports.make_calls()
         self._runner: JobRunner | None = None
         self._committers: JobCommitters | None = None
         self.job_id = JobId("")
@@ -227,6 +231,7 @@ class Attempt:
             f"{started.generation:06d}-{self._ports.new_id()}",
             self._ports.clock,
             self._job.config.max_parallelism,
+            self._calls,
             self._job.config.redaction,
         )
         self._metrics.forget_gauges()
@@ -263,6 +268,7 @@ class Attempt:
             error.redact(self._job.config.redaction)
             log.warning("while closing: %s", error)
         finally:
+            self._calls.close()
             self._scratch.close()
 
     def _recover(self) -> tuple[Started, Recovery]:

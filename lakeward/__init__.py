@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from lakeward.engine.config import EngineConfig, RestartConfig
     from lakeward.engine.core.errors import LakewardError
     from lakeward.engine.execute import JobResult
+    from lakeward.operators.async_options import AsyncFunction, AsyncRetry
     from lakeward.operators.error_policy import OnError
     from lakeward.operators.joins.lookup import FunctionLookup
     from lakeward.operators.process.contexts import FunctionContext, KeyedBatchContext, KeyedContext, ProcessContext
@@ -143,6 +144,7 @@ _HOMES = {
     "engine.core.errors": ("LakewardError",),
     "engine.execute": ("JobResult",),
     "operators.error_policy": ("OnError",),
+    "operators.async_options": ("AsyncFunction", "AsyncRetry"),
     "operators.joins.lookup": ("FunctionLookup",),
     "operators.process.contexts": ("FunctionContext", "KeyedBatchContext", "KeyedContext", "ProcessContext"),
     "operators.process.functions": (
@@ -168,6 +170,8 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "AggregatingState",
+    "AsyncFunction",
+    "AsyncRetry",
     "BlackholeSink",
     "BroadcastProcessFunction",
     "BroadcastState",

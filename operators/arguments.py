@@ -54,8 +54,8 @@ class Calls(ABC):
     def row(self, values: Sequence[Any]) -> Any:
         """The arguments of one call as a row, for errors."""
 
-    def failure(self, error: Exception, values: Sequence[Any], index: int) -> UserCodeError:
-        """The error of a call that raised, for the row at `index` of the batch."""
+    def failure(self, error: Exception, values: Sequence[Any], index: int | None) -> UserCodeError:
+        """The error of a call that raised, for the row at `index` of the batch, if that is known."""
         return call_error(self._function, error, row=FailedRow(self.row(values), index), hint=ROW_HINT)
 
 
@@ -84,7 +84,7 @@ class RowCalls(Calls):
         """The row."""
         return values[0]
 
-    def failure(self, error: Exception, values: Sequence[Any], index: int) -> UserCodeError:
+    def failure(self, error: Exception, values: Sequence[Any], index: int | None) -> UserCodeError:
         """The error of a call that raised; where it may have taken the row for something else, says what it got."""
         mistaken = isinstance(values[0], dict) and isinstance(error, TypeError | AttributeError)
         name = self._reader.columns[0]

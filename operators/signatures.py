@@ -291,3 +291,51 @@ def scope_of(function: Any) -> dict[str, Any]:
         except ValueError:  # not filled yet: then the annotation cannot mean it either
             continue
     return names
+
+
+# -- functions of lists
+
+
+class ElementView:
+    """A function of lists of rows or values, as it would look if it took one: what its annotations say of elements.
+
+    >>> def embed(texts: list[str]) -> list[dict]: ...
+    >>> [one.hint for one in arguments_of(ElementView(embed), pa.schema({"text": pa.string()}), ["text"])]
+    [<class 'str'>]
+
+    Args:
+        function: The function, which calls go to.
+
+    Raises:
+        GraphError: A parameter is annotated, but not as a list.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+        plain = plain_function(function)
+        self.__qualname__ = getattr(plain, "__qualname__", type(plain).__qualname__)
+        self.__code__ = getattr(plain, "__code__", None)
+        self.__closure__ = getattr(plain, "__closure__", None)
+        self.__signature__ = inspect.signature(function)
+        names = [*self.__signature__.parameters, "return"]
+        hints = {name: _hint_of(function, name) for name in names}
+        self.__annotations__ = {
+            name: hint if name == "return" else _list_element(function, name, hint)
+            for name, hint in hints.items()
+            if hint not in (None, list, Any)
+        }
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the function."""
+        return self._function(*args, **kwargs)
+
+
+def _list_element(function: Callable[..., Any], name: str, hint: Any) -> Any:
+    args = typing.get_args(hint)
+    if typing.get_origin(hint) not in _MANY or not args:
+        raise GraphError(
+            f"the parameter {name!r} of {function_name(function)} is annotated {getattr(hint, '__name__', hint)}, but "
+            "would get a list",
+            hint="annotate it as a list: list[...]; or leave batch_rows out, to get one row a call",
+        )
+    return args[0]

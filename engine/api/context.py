@@ -7,6 +7,7 @@ from typing import Protocol
 
 import pyarrow as pa
 
+from lakeward.engine.api.calls import AsyncCalls
 from lakeward.engine.api.state import RowsSpec, RowTable, StateTable, TableSpec
 from lakeward.engine.core.clock import Clock
 from lakeward.engine.core.ids import JobId, OperatorId, SubtaskIndex
@@ -23,6 +24,14 @@ class Output(Protocol):
 
     def emit_side(self, tag: str, batch: pa.RecordBatch) -> None:
         """Send rows to the side stream `tag`; they vanish if the job does not use it."""
+        ...
+
+
+class AsyncOutput(Output, Protocol):
+    """The output of an `AsyncOperator`, which says when watermarks travel on."""
+
+    def emit_watermark(self) -> None:
+        """Let the oldest watermark go that the operator still holds."""
         ...
 
 
@@ -101,6 +110,14 @@ class OperatorContext(Protocol):
         For what every subtask needs whole (a broadcast side): each keeps the rows of its own key groups in
         `rows(spec)`, so that they are saved once and move with the key groups, and all read them from here. Rows of one
         key come in the order in which they were appended.
+        """
+        ...
+
+    def async_calls(self, threads: int | None = None) -> AsyncCalls:
+        """Calls that run beside the worker; ask in `open`, and stop them in `close`.
+
+        Args:
+            threads: None for coroutines, which share the job's event loop; else so many threads for blocking functions.
         """
         ...
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from lakeward.engine.api.context import OperatorContext, Output
+from lakeward.engine.api.context import AsyncOutput, OperatorContext, Output
 from lakeward.engine.api.expression import Comparison
 from lakeward.engine.core.ids import CheckpointId
 from lakeward.engine.core.json_types import JsonObject
@@ -84,6 +84,33 @@ class Operator(ABC):
 
     def close(self) -> None:  # noqa: B027
         """Release resources. Not called on a crash; called after an error too, so it must not commit anything."""
+
+
+class AsyncOperator(Operator):
+    """An operator whose rows may leave later than they came, while others come in (Flink's AsyncWaitOperator).
+
+    Watermarks do not travel on when `on_watermark` returns: it notes where each one stands among the rows, and `poll`
+    lets it go by `out.emit_watermark()`, once for each and in their order. The end of the input follows the last one.
+    Rows that have not left are part of checkpoints; nothing is waited for at a barrier.
+    """
+
+    @property
+    @abstractmethod
+    def has_room(self) -> bool:
+        """Whether it wants more rows; if not, the task reads no input, unless a checkpoint's barrier is to come."""
+
+    @property
+    @abstractmethod
+    def is_waiting(self) -> bool:
+        """Whether it has rows that have not left; the worker then looks for results a thousand times a second."""
+
+    @abstractmethod
+    def poll(self, out: AsyncOutput) -> bool:
+        """Send what is ready. Called before every step of the task and after each `on_watermark`; must not wait.
+
+        Returns:
+            Whether anything has happened.
+        """
 
 
 class OperatorFactory(ABC):

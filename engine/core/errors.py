@@ -6,6 +6,7 @@ LakewardError
 ├── ConfigError             an option has a wrong value or contradicts another
 ├── RecordError             a record could not be decoded; carries topic/partition/offset or file/row
 ├── UserCodeError           a function of the user's raised
+│   └── ExternalCallError   it asked another system, which failed or gave no answer in time
 ├── SourceError             a source could not be read: broker, topic, offset, file
 ├── SinkError               a sink could not be written
 │   ├── StaleWriterError    somebody newer owns the table or the checkpoints: this process must stop
@@ -193,6 +194,13 @@ class UserCodeError(LakewardError):
 
     domain = Domain.USER
     raised: BaseException | None = None
+
+
+class ExternalCallError(UserCodeError):
+    """A function of the user's asked another system, which failed or gave no answer in time; its error is chained."""
+
+    domain = Domain.EXTERNAL
+    retry = Retry.BACKOFF
 
 
 class SourceError(LakewardError):

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 
-from lakeward.engine.api.operator import Operator, OperatorFactory
+from lakeward.engine.api.operator import AsyncOperator, Operator, OperatorFactory
 from lakeward.engine.core.errors import InternalError, LakewardError
 from lakeward.engine.core.ids import CheckpointId, OperatorId, SubtaskIndex
 from lakeward.engine.core.json_types import JsonObject
+from lakeward.engine.core.messages import EndOfInput, Watermark
 from lakeward.engine.graph.logical import Node
 from lakeward.engine.runtime.context import SubtaskContext
 from lakeward.engine.runtime.output import ChainOutput
 from lakeward.engine.state.backend import FrozenState
+
+Signal = Watermark | EndOfInput
+"""What goes through a chain behind the rows that came before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +76,9 @@ class ChainedOperator:
         self.operator = operator
         self.context = context
         self.out = out
+        self.held: deque[Signal] = deque()
+        """What an `AsyncOperator` has not let go yet, oldest first."""
+        self.ended = False
         self._input_rows = context.counter("input_rows")
 
     def receive(self, batch: pa.RecordBatch) -> None:
@@ -83,6 +92,33 @@ class ChainedOperator:
         self._input_rows.inc(batch.num_rows)
         with errors_named(self.node):
             self.operator.on_input(index, batch, self.out)
+
+    def advance(self, signal: Signal) -> bool:
+        """Event time has advanced, or the input has ended; False if the signal is held here."""
+        with errors_named(self.node):
+            if isinstance(signal, EndOfInput):
+                return self._end(signal)
+            if isinstance(self.operator, AsyncOperator):
+                self.held.append(signal)
+                self.operator.on_watermark(signal.timestamp_us, self.out)
+                self.operator.poll(self.out)
+                return False
+            self.operator.on_watermark(signal.timestamp_us, self.out)
+            return True
+
+    def _end(self, signal: EndOfInput) -> bool:
+        if self.held:
+            self.held.append(signal)
+            return False
+        self.operator.on_end(self.out)
+        self.ended = True
+        return True
+
+    def poll(self) -> bool:
+        """Send what is ready of an `AsyncOperator`; True if anything has happened."""
+        assert isinstance(self.operator, AsyncOperator), "others have nothing to wait for"
+        with errors_named(self.node):
+            return self.operator.poll(self.out)
 
     def snapshot(self, checkpoint: CheckpointId, committables: Sequence[JsonObject], directory: Path) -> SnapshotPart:
         """The synchronous part of a snapshot: small state, and copies of what has changed in the tables."""
@@ -115,10 +151,21 @@ class ChainedOperator:
 
 
 class Chain:
-    """The operators of one task in order; each call goes through them from head to tail."""
+    """The operators of one task in order; each call goes through them from head to tail.
+
+    Args:
+        operators: The operators.
+    """
 
     def __init__(self, operators: Sequence[ChainedOperator]) -> None:
         self._operators = operators
+        self._waiting: list[tuple[ChainedOperator, AsyncOperator]] = []
+        self.pass_on: Callable[[Signal], None] = lambda signal: None
+        """Where a signal goes that has come through; the task sets it."""
+        for number, chained in enumerate(operators):
+            if isinstance(chained.operator, AsyncOperator):
+                self._waiting.append((chained, chained.operator))
+                chained.out.release = partial(self._release, number)
 
     def open(self) -> None:
         """Open the operators, last first, so that none sends to one that is not open."""
@@ -147,17 +194,50 @@ class Chain:
         with errors_named(head.node):
             head.operator.on_input_end(index, head.out)
 
-    def advance_watermark(self, timestamp_us: int) -> None:
-        """Event time has advanced; each operator sends its rows before the next one sees the watermark."""
-        for chained in self._operators:
-            with errors_named(chained.node):
-                chained.operator.on_watermark(timestamp_us, chained.out)
+    @property
+    def has_room(self) -> bool:
+        """Whether all operators want more rows."""
+        return all(operator.has_room for _, operator in self._waiting)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether an operator waits for results that come from outside."""
+        return any(operator.is_waiting for _, operator in self._waiting)
+
+    def poll(self) -> bool:
+        """Send results that have come from outside, those nearest the end first, as far as there is room for them."""
+        busy = False
+        for chained, operator in reversed(self._waiting):
+            busy = chained.poll() or busy
+            if not operator.has_room:
+                break
+        return busy
+
+    def advance(self, signal: Signal, first: int = 0) -> None:
+        """Event time has advanced, or the input has ended; each operator sends its rows before the next one sees it.
+
+        Args:
+            signal: Goes to all operators from `first` on, and then out of the task, unless one holds it back.
+            first: The first operator.
+        """
+        for chained in self._operators[first:]:
+            if not chained.advance(signal):
+                return
+        self.pass_on(signal)
+
+    def _release(self, number: int) -> None:
+        """An operator lets the oldest signal go that it holds; the end of the input follows the last watermark."""
+        chained = self._operators[number]
+        self.advance(chained.held.popleft(), number + 1)
+        if chained.held and isinstance(chained.held[0], EndOfInput):
+            self.advance(chained.held.popleft(), number)
 
     def tick(self, now_us: int) -> None:
         """Processing time has advanced."""
         for chained in self._operators:
-            with errors_named(chained.node):
-                chained.operator.on_tick(now_us, chained.out)
+            if not chained.ended:
+                with errors_named(chained.node):
+                    chained.operator.on_tick(now_us, chained.out)
 
     def prepare(self, checkpoint: CheckpointId) -> list[Sequence[JsonObject]]:
         """Flush buffers; returns the committables of each operator."""
@@ -182,12 +262,6 @@ class Chain:
         for chained in self._operators:
             with errors_named(chained.node):
                 chained.operator.on_checkpoint_complete(checkpoint)
-
-    def end(self) -> None:
-        """The input has ended."""
-        for chained in self._operators:
-            with errors_named(chained.node):
-                chained.operator.on_end(chained.out)
 
     def close(self) -> None:
         """Close all operators; the first error is raised when all are closed."""

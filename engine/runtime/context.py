@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from lakeward.engine.api.calls import AsyncCalls
 from lakeward.engine.api.context import Counter
 from lakeward.engine.api.state import RowsSpec, RowTable, StateTable, TableSpec
 from lakeward.engine.core.clock import Clock
@@ -15,6 +16,7 @@ from lakeward.engine.core.ids import JobId, OperatorId, SubtaskIndex
 from lakeward.engine.core.json_types import JsonObject
 from lakeward.engine.core.keygroups import key_group_range
 from lakeward.engine.core.redaction import SECRETS_ONLY, Redaction
+from lakeward.engine.runtime.async_calls import JobCalls
 from lakeward.engine.runtime.metrics import OperatorCounters
 from lakeward.engine.state.backend import RestoreSource, StateBackend
 from lakeward.engine.state.kv import StoreFactory
@@ -31,6 +33,7 @@ class JobInfo:
         attempt: A name that no other run of the job ever had.
         clock: Processing time.
         max_parallelism: Number of key groups.
+        calls: Runs asynchronous calls.
         redaction: Which fields are not shown.
     """
 
@@ -39,6 +42,7 @@ class JobInfo:
     attempt: str
     clock: Clock
     max_parallelism: int
+    calls: JobCalls
     redaction: Redaction = SECRETS_ONLY
 
 
@@ -136,6 +140,10 @@ class SubtaskContext:
     def restored_rows(self, spec: RowsSpec) -> Iterator[pa.RecordBatch]:
         """All rows that a table had in the restored checkpoint, those of the other subtasks too."""
         return read_rows(self._state.store_factory, self._state.restore_all(), spec)
+
+    def async_calls(self, threads: int | None = None) -> AsyncCalls:
+        """Calls that run beside the worker."""
+        return self._info.calls.open(threads)
 
     def counter(self, name: str) -> Counter:
         """A metric of this operator."""

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import partial
 
 from lakeward.engine.core.clock import Clock, ManualClock
 from lakeward.engine.core.errors import CheckpointError
+from lakeward.engine.runtime.async_calls import SteppedJobCalls
 from lakeward.engine.runtime.io import SteppedIo
 from lakeward.engine.runtime.job import IoResult, JobRunner
 
@@ -18,6 +20,8 @@ StopSignal = Callable[[], bool]
 
 IDLE_SLEEP_MIN_MS = 0.2
 IDLE_SLEEP_MAX_MS = 5.0
+WAITING_SLEEP_MAX_MS = 1.0
+"""While calls are in flight: how much later than it came an answer may be noticed."""
 
 
 class LocalDriver:
@@ -48,8 +52,10 @@ class LocalDriver:
             if busy:
                 idle_ms = IDLE_SLEEP_MIN_MS
             else:
+                longest_ms = WAITING_SLEEP_MAX_MS if job.is_waiting else IDLE_SLEEP_MAX_MS
+                idle_ms = min(idle_ms, longest_ms)
                 self._clock.sleep_ms(idle_ms)
-                idle_ms = min(idle_ms * 2, IDLE_SLEEP_MAX_MS)
+                idle_ms *= 2
 
 
 class SimulatedDriver:
@@ -59,15 +65,22 @@ class SimulatedDriver:
         rng: Chooses the next task or I/O step.
         clock: Virtual time; moves on only when nothing else can happen, or by chance.
         io: The job's I/O, stepped here.
+        calls: The job's asynchronous calls, which end here in any order.
         steps_max: A run that takes more steps is stuck.
     """
 
     def __init__(
-        self, rng: random.Random, clock: ManualClock, io: SteppedIo[IoResult], steps_max: int = 100_000
+        self,
+        rng: random.Random,
+        clock: ManualClock,
+        io: SteppedIo[IoResult],
+        calls: SteppedJobCalls | None = None,
+        steps_max: int = 100_000,
     ) -> None:
         self._rng = rng
         self._clock = clock
         self._io = io
+        self._calls = calls or SteppedJobCalls()
         self._steps_left = steps_max
 
     def run(self, job: JobRunner, steps: int | None = None) -> bool:
@@ -90,6 +103,7 @@ class SimulatedDriver:
     def _step(self, job: JobRunner) -> None:
         choices: list[Callable[[], object]] = [task.step for task in job.tasks]
         choices += [self._io.step] * (2 if self._io.is_ready else 0)
+        choices += [partial(self._calls.finish, self._rng)] * (2 if self._calls.is_ready else 0)
         self._rng.choice(choices)()
         if self._rng.random() < 0.5:
             job.pump()

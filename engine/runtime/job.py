@@ -134,6 +134,11 @@ class JobRunner:
         for task in reversed(self.tasks):
             task.open()
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a task waits for something that comes from outside, and has to be stepped soon."""
+        return any(task.is_waiting for task in self.tasks)
+
     def request_stop(self) -> None:
         """Take one last checkpoint, then finish."""
         self._handle(StopRequested())
@@ -190,7 +195,7 @@ class JobRunner:
     def _carry_out(self, instruction: Instruction) -> None:
         match instruction:
             case InjectBarriers(checkpoint):
-                for task in self._source_tasks():
+                for task in self.tasks:
                     task.inject(checkpoint)
             case Publish(checkpoint, acknowledged, final):
                 snapshots = self._carried.added_to(checkpoint, acknowledged)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 
+from lakeward.engine.core.errors import InternalError
 from lakeward.engine.core.messages import Batch, Message
 from lakeward.engine.runtime.channel import Channel
 from lakeward.engine.runtime.partition import Partitioner
@@ -14,13 +15,17 @@ Receiver = Callable[[pa.RecordBatch], None]
 
 
 class ChainOutput:
-    """The output of one operator; hands a batch to all its receivers by plain calls."""
+    """The output of one operator; hands a batch to all its receivers by plain calls.
 
-    __slots__ = ("_main", "_side")
+    `release` is called to let the oldest watermark go that an `AsyncOperator` holds; its chain sets it.
+    """
+
+    __slots__ = ("_main", "_side", "release")
 
     def __init__(self) -> None:
         self._main: list[Receiver] = []
         self._side: dict[str, list[Receiver]] = {}
+        self.release: Callable[[], None] = _nothing_held
 
     def connect(self, tag: str | None, receiver: Receiver) -> None:
         """Add a receiver of the main stream (tag None) or of a side stream."""
@@ -40,6 +45,14 @@ class ChainOutput:
         if batch.num_rows:
             for receive in self._side.get(tag, ()):
                 receive(batch)
+
+    def emit_watermark(self) -> None:
+        """Let the oldest watermark go that the operator still holds."""
+        self.release()
+
+
+def _nothing_held() -> None:
+    raise InternalError("an operator lets a watermark go that it does not hold")
 
 
 class EdgeWriter:

@@ -120,7 +120,12 @@ class SourceTask:
     @property
     def has_ended(self) -> bool:
         """Whether all splits have ended and everything was passed on."""
-        return self._ended
+        return self._core.has_ended
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether an operator waits for results that come from outside."""
+        return self._core.chain.is_waiting
 
     @property
     def splits(self) -> Mapping[SplitId, SplitState]:
@@ -149,14 +154,15 @@ class SourceTask:
         self._barriers.append(checkpoint)
 
     def step(self) -> bool:
-        """Inject a barrier, or read and send the next batch."""
+        """Inject a barrier; or send results that are ready, then read and send the next batch."""
         if self._core.is_blocked:
             return False
         if self._barriers:
             self._snapshot(self._barriers.pop(0))
             return True
-        if self._ended:
-            return False
+        busy = self._core.chain.poll()
+        if self._ended or not self._core.chain.has_room:
+            return busy
         with errors_named(self._setup.node):
             polled = self._setup.reader.poll()
         match polled:
@@ -168,11 +174,11 @@ class SourceTask:
                 pass
         # The end comes before the watermark: with no split left the subtask would be called idle, receivers would no
         # longer wait for it, and windows that its end fires would be late for the next operator.
-        return self._end_if_done() or self._advance_watermark() or polled is not None
+        return self._end_if_done() or self._advance_watermark() or polled is not None or busy
 
     def tick(self, now_us: int) -> None:
         """Processing time has advanced."""
-        if not self._ended:
+        if not self.has_ended:
             self._core.chain.tick(now_us)
 
     def take_reports(self) -> list[TaskReport]:
@@ -230,7 +236,7 @@ class SourceTask:
             return False
         advanced = self._watermarks.advance(self._clock.monotonic_ms())
         if advanced is not None:
-            self._core.advance_watermark(advanced)
+            self._core.chain.advance(advanced)
         return advanced is not None
 
     def _end_if_done(self) -> bool:

@@ -10,7 +10,7 @@ from typing import NewType, Protocol
 from lakeward.engine.checkpoint.alignment import Abort, BarrierAligner, Decision, Snapshot
 from lakeward.engine.core.ids import ChannelIndex, CheckpointId
 from lakeward.engine.core.messages import Barrier, Batch, EndOfInput, Message, Watermark
-from lakeward.engine.runtime.chain import Chain, SnapshotPart
+from lakeward.engine.runtime.chain import Chain, Signal, SnapshotPart
 from lakeward.engine.runtime.channel import Channel
 from lakeward.engine.runtime.output import EdgeWriter
 from lakeward.engine.runtime.watermarks import END_OF_TIME, WatermarkMin
@@ -54,6 +54,15 @@ class RunnableTask(Protocol):
         """Open operators and readers."""
         ...
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it waits for something that comes from outside, and has to be stepped soon."""
+        ...
+
+    def inject(self, checkpoint: CheckpointId) -> None:
+        """A checkpoint begins: sources send its barrier, others are told that it is on its way."""
+        ...
+
     def step(self) -> bool:
         """Do one piece of work; False when there was nothing to do or no room downstream."""
         ...
@@ -85,6 +94,9 @@ class TaskCore:
     def __init__(self, task: TaskId, chain: Chain, edges: Sequence[EdgeWriter], snapshot_directory: Path) -> None:
         self.id = task
         self.chain = chain
+        chain.pass_on = self._pass_on
+        self.has_ended = False
+        """Whether the end of the input has come through."""
         self._edges = edges
         self._snapshot_directory = snapshot_directory
         self._reports: list[TaskReport] = []
@@ -99,16 +111,15 @@ class TaskCore:
         for edge in self._edges:
             edge.broadcast(message)
 
-    def advance_watermark(self, watermark: Watermark) -> None:
-        """Let the operators see event time advance, also where the last input falls idle, then pass it on."""
-        self.chain.advance_watermark(watermark.timestamp_us)
-        self.broadcast(watermark)
-
     def end(self) -> None:
         """End of all input: fire everything, flush, pass it on."""
-        self.advance_watermark(END_OF_TIME)
-        self.chain.end()
-        self.broadcast(EndOfInput())
+        self.chain.advance(END_OF_TIME)
+        self.chain.advance(EndOfInput())
+
+    def _pass_on(self, signal: Signal) -> None:
+        """The operators have seen event time advance, also where the last input falls idle: tell the receivers."""
+        self.broadcast(signal)
+        self.has_ended = isinstance(signal, EndOfInput)
 
     def snapshot(self, checkpoint: CheckpointId, extra: Sequence[SnapshotPart] = ()) -> None:
         """Take this task's snapshot. One atomic step, in Flink's order; no message comes in between."""
@@ -166,24 +177,41 @@ class Task:
             if one.group is not None:
                 groups.setdefault(one.group, []).append(number)
         self._watermarks = WatermarkMin(len(inputs), list(groups.values()))
+        self._barrier_due: CheckpointId | None = None
         self._next = 0
 
     @property
     def has_ended(self) -> bool:
         """Whether all inputs have ended and everything was passed on."""
-        return not self._open_inputs
+        return self._core.has_ended
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether an operator waits for results that come from outside."""
+        return self._core.chain.is_waiting
 
     def open(self) -> None:
         """Open the operators."""
         self._core.chain.open()
 
+    def inject(self, checkpoint: CheckpointId) -> None:
+        """A barrier is on its way: until it is here, rows before it are taken whether operators have room or not.
+
+        They are in memory already. Else the checkpoint would have to wait for as many slow calls as there are rows in
+        the channels; so they become part of it.
+        """
+        self._barrier_due = checkpoint
+
     def step(self) -> bool:
-        """Handle the next message of some input that is not blocked, fairly."""
+        """Send results that are ready, then handle the next message of some input that is not blocked, fairly."""
         if self._core.is_blocked:
             return False
+        busy = self._core.chain.poll()
+        if self._barrier_due is None and not self._core.chain.has_room:
+            return busy
         channel = self._pick()
         if channel is None:
-            return False
+            return busy
         self._handle(channel, self._inputs[channel].take())
         return True
 
@@ -203,6 +231,7 @@ class Task:
     def abort(self, checkpoint: CheckpointId) -> None:
         """The checkpoint was given up: stop aligning for it."""
         self._aligner.on_abort(checkpoint)
+        self._barrier_came(checkpoint)
 
     def close(self) -> None:
         """Close the operators."""
@@ -238,7 +267,7 @@ class Task:
             case Watermark():
                 combined = self._watermarks.update(channel, message)
                 if combined is not None:
-                    self._core.advance_watermark(combined)
+                    self._core.chain.advance(combined)
             case Barrier():
                 self._carry_out(self._aligner.on_barrier(ChannelIndex(channel), message))
             case EndOfInput():
@@ -249,8 +278,14 @@ class Task:
                     self._core.end()
 
     def _carry_out(self, decision: Decision) -> None:
+        if isinstance(decision, Abort | Snapshot):
+            self._barrier_came(decision.checkpoint)
         if isinstance(decision, Abort):
             self._core.decline(decision.checkpoint, decision.reason.value)
             self._carry_out(decision.then)
         elif isinstance(decision, Snapshot):
             self._core.snapshot(decision.checkpoint)
+
+    def _barrier_came(self, checkpoint: CheckpointId) -> None:
+        if self._barrier_due is not None and checkpoint >= self._barrier_due:
+            self._barrier_due = None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 
+from lakeward.dsl.async_verbs import AsyncVerbs
 from lakeward.dsl.expressions import Expr, as_column, bind_columns, col
 from lakeward.dsl.graph_builder import GraphBuilder
 from lakeward.dsl.join_verbs import JoinVerbs
@@ -61,7 +62,7 @@ class StreamContext:
     builder: GraphBuilder
 
 
-class DataStream(JoinVerbs, RankingVerbs, ProcessVerbs):
+class DataStream(AsyncVerbs, JoinVerbs, RankingVerbs, ProcessVerbs):
     """Rows of one schema, unbounded or bounded. Made by an environment, not by hand.
 
     Every verb gives a new stream and leaves this one as it is, so that several may begin here.

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import weakref
 from collections import Counter as Tally
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -20,7 +20,7 @@ from typing import Any, Literal
 import orjson
 import pyarrow as pa
 
-from lakeward.engine.api.operator import OperatorFactory
+from lakeward.engine.api.operator import AsyncOperator, OperatorFactory
 from lakeward.engine.api.state import RowsSpec, RowTable, StateTable, TableSpec
 from lakeward.engine.core.clock import ManualClock
 from lakeward.engine.core.errors import ConfigError
@@ -29,6 +29,7 @@ from lakeward.engine.core.json_types import JsonObject
 from lakeward.engine.core.keygroups import MAX_PARALLELISM_DEFAULT, key_group_range
 from lakeward.engine.core.messages import WATERMARK_MAX_US
 from lakeward.engine.core.redaction import SECRETS_ONLY, Redaction
+from lakeward.engine.runtime.async_calls import SteppedCalls
 from lakeward.engine.state.backend import RestoreSource, StateBackend
 from lakeward.engine.state.kv import StoreFactory
 from lakeward.engine.state.memory import MemoryStoreFactory
@@ -37,6 +38,7 @@ from lakeward.engine.state.rocksdb import RocksDbStoreFactory
 
 Store = Literal["memory", "rocksdb"]
 
+_WAIT_MS = 100
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -171,12 +173,44 @@ class OperatorHarness:
         Args:
             time: Microseconds since 1970 UTC, or a datetime with a time zone.
         """
+        if isinstance(self.operator, AsyncOperator):
+            self._out.held.append(_to_us(time))
         self.operator.on_watermark(_to_us(time), self._out)
+        self.poll()
+
+    def poll(self) -> None:
+        """Let an `AsyncOperator` send what is ready, as the worker does before every step."""
+        if isinstance(self.operator, AsyncOperator):
+            self.operator.poll(self._out)
+
+    @property
+    def calls(self) -> SteppedCalls:
+        """The asynchronous calls that the operator has begun; they end when told to."""
+        return self._context.calls
+
+    def finish(self, *places: int) -> None:
+        """Let asynchronous calls end, then let the operator look at them.
+
+        Args:
+            places: Which of the running ones, in the order of their start, the oldest being 0; they end in the order
+                given. None: all.
+        """
+        running = list(self.calls.running)
+        for place in places or range(len(running)):
+            self.calls.finish(running[place])
+        self.poll()
+
+    def finish_all(self) -> None:
+        """Let asynchronous calls end until no row waits; time goes on for those that are tried again."""
+        while isinstance(self.operator, AsyncOperator) and self.operator.is_waiting:
+            self.finish()
+            self.tick(_WAIT_MS)
 
     def tick(self, advance_ms: float = 0) -> None:
         """Move processing time, then let the operator look at it."""
         self.clock.advance_ms(advance_ms)
         self.operator.on_tick(self.clock.wall_us(), self._out)
+        self.poll()
 
     def take(self) -> list[dict[str, Any]]:
         """The rows emitted since the last `take`, as dicts."""
@@ -186,8 +220,14 @@ class OperatorHarness:
 
     def take_table(self) -> pa.Table | None:
         """The rows emitted since the last `take`, as a table, one chunk a batch; None when there are none."""
-        batches, self._out.main = self._out.main, []
+        sent, self._out.main = self._out.main, []
+        batches = [one for one in sent if isinstance(one, pa.RecordBatch)]
         return pa.Table.from_batches(batches) if batches else None
+
+    def take_events(self) -> list[dict[str, Any] | int]:
+        """What was emitted since the last `take`: rows as dicts, with the watermarks that an `AsyncOperator` let go."""
+        sent, self._out.main = self._out.main, []
+        return [row for one in sent for row in ([one] if isinstance(one, int) else one.to_pylist())]
 
     def take_side(self, tag: str) -> list[dict[str, Any]]:
         """The rows sent to a side output since the last call."""
@@ -208,8 +248,12 @@ class OperatorHarness:
         self.operator.on_checkpoint_complete(CheckpointId(checkpoint))
 
     def end(self) -> list[dict[str, Any]]:
-        """End the input: the last watermark, then `on_end`. Returns what was emitted since the last `take`."""
-        self.operator.on_watermark(WATERMARK_MAX_US, self._out)
+        """End the input: the last watermark, then `on_end`. Returns what was emitted since the last `take`.
+
+        Asynchronous calls end before it, and those that are tried again have their time.
+        """
+        self.watermark(WATERMARK_MAX_US)
+        self.finish_all()
         self.operator.on_end(self._out)
         return self.take()
 
@@ -232,13 +276,19 @@ class _Output:
     """Collects what is emitted."""
 
     def __init__(self) -> None:
-        self.main: list[pa.RecordBatch] = []
+        self.main: list[pa.RecordBatch | int] = []
+        """Batches, and the watermarks between them that were held."""
+        self.held: deque[int] = deque()
         self.side: dict[str, list[pa.RecordBatch]] = defaultdict(list)
 
     def emit(self, batch: pa.RecordBatch) -> None:
         """Keep rows."""
         if batch.num_rows:
             self.main.append(batch)
+
+    def emit_watermark(self) -> None:
+        """The operator lets the oldest watermark go."""
+        self.main.append(self.held.popleft())
 
     def emit_side(self, tag: str, batch: pa.RecordBatch) -> None:
         """Keep rows of a side output."""
@@ -271,6 +321,7 @@ class _Context:
         self.redaction = config.redaction
         self.restored: Sequence[JsonObject] = [one.state for one in restored if one.state is not None]
         self.counts: Tally[str] = Tally()
+        self.calls = SteppedCalls()
         self._config = config
         self._snapshots = restored  # keeps their files alive
         self._directory = directory
@@ -310,6 +361,10 @@ class _Context:
         if mine:
             backend.restore(mine)
         return backend
+
+    def async_calls(self, threads: int | None = None) -> SteppedCalls:
+        """The operator's calls."""
+        return self.calls
 
     def counter(self, name: str) -> _Counter:
         """A counter."""

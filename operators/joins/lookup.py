@@ -6,7 +6,6 @@ answer (as with Flink's lookup joins). The cache is not part of checkpoints.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -22,6 +21,7 @@ from lakeward.engine.core.clock import Clock
 from lakeward.engine.core.errors import LakewardError, Retry, SourceError, UserCodeError
 from lakeward.engine.core.redaction import FailedRow
 from lakeward.operators.arguments import call_error
+from lakeward.operators.faults import is_mistake
 from lakeward.operators.grouping import row_codes
 from lakeward.operators.joins.factory import JoinFactory
 from lakeward.operators.joins.index import StaticIndex
@@ -29,21 +29,6 @@ from lakeward.operators.joins.layout import LEFT
 from lakeward.operators.joins.rows import BatchRows, Condition, Pairs, Rows, Sender, key_arrays, null_keys
 
 _CHUNKS_MAX = 64
-
-# What says that the code is wrong, not that the system is away. Clients of databases have errors of their own for the
-# latter, which are none of these, or `OSError`s; an answer that is no JSON may be the error page of a gateway.
-_MISTAKES = (
-    TypeError,
-    ValueError,
-    LookupError,
-    AttributeError,
-    NameError,
-    ArithmeticError,
-    AssertionError,
-    ImportError,
-    NotImplementedError,
-)
-_FAULTS = (OSError, json.JSONDecodeError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,7 +255,7 @@ class Answers:
         """Fail at once where asking again, or starting the job again, would end in the same error."""
         if isinstance(error, LakewardError) and error.retry is Retry.NO:
             raise error
-        if isinstance(error, _MISTAKES) and not isinstance(error, _FAULTS):
+        if is_mistake(error):
             source = self._config.source
             asked = source.function if isinstance(source, FunctionLookup) else self._reader.lookup
             hint = "if trying again could help, raise an OSError such as ConnectionError instead; else "

@@ -63,6 +63,11 @@ class KeyBatch:
         return self._encoded
 
     @property
+    def key_values(self) -> tuple[Any, ...]:
+        """The values of the key columns of the key that is being handled."""
+        return tuple(column_to_list(array.slice(self.index, 1))[0] for array in self.arrays)
+
+    @property
     def current(self) -> Any:
         """The key that is being handled: a value, or a tuple of the values of several columns."""
         if self._values is None:

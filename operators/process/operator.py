@@ -20,6 +20,7 @@ from lakeward.engine.core.errors import LakewardError, UserCodeError
 from lakeward.engine.core.ids import CheckpointId
 from lakeward.engine.core.json_types import JsonObject
 from lakeward.engine.core.messages import WATERMARK_MAX_US
+from lakeward.engine.core.redaction import FailedRow
 from lakeward.operators.arguments import call_error
 from lakeward.operators.function_names import function_name
 from lakeward.operators.grouping import plain
@@ -38,7 +39,7 @@ from lakeward.operators.process.side_outputs import SideOutputs
 from lakeward.operators.process.states import OUTSIDE_HINT, BroadcastState
 from lakeward.operators.process.timers import DueTimers, TimerQueue
 from lakeward.operators.row_values import optional_keys
-from lakeward.operators.rows import RowWriter, short
+from lakeward.operators.rows import RowWriter
 from lakeward.operators.signatures import result_of
 from lakeward.operators.windows.columns import Rows, group_rows
 from lakeward.operators.windows.progress import Progress
@@ -89,8 +90,9 @@ class RowResults:
         """Take rows over."""
         if isinstance(found, dict | str | bytes) or hasattr(found, "_fields"):
             raise UserCodeError(
-                f"{self._name} returned a single {type(found).__name__}: {short(found)}",
+                f"{self._name} returned a single {type(found).__name__}",
                 hint="a process function gives any number of rows: yield row, or return [row]",
+                rows=(FailedRow(found, label="result"),),
             )
         rows = self._rows
         rows.extend(found)
@@ -328,7 +330,7 @@ class ProcessOperator(FunctionOperator):
         except LakewardError:
             raise
         except Exception as error:
-            raise call_error(call, error, f"row {short(row)}") from error
+            raise call_error(call, error, row=FailedRow(row)) from error
 
     def _finish(self, out: Output) -> None:
         """Write state and timers, then send rows."""
@@ -356,7 +358,8 @@ class ProcessOperator(FunctionOperator):
         except LakewardError:
             raise
         except Exception as error:
-            raise call_error(call, error, f"the timer of {moment} with key {short(batch.current)}") from error
+            key = FailedRow(dict(zip(self._spec.inputs[0].keys, batch.key_values, strict=True)), label="key")
+            raise call_error(call, error, f"the timer of {moment}", row=key) from error
         finally:
             context.time_domain = None
         self._finish(out)

@@ -7,6 +7,7 @@ import inspect
 import pytest
 
 import lakeward
+from lakeward.dsl.async_verbs import AsyncVerbs
 from lakeward.dsl.expressions import Then, When, namespaces
 from lakeward.dsl.expressions.number_methods import NumberMethods
 from lakeward.dsl.expressions.operator_methods import OperatorMethods
@@ -18,8 +19,8 @@ from lakeward.dsl.keyed import WindowResult
 from lakeward.dsl.ranking_verbs import KeyedRankingVerbs, RankingVerbs
 
 PUBLIC = """
-    BlackholeSink CollectionSource CountWindow Cumulative DataStream EngineConfig Expr FilesSink FilesSource
-    FunctionLookup GlobalWindow IcebergSink JobResult Json KafkaSource KeyedStream LakewardError LookupCache
+    AsyncFunction AsyncRetry BlackholeSink CollectionSource CountWindow Cumulative DataStream EngineConfig Expr
+    FilesSink FilesSource FunctionLookup GlobalWindow IcebergSink JobResult Json KafkaSource KeyedStream LakewardError LookupCache
     LookupReader LookupSource MemorySink NexmarkSource OnError OutputTag OverStream
     PrintSink RestartConfig SameWindow Session Sliding StreamExecutionEnvironment Tumbling WatermarkStrategy
     WindowedStream
@@ -45,6 +46,7 @@ VERBS = [
     Then,
     TimeNamespace,
     When,
+    AsyncVerbs,
     JoinResult,
     JoinVerbs,
     KeyedRankingVerbs,

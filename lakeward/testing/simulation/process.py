@@ -12,6 +12,7 @@ from lakeward.engine.core.ids import Generation
 from lakeward.engine.execute import Attempt, JobDefinition, Ports
 from lakeward.engine.graph.logical import LogicalGraph
 from lakeward.engine.graph.prepare import prepare
+from lakeward.engine.runtime.async_calls import SteppedJobCalls
 from lakeward.engine.runtime.drivers import SimulatedDriver
 from lakeward.engine.runtime.job import JobRunner
 from lakeward.engine.runtime.metrics import Metrics
@@ -53,11 +54,13 @@ class Process:
         self.runner: JobRunner | None = None
         self._clock = clock
         io = LateIo(self._faults, clock)
-        self._driver = SimulatedDriver(rng, clock, io, steps_max=2**31)
+        calls = SteppedJobCalls()
+        self._driver = SimulatedDriver(rng, clock, io, calls, steps_max=2**31)
         own_ports = Ports(
             clock=clock,
             new_id=ports.new_id,
             make_io=lambda: io,
+            make_calls=lambda: calls,
             store_factory=ports.store_factory,
             directory=ports.directory,
         )

@@ -1,0 +1,278 @@
+"""Where asynchronous calls run: coroutines on one event loop a job, blocking functions in pools of threads."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import random
+import threading
+from collections import deque
+from collections.abc import Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, Protocol
+
+from lakeward.engine.api.calls import AsyncCalls, Finished, Work
+from lakeward.engine.core.errors import InternalError, UserCodeError
+
+log = logging.getLogger("lakeward")
+
+STOP_TIMEOUT_S = 10.0
+"""How long calls that were given up may take to notice."""
+
+
+class JobCalls(Protocol):
+    """The asynchronous calls of one attempt of a job."""
+
+    def open(self, threads: int | None) -> AsyncCalls:
+        """Those of one operator subtask: coroutines, or functions that block in so many threads."""
+        ...
+
+    def close(self) -> None:
+        """Release everything; operators have stopped their calls by then."""
+        ...
+
+
+class ThreadedJobCalls:
+    """The real thing. The event loop's thread is started when the first operator asks for it."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    def open(self, threads: int | None) -> AsyncCalls:
+        """The calls of one operator subtask."""
+        return LoopCalls(self._running_loop()) if threads is None else PoolCalls(threads)
+
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            # A daemon: a coroutine that never gives control back must not keep the process alive.
+            self._thread = threading.Thread(target=self._loop.run_forever, name="lakeward-calls", daemon=True)
+            self._thread.start()
+        return self._loop
+
+    def close(self) -> None:
+        """Stop the event loop."""
+        if self._loop is None or self._thread is None:
+            return
+        loop, self._loop = self._loop, None
+        loop.call_soon_threadsafe(loop.stop)
+        self._thread.join(STOP_TIMEOUT_S)
+        if self._thread.is_alive():
+            log.warning("a coroutine does not give control back; its event loop is left behind")
+        else:
+            loop.close()
+
+
+class LoopCalls:
+    """Coroutines on an event loop in another thread.
+
+    Args:
+        loop: The loop, running.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._finished: deque[Finished] = deque()
+        self._is_stuck = False
+        # Touched on the loop's thread only.
+        self._running: dict[int, asyncio.Task[Finished]] = {}
+
+    def start(self, calls: Sequence[tuple[int, Work]]) -> None:
+        """Start calls; the loop is woken once for all of them."""
+        self._loop.call_soon_threadsafe(self._begin, calls)
+
+    def cancel(self, call: int) -> None:
+        """Cancel a call."""
+        self._loop.call_soon_threadsafe(self._cancel, call)
+
+    def take(self) -> list[Finished]:
+        """The calls that have ended since the last `take`."""
+        return _drained(self._finished)
+
+    def run(self, work: Work) -> Any:
+        """Make one call and wait for it."""
+
+        async def call() -> Any:
+            return await work()
+
+        if self._is_stuck:
+            raise UserCodeError("a coroutine does not give control back", hint="let it await what takes long")
+        return asyncio.run_coroutine_threadsafe(call(), self._loop).result()
+
+    def stop(self) -> None:
+        """Cancel all calls and wait until they have ended."""
+        stopping = asyncio.run_coroutine_threadsafe(self._stop(), self._loop)
+        try:
+            stopping.result(2 * STOP_TIMEOUT_S)
+        except TimeoutError:
+            self._is_stuck = True
+
+    def _begin(self, calls: Sequence[tuple[int, Work]]) -> None:
+        for number, work in calls:
+            self._running[number] = self._loop.create_task(self._call(number, work))
+            self._running[number].add_done_callback(partial(self._ended, number))
+
+    @staticmethod
+    async def _call(number: int, work: Work) -> Finished:
+        try:
+            return Finished(number, await work())
+        except BaseException as error:  # whatever user's code may raise: the operator decides what becomes of it
+            return Finished(number, error=error)
+
+    def _ended(self, number: int, task: asyncio.Task[Finished]) -> None:
+        del self._running[number]
+        never_begun = Finished(number, error=asyncio.CancelledError())
+        self._finished.append(never_begun if task.cancelled() else task.result())
+
+    def _cancel(self, call: int) -> None:
+        task = self._running.get(call)
+        if task is not None:
+            task.cancel()
+
+    async def _stop(self) -> None:
+        running = list(self._running.values())
+        for task in running:
+            task.cancel()
+        if running:
+            _, left = await asyncio.wait(running, timeout=STOP_TIMEOUT_S)
+            if left:
+                log.warning("%d calls go on although they were cancelled", len(left))
+
+
+class PoolCalls:
+    """Functions that block, in threads. What is given up runs on to its end, and nobody hears of it.
+
+    Args:
+        threads: How many at a time.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="lakeward-calls")
+        self._finished: deque[Finished] = deque()
+
+    def start(self, calls: Sequence[tuple[int, Work]]) -> None:
+        """Start calls."""
+        for number, work in calls:
+            self._pool.submit(self._call, number, work)
+
+    def cancel(self, call: int) -> None:
+        """A thread cannot be interrupted."""
+
+    def take(self) -> list[Finished]:
+        """The calls that have ended since the last `take`."""
+        return _drained(self._finished)
+
+    def run(self, work: Work) -> Any:
+        """Make one call and wait for it, here."""
+        return work()
+
+    def stop(self) -> None:
+        """Drop the calls that no thread has begun."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _call(self, number: int, work: Work) -> None:
+        try:
+            ended = Finished(number, _no_coroutine(work()))
+        except BaseException as error:  # whatever user's code may raise: the operator decides what becomes of it
+            ended = Finished(number, error=error)
+        self._finished.append(ended)
+
+
+class SteppedCalls:
+    """Runs nothing by itself: whoever drives it says which call ends next, which makes everything reproducible.
+
+    Coroutines must come to their end without waiting for anything real.
+    """
+
+    def __init__(self) -> None:
+        self.running: dict[int, Work] = {}
+        """Calls that were started and have not ended, in the order of their start."""
+        self._finished: deque[Finished] = deque()
+
+    def start(self, calls: Sequence[tuple[int, Work]]) -> None:
+        """Start calls."""
+        self.running.update(calls)
+
+    def cancel(self, call: int) -> None:
+        """Forget a call."""
+        self.running.pop(call, None)
+
+    def take(self) -> list[Finished]:
+        """The calls that have ended since the last `take`."""
+        return _drained(self._finished)
+
+    def run(self, work: Work) -> Any:
+        """Make one call, here."""
+        return _driven(work)
+
+    def stop(self) -> None:
+        """Forget all calls."""
+        self.running.clear()
+
+    def finish(self, call: int) -> None:
+        """Let a call run to its end."""
+        work = self.running.pop(call)
+        try:
+            self._finished.append(Finished(call, _driven(work)))
+        except InternalError:
+            raise
+        except Exception as error:  # whatever user's code may raise: the operator decides what becomes of it
+            self._finished.append(Finished(call, error=error))
+
+
+class SteppedJobCalls:
+    """The calls of a job that are stepped, in any order."""
+
+    def __init__(self) -> None:
+        self._opened: list[SteppedCalls] = []
+
+    def open(self, threads: int | None) -> AsyncCalls:
+        """Those of one operator subtask."""
+        self._opened.append(SteppedCalls())
+        return self._opened[-1]
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a call can end."""
+        return any(calls.running for calls in self._opened)
+
+    def finish(self, rng: random.Random) -> None:
+        """Let some call end."""
+        calls = rng.choice([calls for calls in self._opened if calls.running])
+        calls.finish(rng.choice(list(calls.running)))
+
+    def close(self) -> None:
+        """Forget everything."""
+        self._opened.clear()
+
+
+def _drained(finished: deque[Finished]) -> list[Finished]:
+    """What is in a queue that another thread appends to."""
+    return [finished.popleft() for _ in range(len(finished))]
+
+
+def _no_coroutine(result: Any) -> Any:
+    """The result of a plain function; one that made a coroutine was meant to be awaited."""
+    if inspect.isawaitable(result):
+        if isinstance(result, Coroutine):
+            result.close()
+        raise TypeError("it returned a coroutine; write it as `async def`, and await in it")
+    return result
+
+
+def _driven(work: Work) -> Any:
+    """The result of a call; a coroutine is run to its end at once."""
+    result = work()
+    if not isinstance(result, Coroutine):
+        return result
+    try:
+        result.send(None)
+    except StopIteration as end:
+        return end.value
+    result.close()
+    raise InternalError(
+        "a stepped coroutine waits for something real", hint="let it await nothing but other coroutines"
+    )

@@ -1,0 +1,289 @@
+"""Asynchronous functions over rows: many slow calls at a time, exactly once (after Flink's AsyncWaitOperator).
+
+Rows whose answer has not been sent are part of every checkpoint, as they came: after a restore the function is called
+for them again, before all others. They are kept in a table of rows, in key groups of the subtask that had them, spread
+evenly, so that at another parallelism each goes to exactly one subtask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from lakeward.engine.api.calls import AsyncCalls
+from lakeward.engine.api.context import AsyncOutput, OperatorContext, Output
+from lakeward.engine.api.operator import AsyncOperator, Operator, OperatorFactory
+from lakeward.engine.api.state import RowsSpec, RowTable
+from lakeward.engine.core.errors import GraphError, SchemaError, UserCodeError
+from lakeward.engine.core.ids import CheckpointId
+from lakeward.engine.core.json_types import JsonObject
+from lakeward.engine.core.keygroups import key_group_range, keys_in_groups
+from lakeward.operators.async_calling import Calling, Targets
+from lakeward.operators.async_options import AsyncFunction, AsyncOptions
+from lakeward.operators.async_queue import AsyncQueue, QueuedRow
+from lakeward.operators.async_target import Target, has_timeout, invoked, is_coroutine, own_copy
+from lakeward.operators.function_names import function_name
+from lakeward.operators.row_values import optional_keys
+from lakeward.operators.rows import RowWriter, column_to_list
+from lakeward.operators.signatures import result_of
+
+_KEY, _SUBTASK, _PLACE = "key$", "subtask$", "place$"
+_DEFAULTS = AsyncOptions()
+_OWN_FIELDS = [pa.field(name, pa.int64(), nullable=False) for name in (_KEY, _SUBTASK, _PLACE)]
+
+
+@dataclass(frozen=True, slots=True)
+class AsyncMap(OperatorFactory):
+    """Calls a function that waits for another system for every row, many at a time.
+
+    Args:
+        function: An `async def`, a plain function, which runs in a thread, or an `AsyncFunction`.
+        input_schema: The schema of the rows it gets.
+        output_schema: The schema of the rows it returns.
+        returns: What it was made of, if not of the function's annotation.
+        columns: The columns whose values it gets, one a parameter; None: as its signature says.
+        options: Order, capacity, retries, timeout.
+
+    Raises:
+        SchemaError: Its parameters do not fit the input, or null answers do not fit the output.
+        GraphError: It cannot be called so, or is of another kind than what answers in its place.
+    """
+
+    function: Callable[..., Any] | AsyncFunction
+    input_schema: pa.Schema
+    output_schema: pa.Schema
+    returns: Any = None
+    columns: tuple[str, ...] | None = None
+    options: AsyncOptions = _DEFAULTS
+
+    def __post_init__(self) -> None:
+        if isinstance(self.function, AsyncFunction) and not is_coroutine(self.function.invoke):
+            name = function_name(self.function.invoke)
+            raise GraphError(f"{name} is no coroutine", hint="write `async def invoke(self, row)`")
+        if has_timeout(self.function) and self.options.on_timeout != "fail":
+            name = type(self.function).__qualname__
+            raise GraphError(f"{name} has a method `timeout`, and on_timeout= is given", hint="leave one of them out")
+        targets = self.targets(self.function)
+        if targets.late is not None and targets.late.is_coroutine and not targets.function.is_coroutine:
+            raise GraphError(
+                f"on_timeout is async, but {targets.function.name} is not", hint="give a plain function for on_timeout"
+            )
+        if self.options.on_timeout == "null":
+            self._check_nulls()
+
+    def _check_nulls(self) -> None:
+        for field in self.output_schema:
+            if not field.nullable and field.name not in self.kept:
+                raise SchemaError(
+                    f'map_async: on_timeout="null" would make column {field.name!r} null, which may have none',
+                    hint="let it be null, or give a function for on_timeout",
+                )
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """The columns of a row that stay when it is answered with nulls."""
+        if self.options.on_timeout != "null":
+            return ()
+        have = dict(zip(self.input_schema.names, self.input_schema.types, strict=True))
+        return tuple(field.name for field in self.output_schema if have.get(field.name) == field.type)
+
+    @property
+    def read(self) -> list[str]:
+        """The columns that are read, and so saved with rows in flight, in the order of the input."""
+        targets = self.targets(self.function)
+        wanted = targets.function.columns | set(self.kept)
+        if targets.late is not None:
+            wanted |= targets.late.columns
+        return [name for name in self.input_schema.names if name in wanted]
+
+    def targets(self, function: Callable[..., Any] | AsyncFunction) -> Targets:
+        """What is called for rows, by way of this copy of the function."""
+        late: Any = self.options.on_timeout
+        if has_timeout(function) and isinstance(function, AsyncFunction):
+            late = function.timeout
+        null = self._null_answer if self.options.on_timeout == "null" else None
+        return Targets(self._target(invoked(function)), self._target(late) if callable(late) else None, null)
+
+    def _target(self, function: Callable[..., Any]) -> Target:
+        return Target(function, self.input_schema, self.columns, in_lists=self.options.batch_rows is not None)
+
+    def _null_answer(self, row: QueuedRow) -> dict[str, Any]:
+        """Null in all columns but those of the row itself."""
+        own = {name: column_to_list(row.batch.column(name).slice(row.place, 1))[0] for name in self.kept}
+        return dict.fromkeys(self.output_schema.names) | own
+
+    def writer(self) -> RowWriter:
+        """Makes batches of answers."""
+        function = invoked(self.function)
+        optional = optional_keys(result_of(function, self.returns))
+        return RowWriter(self.output_schema, f"the result of {function_name(function)}", optional)
+
+    def create(self) -> Operator:
+        """Make the operator of one subtask."""
+        return AsyncMapOperator(self)
+
+    @property
+    def description(self) -> str:
+        """The function, and how it is called."""
+        options = self.options
+        order = "ordered" if options.ordered else "unordered"
+        lists = "" if options.batch_rows is None else f", up to {options.batch_rows} rows a call"
+        function = self.targets(self.function).function.description
+        return f"map_async {function} ({order}, capacity {options.capacity}{lists})"
+
+    @property
+    def vectorised(self) -> bool:
+        """Rows go through Python one by one."""
+        return False
+
+    @property
+    def stateful(self) -> bool:
+        """Rows in flight are saved."""
+        return True
+
+    def required_columns(self, sent: frozenset[str], inputs: Sequence[pa.Schema]) -> Sequence[frozenset[str]]:
+        """Those that are read."""
+        return [frozenset(self.read)]
+
+
+class AsyncMapOperator(AsyncOperator):
+    """Runs an `AsyncMap`.
+
+    Args:
+        config: What is called, and how.
+    """
+
+    def __init__(self, config: AsyncMap) -> None:
+        self._options = config.options
+        self._function = own_copy(config.function)
+        self._targets = config.targets(self._function)
+        self._writer = config.writer()
+        self._read = config.read
+        self._queue = AsyncQueue(config.options.ordered)
+        self._saved = SavedRows(pa.schema([config.input_schema.field(name) for name in self._read]))
+        self._port: AsyncCalls | None = None
+        self._calling: Calling | None = None
+        self._is_open = False
+
+    def open(self, context: OperatorContext) -> None:
+        """Open the function's client, and take back the rows that were in flight."""
+        threads = None if self._targets.function.is_coroutine else self._options.capacity // self._options.call_rows
+        self._port = context.async_calls(threads)
+        self._calling = Calling(self._targets, self._options, self._port, context, self._queue.answer)
+        restored = self._saved.open(context)
+        if restored.num_rows:
+            self._queue.add(restored, self._targets.function.values(restored))
+        if isinstance(self._function, AsyncFunction):
+            self._run(self._function.open)
+            self._is_open = True
+
+    def on_batch(self, batch: pa.RecordBatch, out: Output) -> None:
+        """Begin calls for as many rows as there is room for; the others wait."""
+        rows = batch.select(self._read)
+        self._queue.add(rows, self._targets.function.values(rows))
+        self._begin()
+
+    def on_watermark(self, timestamp_us: int, out: Output) -> None:
+        """Note where it stands among the rows."""
+        self._queue.mark()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether no more rows wait than the next call takes."""
+        return self._queue.waiting < self._options.call_rows
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it has rows that have not left."""
+        return bool(self._queue.waiting or self._queue.in_flight)
+
+    def poll(self, out: AsyncOutput) -> bool:
+        """Send the rows that have their answer, with the watermarks behind them, and begin the next calls."""
+        assert self._calling is not None, "opened first"
+        busy = self._calling.poll()
+        for rows in self._queue.take():
+            busy = True
+            if rows is None:
+                out.emit_watermark()
+            else:
+                out.emit(self._writer.batch([answer for row in rows for answer in row.answer or ()]))
+        self._begin()
+        return busy
+
+    def snapshot(self, checkpoint: CheckpointId) -> JsonObject | None:
+        """Save the rows that have not been sent."""
+        self._saved.save(list(self._queue.unsent()), checkpoint)
+        return None
+
+    def close(self) -> None:
+        """Give up what runs, then close the function's client."""
+        if self._port is None:
+            return
+        self._port.stop()
+        if isinstance(self._function, AsyncFunction) and self._is_open:
+            self._is_open = False
+            self._run(self._function.close)
+
+    def _begin(self) -> None:
+        assert self._calling is not None, "opened first"
+        queue, size = self._queue, self._options.call_rows
+        room = self._options.capacity - queue.in_flight
+        # A call that is wanted in full waits for room for all its rows: a smaller one would stay small.
+        count = queue.waiting if queue.waiting <= room else room - room % size
+        if count:
+            rows = queue.begin(count)
+            self._calling.begin([rows[first : first + size] for first in range(0, count, size)])
+
+    def _run(self, method: Callable[[], Any]) -> None:
+        assert self._port is not None, "opened first"
+        try:
+            self._port.run(method)
+        except Exception as error:  # whatever the user's method may raise
+            name = function_name(method)
+            raise UserCodeError(f"{name} raised {type(error).__name__}: {error}") from error
+
+
+class SavedRows:
+    """Rows in flight as checkpoints hold them.
+
+    Args:
+        schema: Of the rows.
+    """
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self._schema = schema
+        self._spec = RowsSpec("in_flight", pa.schema([*_OWN_FIELDS, *schema]), key=(_KEY,))
+        self._table: RowTable | None = None
+        self._context: OperatorContext | None = None
+
+    def open(self, context: OperatorContext) -> pa.RecordBatch:
+        """The rows that were in flight in the restored checkpoint, those of each old subtask in their order."""
+        self._context = context
+        self._table = context.rows(self._spec)
+        batches = [batch for _, batch in self._table.scan()]
+        if not batches:
+            return pa.RecordBatch.from_pylist([], schema=self._schema)
+        saved = pa.concat_batches(batches)
+        order = np.lexsort((saved.column(_PLACE).to_numpy(), saved.column(_SUBTASK).to_numpy()))
+        return saved.take(pa.array(order)).select(self._schema.names)
+
+    def save(self, batches: Sequence[pa.RecordBatch], checkpoint: CheckpointId) -> None:
+        """Replace what was saved before by these rows."""
+        assert self._table is not None, "opened first"
+        assert self._context is not None, "opened first"
+        for namespace in self._table.namespaces():
+            self._table.drop(namespace)
+        if not batches:
+            return
+        context, places = self._context, np.arange(sum(batch.num_rows for batch in batches))
+        groups = key_group_range(context.subtask, context.parallelism, context.max_parallelism)
+        owners = groups.start + places * len(groups) // len(places)
+        own = [keys_in_groups(owners, context.max_parallelism), np.full(len(places), context.subtask), places]
+        rows = pa.concat_batches([batch.cast(self._schema) for batch in batches])
+        columns = [*(pa.array(values.astype(np.int64)) for values in own), *rows.columns]
+        # Under a name of its own: what was dropped is dropped as a whole, whenever that is carried out.
+        self._table.append(pa.RecordBatch.from_arrays(columns, schema=self._spec.schema), checkpoint)

@@ -1,0 +1,159 @@
+"""Where asynchronous calls run: a real event loop, real threads, and the stand-in that tests step."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from lakeward.engine.api.calls import AsyncCalls, Finished
+from lakeward.engine.core.errors import InternalError
+from lakeward.engine.runtime.async_calls import SteppedCalls, SteppedJobCalls, ThreadedJobCalls
+
+
+@pytest.fixture
+def job() -> Iterator[ThreadedJobCalls]:
+    calls = ThreadedJobCalls()
+    yield calls
+    calls.close()
+
+
+def ended(calls: AsyncCalls, count: int) -> list[Finished]:
+    """Poll until so many calls have ended."""
+    found: list[Finished] = []
+    waiting = threading.Event()
+    while len(found) < count:
+        found += calls.take()
+        waiting.wait(0.001)
+    return found
+
+
+def returning(value: Any) -> Callable[[], Any]:
+    async def work() -> Any:
+        return value
+
+    return work
+
+
+async def fail() -> None:
+    raise OSError("away")
+
+
+def test_coroutines_run_at_the_same_time_and_end_in_any_order(job: ThreadedJobCalls) -> None:
+    gate = asyncio.Event()
+
+    async def waits() -> str:
+        await gate.wait()
+        return "last"
+
+    async def opens() -> str:
+        gate.set()
+        return "first"
+
+    calls = job.open(None)
+    calls.start([(0, waits), (1, opens), (2, fail)])
+    by_call = {one.call: one for one in ended(calls, 3)}
+    assert (by_call[0].result, by_call[1].result) == ("last", "first")
+    assert isinstance(by_call[2].error, OSError)
+    calls.stop()
+
+
+def test_a_cancelled_coroutine_ends_and_stopping_ends_all_of_them(job: ThreadedJobCalls) -> None:
+    noticed: list[str] = []
+
+    def forever(name: str) -> Callable[[], Any]:
+        async def work() -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                noticed.append(name)
+
+        return work
+
+    calls = job.open(None)
+    calls.start([(0, forever("a")), (1, forever("b")), (2, returning("both have begun"))])
+    assert ended(calls, 1) == [Finished(2, "both have begun")]
+    calls.cancel(0)
+    assert isinstance(ended(calls, 1)[0].error, asyncio.CancelledError)
+    calls.stop()
+    assert noticed == ["a", "b"]
+    assert calls.run(returning(7)) == 7
+
+
+def test_a_coroutine_that_is_cancelled_before_it_begins_ends_too(job: ThreadedJobCalls) -> None:
+    calls = job.open(None)
+
+    async def hold() -> None:  # so that the loop sees the start and the cancelling of a call at once
+        calls.start([(0, returning(1))])
+        calls.cancel(0)
+
+    calls.run(hold)
+    assert isinstance(ended(calls, 1)[0].error, asyncio.CancelledError)
+
+
+def test_all_subtasks_of_a_job_share_one_event_loop(job: ThreadedJobCalls) -> None:
+    async def loop() -> asyncio.AbstractEventLoop:
+        return asyncio.get_running_loop()
+
+    one, two = job.open(None), job.open(None)
+    assert one.run(loop) is two.run(loop)
+
+
+def test_blocking_functions_run_in_so_many_threads(job: ThreadedJobCalls) -> None:
+    together = threading.Barrier(3)
+    calls = job.open(3)
+    calls.start([(n, lambda: together.wait(30)) for n in range(3)])
+    assert sorted(one.result for one in ended(calls, 3)) == [0, 1, 2]
+    calls.stop()
+
+
+def test_a_plain_function_that_makes_a_coroutine_is_told_so(job: ThreadedJobCalls) -> None:
+    calls = job.open(1)
+    calls.start([(0, returning(1))])
+    (one,) = ended(calls, 1)
+    assert "async def" in str(one.error)
+    calls.stop()
+
+
+def test_stepped_calls_end_when_they_are_told_to() -> None:
+    calls = SteppedCalls()
+    calls.start([(0, returning("a")), (1, lambda: "b"), (2, fail), (3, returning("d"))])
+    calls.cancel(3)
+    assert calls.take() == []
+    calls.finish(1)
+    calls.finish(0)
+    assert [one.result for one in calls.take()] == ["b", "a"]
+    calls.finish(2)
+    assert isinstance(calls.take()[0].error, OSError)
+    assert not calls.running
+
+
+def test_a_stepped_coroutine_must_not_wait_for_anything_real() -> None:
+    async def waits() -> None:
+        await asyncio.sleep(0)
+
+    calls = SteppedCalls()
+    calls.start([(0, waits)])
+    with pytest.raises(InternalError, match="waits for something real"):
+        calls.finish(0)
+
+
+def test_a_seed_says_in_which_order_the_calls_of_a_job_end() -> None:
+    def order(seed: int) -> list[int]:
+        job, rng = SteppedJobCalls(), random.Random(seed)
+        subtasks: list[Any] = [job.open(None), job.open(2)]
+        for first, calls in enumerate(subtasks):
+            calls.start([(2 * n + first, lambda: None) for n in range(4)])
+        found: list[int] = []
+        while job.is_ready:
+            job.finish(rng)
+            found += [one.call for calls in subtasks for one in calls.take()]
+        return found
+
+    assert order(1) == order(1)
+    assert sorted(order(2)) == list(range(8))
+    assert order(1) != order(2)
