@@ -42,6 +42,8 @@ from lakeward.engine.runtime.source_task import SourceTask
 from lakeward.engine.runtime.watermarks import END_OF_TIME
 from lakeward.engine.state import memory
 from lakeward.engine.state.backend import StateBackend
+from lakeward.operators import async_queue
+from lakeward.operators.async_map import SavedRows
 from lakeward.operators.group_aggregate import Changelog, Results
 from lakeward.operators.top_n import TopN
 from lakeward.operators.windows.operator import WindowOperator
@@ -411,6 +413,16 @@ PLANTS = [
         "late rows are counted and not sent aside",
         set_method(WindowOperator, "_set_late_aside", lambda self, rows, batch, out: None),
         Swarm(rates={}, programs=IDLE, rows=(10, 60), interval_ms=20),
+    ),
+    Plant(
+        "rows whose call has not ended are not in the checkpoint",
+        set_method(SavedRows, "save", lambda self, batches, checkpoint: None),
+        Swarm(rates=STOPS, programs=("asynchronous",), rows=(10, 60), interval_ms=20),
+    ),
+    Plant(
+        "a watermark overtakes rows whose call has not ended",
+        set_method(async_queue._Segment, "is_over", property(lambda self: self.is_closed)),
+        Swarm(rates={}, programs=("asynchronous",), rows=(10, 60), interval_ms=20),
     ),
     Plant(
         "a source is called idle just before it ends, and windows go on with the first subtask that has heard of it",

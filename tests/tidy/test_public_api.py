@@ -19,13 +19,16 @@ from lakeward.dsl.keyed import WindowResult
 from lakeward.dsl.ranking_verbs import KeyedRankingVerbs, RankingVerbs
 
 PUBLIC = """
-    AsyncFunction AsyncRetry BlackholeSink CollectionSource CountWindow Cumulative DataStream EngineConfig Expr
-    FilesSink FilesSource FunctionLookup GlobalWindow IcebergSink JobResult Json KafkaSource KeyedStream LakewardError LookupCache
-    LookupReader LookupSource MemorySink NexmarkSource OnError OutputTag OverStream
-    PrintSink RestartConfig SameWindow Session Sliding StreamExecutionEnvironment Tumbling WatermarkStrategy
-    WindowedStream
-    asc bucket coalesce col concat_str count count_distinct day desc duration every every_rows first from_epoch greatest
-    hour last least lit max mean min month struct sum truncate udf vectorised_udf when year
+    AggregatingState AsyncFunction AsyncRetry BlackholeSink BroadcastProcessFunction BroadcastState
+    CoProcessFunction CollectionSource ConnectedStreams CountWindow Cumulative DataStream EngineConfig Expr
+    FilesSink FilesSource FunctionContext FunctionLookup GlobalWindow IcebergSink JobResult Json KafkaSource
+    KeyedBatchContext KeyedBatchFunction KeyedContext KeyedProcessFunction KeyedStream LakewardError ListState
+    LookupCache LookupReader LookupSource MapState MemorySink NexmarkSource OnError OutputTag OverStream
+    PrintSink ProcessContext ProcessFunction ReducingState RenamedFrom RestartConfig SameWindow Session
+    Sliding StateTtl StreamExecutionEnvironment Tumbling ValueState WatermarkStrategy WindowedStream
+    asc bucket coalesce col concat_str count count_distinct day desc duration every every_rows first
+    from_epoch greatest hour last least lit max mean min month struct sum truncate udf vectorised_udf when
+    year
 """
 
 VERBS = [

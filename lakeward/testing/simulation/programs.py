@@ -217,6 +217,40 @@ def _truth_of_recent(inputs: Inputs) -> dict[str, Truth]:
     return {"out": lambda cut: _TUMBLING.count_and_sum(cut, _by_key(recent(cut)))}
 
 
+# -- asynchronous: calls that end in any order, some at the second try, behind windows that wait for them
+
+
+def _asked(row: dict[str, Any], failed: set[tuple[object, ...]]) -> dict[str, Any]:
+    """The row as it came; of some it is asked twice."""
+    row_id = (row["name"], row["v"], row["ts"])
+    if row["v"] % 5 == 0 and row_id not in failed:
+        failed.add(row_id)
+        raise ConnectionError("try again")
+    return row
+
+
+def _build_asynchronous(env: StreamExecutionEnvironment, bench: Bench) -> None:
+    failed: set[tuple[object, ...]] = set()
+
+    async def one(row: dict[str, Any]) -> Any:
+        return _asked(row, failed)
+
+    async def several(rows: list[dict[str, Any]]) -> Any:
+        return rows
+
+    rows = bench.read(env, "a")
+    asked = rows.map_async(
+        one, returns=rows.schema, capacity=4, timeout=None, uid="asked", parallelism=bench.keyed_parallelism
+    )
+    again = asked.map_async(
+        several, returns=rows.schema, ordered=False, capacity=5, batch_rows=2, timeout=None, uid="again"
+    )
+    windows = again.key_by("k").window(Tumbling("10s"))
+    bench.write(
+        windows.aggregate(uid="window", parallelism=bench.keyed_parallelism, n=count(), total=sum_of("v")), "out"
+    )
+
+
 PROGRAMS_BY_NAME: Mapping[str, Program] = {
     "filter": Program(("a",), _build_filter, _truth_of_filter),
     "tumbling": Program(("a",), _build_tumbling, _truth_of_tumbling),
@@ -228,6 +262,7 @@ PROGRAMS_BY_NAME: Mapping[str, Program] = {
     "cascade": Program(("a",), _build_cascade, _truth_of_cascade),
     "window_all": Program(("a",), _build_window_all, _truth_of_window_all),
     "recent": Program(("a",), _build_recent, _truth_of_recent),
+    "asynchronous": Program(("a",), _build_asynchronous, _truth_of_tumbling),
     **EVENT_TIME,
     **UPDATING,
 }
