@@ -13,6 +13,7 @@ from lakeward.dsl.stream import DataStream
 from lakeward.engine.core.errors import GraphError, LakewardError, SchemaError
 from lakeward.engine.core.expect import expect
 from lakeward.engine.graph.logical import Edge, Exchange, Node
+from lakeward.operators.error_policy import FAIL, OnError, failed_rows_schema
 from lakeward.operators.process.calls import Callee
 from lakeward.operators.process.functions import (
     BroadcastProcessFunction,
@@ -32,6 +33,7 @@ class Options:
     """What may be said of every process function."""
 
     returns: Any = None
+    on_error: OnError = FAIL
     uid: str | None = None
     parallelism: int | None = None
 
@@ -61,6 +63,8 @@ class ProcessResult(DataStream):
             GraphError: The tag does not say what its rows are, or was read as rows of another type before.
         """
         expect(tag, OutputTag, "a side stream's tag", 'give an lw.OutputTag("alerts", Alert)')
+        if self._failed is not None and self._failed._tag == tag.name:
+            return self._failed
         schema = self._work(lambda: tag.schema)
         work = self._node.work
         assert isinstance(work, Process), "made by a process verb"
@@ -109,7 +113,13 @@ class ConnectedStreams:
         return connected
 
     def process(
-        self, function: Any, *, returns: Any = None, uid: str | None = None, parallelism: int | None = None
+        self,
+        function: Any,
+        *,
+        returns: Any = None,
+        on_error: OnError = FAIL,
+        uid: str | None = None,
+        parallelism: int | None = None,
     ) -> ProcessResult:
         """The rows of both through one function.
 
@@ -129,6 +139,7 @@ class ConnectedStreams:
         Args:
             function: A `CoProcessFunction`; with a broadcast stream a `BroadcastProcessFunction`.
             returns: The rows' type, if the return annotation of its first method does not say it.
+            on_error: What becomes of rows on which the function fails, as for `KeyedStream.process`.
             uid: The operator's name in checkpoints; give one, since it has state.
             parallelism: Its subtasks.
 
@@ -148,7 +159,7 @@ class ConnectedStreams:
         inputs = [_input(stream, keys) for stream, keys in zip(self._streams, self._keys, strict=True)]
         exchange = Exchange.BROADCAST if self._broadcast else Exchange.HASH
         edges = [_edge(first, self._keys[0]), second._edge(exchange, self._keys[1])]
-        options = Options(returns, uid, parallelism)
+        options = Options(returns, on_error, uid, parallelism)
         return _node(first, Callee(function, methods), inputs, edges, options)
 
 
@@ -228,10 +239,15 @@ def _node(
     edges: Sequence[Edge],
     options: Options,
 ) -> ProcessResult:
+    expect(options.on_error, OnError, "on_error", "give lw.OnError.skip(), for example")
     try:
         schema: pa.Schema = output_schema_of(callee.entry(0), options.returns)
-        work = Process(callee, tuple(inputs), schema, options.returns)
+        work = Process(callee, tuple(inputs), schema, options.returns, on_error=options.on_error)
     except LakewardError as error:
         raise stream._error(error) from None
     node = stream._context.builder.add("process", work, edges, schema, options.uid, options.parallelism)
-    return ProcessResult(stream, node)
+    result, tag = ProcessResult(stream, node), options.on_error.tag
+    if tag is not None:
+        failed = replace(node, schema=failed_rows_schema(stream.schema))
+        result._failed = DataStream(stream._context, failed, stream.event_time, tag=tag)
+    return result

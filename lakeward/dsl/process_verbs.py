@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from lakeward.operators.error_policy import FAIL, OnError
+
 if TYPE_CHECKING:
     from lakeward.dsl.keyed import KeyedStream
     from lakeward.dsl.process import BroadcastStream, ConnectedStreams, ProcessResult
@@ -21,7 +23,13 @@ class KeyedProcessVerbs:
         return self
 
     def process(
-        self, function: Any, *, returns: Any = None, uid: str | None = None, parallelism: int | None = None
+        self,
+        function: Any,
+        *,
+        returns: Any = None,
+        on_error: OnError = FAIL,
+        uid: str | None = None,
+        parallelism: int | None = None,
     ) -> ProcessResult:
         """Rows of each key through a function with state, timers and side outputs.
 
@@ -40,6 +48,9 @@ class KeyedProcessVerbs:
                 list, or returns None.
             returns: The rows' type: a schema, dataclass, TypedDict or {name: type}; not needed when the return
                 annotation says it (`-> Iterator[Alert]`).
+            on_error: What becomes of rows on which the function fails, or whose results do not fit: an `OnError`. Such
+                a row changes no state and sends nothing; the function may be called twice for rows before it. What is
+                wrong in `on_timer` ends the job, and so does a value that does not fit its state.
             uid: The operator's name in checkpoints; give one, since it has state.
             parallelism: Its subtasks.
 
@@ -53,7 +64,7 @@ class KeyedProcessVerbs:
         """
         from lakeward.dsl.process import Options, process_keyed
 
-        return process_keyed(self._to_process(), function, Options(returns, uid, parallelism))
+        return process_keyed(self._to_process(), function, Options(returns, on_error, uid, parallelism))
 
     def connect(self, other: KeyedStream | BroadcastStream) -> ConnectedStreams:
         """Two streams for one function: keyed alike, or this one with a broadcast one.
@@ -86,7 +97,13 @@ class ProcessVerbs:
         return self
 
     def process(
-        self, function: Any, *, returns: Any = None, uid: str | None = None, parallelism: int | None = None
+        self,
+        function: Any,
+        *,
+        returns: Any = None,
+        on_error: OnError = FAIL,
+        uid: str | None = None,
+        parallelism: int | None = None,
     ) -> ProcessResult:
         """Rows through a function with side outputs. For state and timers `key_by` before.
 
@@ -105,6 +122,7 @@ class ProcessVerbs:
             function: A `ProcessFunction`, or a plain function that gets the row, and the context if it has a parameter
                 `ctx`. It yields rows, returns them in a list, or returns None.
             returns: The rows' type, as for `map`.
+            on_error: What becomes of rows on which the function fails, as for `map`.
             uid: The operator's name in checkpoints.
             parallelism: Its subtasks.
 
@@ -114,7 +132,7 @@ class ProcessVerbs:
         """
         from lakeward.dsl.process import Options, process_plain
 
-        return process_plain(self._to_process(), function, Options(returns, uid, parallelism))
+        return process_plain(self._to_process(), function, Options(returns, on_error, uid, parallelism))
 
     def broadcast(self) -> BroadcastStream:
         """This stream for every subtask of a `BroadcastProcessFunction`: `orders.connect(rules.broadcast())`.

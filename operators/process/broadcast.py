@@ -20,6 +20,7 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 _KEY_PREFIX = "key."
+_NOTHING = object()
 
 
 class BroadcastStates:
@@ -41,9 +42,13 @@ class BroadcastStates:
             name: BoundBroadcast(states[name].state, cells, self) for name, cells in self._cells.items()
         }
 
+    def discard(self) -> None:
+        """Take back what the batch has changed."""
+        for cells in self._cells.values():
+            cells.discard()
+
     def finish(self) -> None:
         """Write what the batch has changed."""
-        self.writable = False
         for cells in self._cells.values():
             cells.finish()
 
@@ -65,15 +70,24 @@ class _Cells:
         spec = RowsSpec(declared.table, pa.schema([*keys, *self._values.schema]), self._names)
         self._rows = context.rows(spec)
         self.held: dict[Any, Any] = {}
-        self._changed: dict[Any, None] = {}
+        self._changed: dict[Any, Any] = {}
         for batch in context.restored_rows(spec):
             columns = batch.columns
             names = self._keys.values(columns[: len(self._names)])
             self.held.update(zip(names, self._values.values(columns[len(self._names) :]), strict=True))
 
     def change(self, name: Any) -> None:
-        """The entry of this name has changed, or is gone."""
-        self._changed[name] = None
+        """The entry of this name is about to change, or to go."""
+        self._changed.setdefault(name, self.held.get(name, _NOTHING))
+
+    def discard(self) -> None:
+        """Take changes back. Entries that are put back come last, as if set anew."""
+        for name, old in self._changed.items():
+            if old is _NOTHING:
+                self.held.pop(name, None)
+            else:
+                self.held[name] = old
+        self._changed = {}
 
     def finish(self) -> None:
         """Write what has changed, as far as it is ours to save."""
@@ -118,12 +132,16 @@ class BoundBroadcast(BroadcastState[K, V], Generic[K, V]):
         return self._cells.held[key]  # type: ignore[no-any-return]
 
     def __setitem__(self, key: K, value: V) -> None:
-        self._check()[key] = value
+        held = self._check()
         self._cells.change(key)
+        held[key] = value
 
     def __delitem__(self, key: K) -> None:
-        del self._check()[key]
+        held = self._check()
+        if key not in held:
+            raise KeyError(key)
         self._cells.change(key)
+        del held[key]
 
     def __iter__(self) -> Iterator[K]:
         return iter(list(self._cells.held))

@@ -29,6 +29,8 @@ from lakeward.operators.windows.timed import KeyTypes
 class _Cells(Protocol):
     def finish(self) -> None: ...
 
+    def discard(self) -> None: ...
+
 
 class KeyedStates:
     """The keyed states that a function declares.
@@ -99,6 +101,11 @@ class KeyedStates:
         """Write what the batch has changed."""
         for cells in self._cells:
             cells.finish()
+
+    def discard(self) -> None:
+        """Forget what the batch has changed."""
+        for cells in self._cells:
+            cells.discard()
 
     def expire(self, now_us: int, by_event_time: bool) -> None:
         """Remove what has expired."""

@@ -76,10 +76,14 @@ class ListCells:
         if self._held is not None:
             self._held[index] = []
 
+    def discard(self) -> None:
+        """Forget what has changed."""
+        self._held, self._added, self._replaced = None, {}, set()
+
     def finish(self) -> None:
         """Write what has changed."""
         added, replaced = self._added, self._replaced
-        self._held, self._added, self._replaced = None, {}, set()
+        self.discard()
         if replaced:
             self.rows.remove(self.rows.ids_of(np.array(sorted(replaced), np.int64)))
         pairs = [(key, value, time) for key, values in added.items() for value, time in values]

@@ -122,12 +122,16 @@ class MapCells:
         self._changed.pop((self._batch.index, name), None)
         self._read.pop((self._batch.index, name), None)
 
+    def discard(self) -> None:
+        """Forget what has changed."""
+        self._held, self._changed, self._gone, self._read = None, {}, [], {}
+
     def finish(self) -> None:
         """Write what has changed."""
         changed, gone, read = self._changed, self._gone, self._read
         if self._held is None:
             return
-        self._held, self._changed, self._gone, self._read = None, {}, [], {}
+        self.discard()
         self.rows.remove(np.array(gone, np.int64))
         kept = [entry for entry in read.values() if entry.id != _NEW and entry.touched_us is not None]
         kept = [entry for entry in kept if entry.id not in set(gone)] if gone else kept

@@ -6,7 +6,8 @@ batch is done; rows are handled one by one in their order in between, so that no
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, repeat
 from typing import Any, Literal
@@ -16,12 +17,13 @@ import pyarrow as pa
 
 from lakeward.engine.api.context import OperatorContext, Output
 from lakeward.engine.api.operator import Operator, OperatorFactory
-from lakeward.engine.core.errors import LakewardError, UserCodeError
+from lakeward.engine.core.errors import GraphError, LakewardError, UserCodeError
 from lakeward.engine.core.ids import CheckpointId
 from lakeward.engine.core.json_types import JsonObject
 from lakeward.engine.core.messages import WATERMARK_MAX_US
 from lakeward.engine.core.redaction import FailedRow
-from lakeward.operators.arguments import call_error
+from lakeward.operators.arguments import ROW_HINT, call_error
+from lakeward.operators.error_policy import FAIL, OnError, RowErrors
 from lakeward.operators.function_names import function_name
 from lakeward.operators.grouping import plain
 from lakeward.operators.process.broadcast import BroadcastStates
@@ -33,6 +35,7 @@ from lakeward.operators.process.contexts import (
     ProcessContext,
     TimerService,
 )
+from lakeward.operators.process.guarded_rows import Call, GuardedRows
 from lakeward.operators.process.key_batch import NO_TIME, KeyBatch
 from lakeward.operators.process.keyed_states import KeyedStates
 from lakeward.operators.process.side_outputs import SideOutputs
@@ -100,11 +103,25 @@ class RowResults:
             self._parts.append(self._writer.batch(rows))
             self._rows = []
 
-    def flush(self, out: Output) -> None:
-        """Send what was gathered."""
+    def mark(self) -> int:
+        """Make columns of what was gathered; says how much that is, for `reset`.
+
+        Raises:
+            UserCodeError: A row is not of the declared type.
+        """
         if self._rows:
             self._parts.append(self._writer.batch(self._rows))
             self._rows = []
+        return len(self._parts)
+
+    def reset(self, mark: int) -> None:
+        """Forget what was gathered after a `mark`."""
+        self._rows = []
+        del self._parts[mark:]
+
+    def flush(self, out: Output) -> None:
+        """Send what was gathered."""
+        self.mark()
         parts, self._parts = self._parts, []
         if parts:
             out.emit(parts[0] if len(parts) == 1 else pa.concat_batches(parts))
@@ -120,6 +137,7 @@ class Process(OperatorFactory):
         output_schema: The schema of the rows it makes.
         returns: What that was made of, if not of an annotation.
         side: The schemas of the side streams that are read, by name; filled while the graph is built.
+        on_error: What becomes of rows on which the function fails.
 
     Raises:
         GraphError: The function takes other arguments than it gets.
@@ -131,12 +149,23 @@ class Process(OperatorFactory):
     output_schema: pa.Schema
     returns: Any = None
     side: dict[str, pa.Schema] = field(default_factory=dict)
+    on_error: OnError = FAIL
 
     def __post_init__(self) -> None:
+        self.errors()
+        if self.on_error != FAIL and self.vectorised:
+            raise GraphError("a vectorised function takes no on_error=", hint="its rows cannot be told apart")
+        if self.on_error.tag is not None and len(self.inputs) > 1:
+            hint = "use OnError.skip(), or catch the exception and send the row on: ctx.output(tag, row)"
+            raise GraphError("failed rows of two streams cannot go to one side output", hint=hint)
         self.callee.check(timers=self.is_keyed)
         if not self.vectorised:
             self.callee.readers([one.schema for one in self.inputs])
         self.callee.check_states(self.is_keyed)
+
+    def errors(self) -> RowErrors:
+        """Carries the policy out."""
+        return RowErrors(self.on_error, self.inputs[0].schema)
 
     @property
     def is_keyed(self) -> bool:
@@ -162,7 +191,8 @@ class Process(OperatorFactory):
     def description(self) -> str:
         """For `explain()`: "process by shop with function 'Fraud.process' (job.py:12)"."""
         by = f" by {', '.join(self.inputs[0].keys)}" if self.is_keyed else ""
-        return f"process{by} with {function_name(self.callee.entry(0))}"
+        policy = "" if self.on_error == FAIL else f", on error {self.on_error}"
+        return f"process{by} with {function_name(self.callee.entry(0))}{policy}"
 
     @property
     def vectorised(self) -> bool:
@@ -292,6 +322,18 @@ class ProcessOperator(FunctionOperator):
         super().__init__(spec)
         self._readers = spec.callee.readers([one.schema for one in spec.inputs])
         self._results = RowResults(spec.writer, function_name(spec.callee.entry(0)))
+        self.errors = spec.errors()
+        self.is_writing = False
+
+    def open(self, context: OperatorContext) -> None:
+        """Make the policy ready, then state, timers and function."""
+        self.errors.open(context)
+        super().open(context)
+
+    def close(self) -> None:
+        """Close the function."""
+        self.errors.close()
+        super().close()
 
     def _made_context(self, context: OperatorContext) -> ProcessContext:
         if not self._queues:
@@ -310,27 +352,62 @@ class ProcessOperator(FunctionOperator):
         given = self._spec.inputs[index]
         self._broadcast.writable = index > 0
         arrays, keys = keys_of(given, batch)
-        self._begin(arrays)
         rows = chain.from_iterable(self._readers[index].chunks(batch))
         moments = times_of(given, batch)
         numbers: Iterable[int] = repeat(-1) if keys is None else keys.tolist()
         times: Iterable[int] = repeat(NO_TIME) if moments is None else moments.tolist()
-        self._call(self._bound.handlers[index], numbers, times, rows)
+        handler = self._bound.handlers[index]
+        if self._spec.on_error == FAIL:
+            self._begin(arrays)
+            self.handle(handler, zip(numbers, times, rows))  # noqa: B905 (some are endless)
+        else:
+            calls = list(zip(numbers, times, rows))  # noqa: B905
+            GuardedRows(self, handler, arrays, calls).run(0, len(calls))
         self._finish(out)
+        self._broadcast.writable = False
+        self.errors.send(batch, out)
 
-    def _call(self, handler: Handler, numbers: Iterable[int], times: Iterable[int], rows: Iterable[Any]) -> None:
+    def handle(self, handler: Handler, calls: Iterable[Call], first: int = 0) -> None:
+        """Call the function for rows; `first` is the first one's place in the batch."""
         call, batch, results = handler.function, self._batch, self._results
         extra = (self._context,) if handler.takes_context else ()
         row: Any = None
+        at = first
         try:
-            for batch.index, batch.time_us, row in zip(numbers, times, rows):  # noqa: B905 (some are endless)
+            for at, (batch.index, batch.time_us, row) in enumerate(calls, first):  # noqa: B007 (the error says where)
                 found = call(row, *extra)
                 if found is not None:
                     results.extend(found)
-        except LakewardError:
-            raise
+        except LakewardError as error:
+            raise error.about(FailedRow(row, at)) from error.__cause__
         except Exception as error:
-            raise call_error(call, error, row=FailedRow(row)) from error
+            raise call_error(call, error, row=FailedRow(row, at), hint=ROW_HINT) from error
+
+    @contextmanager
+    def all_or_nothing(self, arrays: Sequence[pa.Array]) -> Iterator[None]:
+        """Write what is done inside, or forget it if it fails."""
+        self._begin(arrays)
+        results, side = self._results.mark(), self._side.mark()
+        self.is_writing = False
+        try:
+            yield
+            self._results.mark()
+            self._side.mark()
+            self.is_writing = True
+            self._write()
+        except LakewardError:
+            self._results.reset(results)
+            self._side.reset(side)
+            self._discard()
+            raise
+
+    def _discard(self) -> None:
+        self._batch.index = -1
+        self._broadcast.discard()
+        if self._states is not None:
+            self._states.discard()
+        for queue in self._queues.values():
+            queue.discard()
 
     def _finish(self, out: Output) -> None:
         """Write state and timers, then send rows."""

@@ -63,18 +63,31 @@ class SideOutputs:
             )
         self._batches.append((tag, pa.RecordBatch.from_arrays(batch.columns, schema=tag.schema)))
 
+    def mark(self) -> int:
+        """Make columns of what was collected; says how much that is, for `reset`.
+
+        Raises:
+            UserCodeError: A row is not of its tag's type.
+        """
+        rows, self._rows = self._rows, {}
+        self._batches += [(tag, self._writers[tag].batch(some)) for tag, some in rows.items() if some]
+        return len(self._batches)
+
+    def reset(self, mark: int) -> None:
+        """Forget what was collected after a `mark`."""
+        self._rows = {}
+        del self._batches[mark:]
+
     def flush(self, out: Output) -> None:
         """Send what was collected.
 
         Raises:
             UserCodeError: A row is not of its tag's type.
         """
-        rows, self._rows = self._rows, {}
+        self.mark()
         batches, self._batches = self._batches, []
         for tag, batch in batches:
             out.emit_side(tag.name, batch)
-        for tag, some in rows.items():
-            out.emit_side(tag.name, self._writers[tag].batch(some))
 
 
 def _shown(schema: pa.Schema) -> str:

@@ -132,6 +132,10 @@ class TimerQueue:
         """Forget a timer of the current key; one that was not set is ignored."""
         self._set[self._batch.index, time] = False
 
+    def discard(self) -> None:
+        """Forget what was set and deleted."""
+        self._set = {}
+
     def finish(self) -> None:
         """Write what was set and deleted."""
         if not self._set:

@@ -135,6 +135,12 @@ class ValueCells:
             if self._expiry is not None:
                 self._touched[index] = self._expiry.touched_us(self._batch)
 
+    def discard(self) -> None:
+        """Forget what has changed."""
+        self.changed = set()
+        self._lent, self._touched = {}, {}
+        self.held = self._columns_now = self._slots = None
+
     def finish(self) -> None:
         """Write what has changed."""
         held, changed = self.held, self.changed
@@ -151,9 +157,7 @@ class ValueCells:
                 rows = rows[~gone]
             if len(rows):
                 self._write(keys.take(rows), rows, values)
-            self.changed = set()
-            self._lent, self._touched = {}, {}
-        self.held = self._columns_now = self._slots = None
+        self.discard()
 
     def _write(self, keys: Keys, rows: Rows, values: list[Any]) -> None:
         arrays = self._form.arrays(values)  # refuses what does not fit, before anything has changed

@@ -325,8 +325,8 @@ def bad(what: str) -> Any:
     [
         ("raises", "ZeroDivisionError"),
         ("single", "returned a single Alert"),
-        ("value", "state 'held' holds int64, but was given 'text' (str)"),
-        ("list", "state 'all_held' holds int64, but was given 'text' (str)"),
+        ("value", "state 'held' holds int64, but was given a value of type str"),
+        ("list", "state 'all_held' holds int64, but was given a value of type str"),
         ("timer", "a timer is set to 'noon' (str)"),
         ("far", "within the years 1 to 9999"),
         ("tag", "a row for the side stream 'alerts' lacks column 'total'"),
