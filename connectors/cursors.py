@@ -79,7 +79,7 @@ class CursorReader(SourceReader):
                 return self._finish(turn.split.id, cursor)
             self._active.append(turn)
             if step is not None:
-                return SplitBatch(turn.split.id, step.batch, step.position, step.origin)
+                return SplitBatch(turn.split.id, step.batch, step.position, origin=step.origin)
         return None
 
     def close(self) -> None:

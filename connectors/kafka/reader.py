@@ -71,7 +71,7 @@ class _Assigned:
         self.records = self.size_bytes = 0
         self.position = replace(self.position, offset=self.next_offset)
         batch = pieces[0].batch if len(pieces) == 1 else pa.concat_batches([piece.batch for piece in pieces])
-        return SplitBatch(self.split, batch, self.position.to_json(), origin_of(*self.where, pieces))
+        return SplitBatch(self.split, batch, self.position.to_json(), origin=origin_of(*self.where, pieces))
 
 
 class KafkaReader(SourceReader):

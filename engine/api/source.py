@@ -67,13 +67,16 @@ class SplitBatch:
     Args:
         split: The split.
         batch: The rows.
-        position: Where the next row is.
+        position: Where to go on after them.
+        watermark_us: An event time that no later row of this split is at or before, where the input itself says so;
+            None leaves it to the watermark strategy. It means nothing where the source has no event time.
         origin: Where the rows were read, for errors; None: it is not known.
     """
 
     split: SplitId
     batch: pa.RecordBatch
     position: JsonObject
+    watermark_us: int | None = None
     origin: Origin | None = None
 
 

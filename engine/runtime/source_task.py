@@ -215,8 +215,11 @@ class SourceTask:
             raise
         old = self._splits[polled.split]
         newest = old.newest_us
-        if self._watermarks and batch.num_rows:
-            self._watermarks.observe(polled.split, self._newest_us(batch), self._clock.monotonic_ms())
+        if self._watermarks and (batch.num_rows or polled.watermark_us is not None):
+            newest_here = self._newest_us(batch) if batch.num_rows else None
+            self._watermarks.observe(polled.split, newest_here, self._clock.monotonic_ms())
+            if polled.watermark_us is not None:
+                self._watermarks.reach(polled.split, polled.watermark_us)
             seen = self._watermarks.newest_us(polled.split)
             newest = None if seen == WATERMARK_MIN_US else seen
         self._splits[polled.split] = SplitState(old.split, polled.position, newest)

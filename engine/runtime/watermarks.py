@@ -120,6 +120,11 @@ class SplitWatermarks:
         if newest_us is not None:
             clock.newest_us = max(clock.newest_us, newest_us)
 
+    def reach(self, split: SplitId, watermark_us: int) -> None:
+        """The input says that no later row of a split is at or before this time."""
+        clock = self._splits[split]
+        clock.newest_us = max(clock.newest_us, watermark_us + self._strategy.out_of_orderness_us + 1)
+
     def finish(self, split: SplitId) -> None:
         """The split has no more rows."""
         del self._splits[split]
