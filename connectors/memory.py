@@ -85,7 +85,7 @@ class MemorySink(Sink):
 
     def batches(self) -> list[pa.RecordBatch]:
         """The committed batches, in the order of their commits."""
-        return [batch for log in self._store.logs.values() for batch in log.batches()]
+        return [batch for log in self._store.logs.values() for _, made in log.commits() for batch in made]
 
     def table(self) -> pa.Table:
         """The committed rows, in the order of their commits."""
@@ -140,14 +140,16 @@ class _MemoryLog(CommitLog):
     def carry_out(self, entry: LogEntry) -> None:
         pass  # what is in the log is visible
 
-    def batches(self) -> list[pa.RecordBatch]:
-        visible: list[JsonObject] = []
+    def commits(self) -> list[tuple[int, list[pa.RecordBatch]]]:
+        """Checkpoints and the batches that each has made visible; without what was rolled back since."""
+        visible: list[tuple[int, Sequence[JsonObject]]] = []
         for entry in self._entries:
             if entry.kind is EntryKind.ROLLBACK:
-                visible = [committable for committable in visible if committable not in entry.committables]
+                left = [(at, made, [one for one in made if one not in entry.committables]) for at, made in visible]
+                visible = [(at, kept) for at, made, kept in left if kept or not made]
             elif entry.kind is EntryKind.COMMIT:
-                visible += entry.committables
-        return [_decode(committable) for committable in visible]
+                visible.append((entry.checkpoint, entry.committables))
+        return [(checkpoint, [_decode(one) for one in made]) for checkpoint, made in visible]
 
 
 def _encode(batch: pa.RecordBatch, writer: str) -> JsonObject:

@@ -12,7 +12,7 @@ from collections import Counter as Tally
 from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -35,11 +35,11 @@ from lakeward.engine.state.kv import StoreFactory
 from lakeward.engine.state.memory import MemoryStoreFactory
 from lakeward.engine.state.reader import read_rows
 from lakeward.engine.state.rocksdb import RocksDbStoreFactory
+from lakeward.testing.times import to_us
 
 Store = Literal["memory", "rocksdb"]
 
 _WAIT_MS = 100
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,8 +174,8 @@ class OperatorHarness:
             time: Microseconds since 1970 UTC, or a datetime with a time zone.
         """
         if isinstance(self.operator, AsyncOperator):
-            self._out.held.append(_to_us(time))
-        self.operator.on_watermark(_to_us(time), self._out)
+            self._out.held.append(to_us(time))
+        self.operator.on_watermark(to_us(time), self._out)
         self.poll()
 
     def poll(self) -> None:
@@ -337,7 +337,7 @@ class _Context:
 
     def restored_rows(self, spec: RowsSpec) -> Iterator[pa.RecordBatch]:
         """All rows that a table had in the snapshots."""
-        return read_rows(_store_factory(self._config.store), self._sources(), spec)
+        return read_rows(store_factory(self._config.store), self._sources(), spec)
 
     def _sources(self) -> list[RestoreSource]:
         return [one.source for one in self._snapshots if one.source is not None]
@@ -351,7 +351,7 @@ class _Context:
         config = self._config
         self._directory.mkdir(parents=True, exist_ok=True)
         backend = StateBackend(
-            _store_factory(config.store),
+            store_factory(config.store),
             str(self._directory),
             config.key_groups,
             config.max_parallelism,
@@ -389,7 +389,8 @@ def _overlap(source: RestoreSource, groups: range) -> bool:
     return source.key_group_start < groups.stop and groups.start < source.key_group_end
 
 
-def _store_factory(store: Store) -> StoreFactory:
+def store_factory(store: Store) -> StoreFactory:
+    """What opens stores of a kind."""
     if store == "memory":
         return MemoryStoreFactory()
     if store == "rocksdb":
@@ -400,11 +401,3 @@ def _store_factory(store: Store) -> StoreFactory:
 def _through_json(value: Any) -> Any:
     """What a restart would see of it; fails for anything that is not JSON."""
     return orjson.loads(orjson.dumps(value))
-
-
-def _to_us(time: int | datetime) -> int:
-    if isinstance(time, int):
-        return time
-    if time.tzinfo is None:
-        raise ConfigError(f"the datetime {time} has no time zone", hint="give it tzinfo=timezone.utc")
-    return (time - _EPOCH) // timedelta(microseconds=1)

@@ -1,16 +1,20 @@
 """The conformance suite of sources: what the engine relies on, as small checks that any source can be put through.
 
-    @pytest.mark.parametrize("check", SOURCE_CHECKS)
-    def test_the_source_keeps_the_contract(check):
-        check(SourceCase(make_source, expected_rows))
+    class TestMySource(SourceSuite):
+        def make_source(self) -> Source:
+            return MySource(...)
 
-or all of them in one test with `check_source(make_source, expected_rows)`.
+        def expected_rows(self):
+            return [{"n": 1}, {"n": 2}]
+
+gives a test for every check; `check_source(make_source, expected_rows)` makes them all at once.
 """
 
 from __future__ import annotations
 
 import json
 import time
+from abc import ABC, abstractmethod
 from collections import Counter as Multiset
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +34,7 @@ from lakeward.engine.api.source import (
 from lakeward.engine.core.clock import Clock, SystemClock
 from lakeward.engine.core.ids import JobId, SplitId, SubtaskIndex
 from lakeward.engine.core.json_types import JsonObject
+from lakeward.testing.suites import with_tests
 
 Row = Mapping[str, Any]
 
@@ -332,6 +337,35 @@ SOURCE_CHECKS: tuple[Callable[[SourceCase], None], ...] = (
     check_two_readers_share_the_splits,
 )
 """Every check, for `pytest.mark.parametrize`."""
+
+
+@with_tests(SOURCE_CHECKS, lambda suite, check: check(suite.case()))
+class SourceSuite(ABC):
+    """The tests that a source has to pass, for a test class of your own to inherit.
+
+    >>> from lakeward import CollectionSource
+    >>> class TestNumbers(SourceSuite):
+    ...     def make_source(self):
+    ...         return CollectionSource(self.expected_rows())
+    ...     def expected_rows(self):
+    ...         return [{"n": n} for n in range(40)]
+    >>> TestNumbers().test_resume_from_every_position()
+    """
+
+    batch_rows = 16
+    """Rows a batch; choose it so that a split has several batches."""
+
+    @abstractmethod
+    def make_source(self) -> Source:
+        """The same source, made anew at every call."""
+
+    @abstractmethod
+    def expected_rows(self) -> Sequence[Row] | pa.Table:
+        """Every row of it in any order: dicts by column name, or an Arrow table."""
+
+    def case(self) -> SourceCase:
+        """What the checks are given; for other limits of time than usual."""
+        return SourceCase(self.make_source, self.expected_rows(), self.batch_rows)
 
 
 def check_source(

@@ -4,29 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from enum import Enum
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import pyarrow as pa
 
 from lakeward.engine.api.source import ReaderContext, Source, SourceReader, Split, SplitBatch, SplitFinished
 from lakeward.engine.core.clock import Clock
-from lakeward.engine.core.errors import SourceError
+from lakeward.engine.core.errors import ConfigError, SourceError
 from lakeward.engine.core.ids import CheckpointId, SplitId
 from lakeward.engine.core.json_types import JsonObject
+from lakeward.testing.crash import SimulatedCrash
+from lakeward.testing.times import to_us
+
+PAUSE_MS = 1_000
+"""How long `PAUSE` is when nothing is said."""
 
 
 class Mark(Enum):
-    """Something that happens between two batches of a script."""
+    """Something that happens between two batches of a script; see `BARRIER`, `ABORT`, `EOF` and `FAIL`."""
 
-    CHECKPOINT = "wait until a checkpoint that holds everything before this mark has completed"
-    STOP = "ask the job to stop, and read no further in this run; passed over in later runs"
+    BARRIER = "wait until a checkpoint that holds everything before this mark has completed"
+    ABORT = "the process dies here, as of kill -9; passed over when the job is started again"
+    EOF = "the input ends here for this run, which stops with a last checkpoint; the next run goes on behind it"
     FAIL = "fail once with an error that a restart can heal; passed over after that"
 
 
 @dataclass(frozen=True, slots=True)
-class Silence:
-    """A split has nothing to say for a while, by the job's clock.
+class Pause:
+    """A split has nothing to say for a while, by the job's clock. Written `PAUSE`, or `PAUSE(30_000)`.
+
+    >>> PAUSE, PAUSE(30_000)
+    (Pause(duration_ms=1000), Pause(duration_ms=30000))
 
     Args:
         duration_ms: How long.
@@ -34,22 +44,70 @@ class Silence:
 
     duration_ms: int
 
+    def __call__(self, duration_ms: int) -> Pause:
+        """A pause of another length."""
+        return Pause(duration_ms)
 
-Item: TypeAlias = pa.RecordBatch | Sequence[Mapping[str, Any]] | Mark | Silence
+
+@dataclass(frozen=True, slots=True)
+class Watermark:
+    """Event time of the split has come to here, without a row that says so: what follows is later, or late.
+
+    For scripts that say by themselves how event time goes; give the source a strategy that says little, for example
+    `WatermarkStrategy.bounded_out_of_orderness("at", "1000d")`.
+
+    >>> Watermark(5_000_000).at_us
+    5000000
+
+    Args:
+        at: Microseconds since 1970 UTC, or a datetime with a time zone.
+    """
+
+    at: int | datetime
+
+    @property
+    def at_us(self) -> int:
+        """In microseconds since 1970 UTC."""
+        return to_us(self.at)
+
+
+BARRIER: Final = Mark.BARRIER
+"""Wait here until a checkpoint that holds everything before this mark has completed: its rows are committed then."""
+
+ABORT: Final = Mark.ABORT
+"""The process dies here, as of `kill -9`: nothing is closed or flushed, and nothing is committed after it. Needs a
+`JobHarness`, which starts the job again from its newest checkpoint; the mark is passed over then."""
+
+EOF: Final = Mark.EOF
+"""The input ends here for this run, even if the script goes on, as in Bytewax's TestingSource. The run stops with a
+last checkpoint, windows stay open, and the next run goes on behind the mark. Needs a `JobHarness`. The end of the
+script needs no mark: there the input has ended for good."""
+
+FAIL: Final = Mark.FAIL
+"""Fail here once with an error that a restart can heal, as a broker that is gone for a moment; the run restarts itself
+from its newest checkpoint."""
+
+PAUSE: Final = Pause(PAUSE_MS)
+"""Nothing to say for a second, or for as long as `PAUSE(milliseconds)` says, by the job's clock."""
+
+Item: TypeAlias = pa.RecordBatch | Sequence[Mapping[str, Any]] | Mark | Pause | Watermark
+"""What a script is made of: rows and marks."""
 
 
 class ScriptedSource(Source):
-    """Hands out the batches of its scripts, one script a split; after Bytewax's TestingSource.
+    """Hands out the rows of its scripts, one script a split, with marks between them; after Bytewax's TestingSource.
 
     >>> import pyarrow as pa
-    >>> source = ScriptedSource(pa.schema({"a": pa.int64()}), [[{"a": 1}], Mark.CHECKPOINT, [{"a": 2}]])
+    >>> source = ScriptedSource(pa.schema({"a": pa.int64()}), [[{"a": 1}], BARRIER, [{"a": 2}]])
     >>> [split.id for split in source.list_splits(None)]
     ['script-0']
 
     Args:
         schema: Of all rows.
-        scripts: For each split, batches (or lists of dict rows), marks and silences.
+        scripts: For each split, batches (or lists of dict rows) and marks.
         bounded: Whether the scripts' end is the end of the input.
+
+    Guarantees: replayable from any batch; a run reads each batch at most once.
     """
 
     def __init__(self, schema: pa.Schema, *scripts: Sequence[Item], bounded: bool = True) -> None:
@@ -57,10 +115,13 @@ class ScriptedSource(Source):
         self._bounded = bounded
         self.scripts = [[self._item(item) for item in script] for script in scripts]
         self.passed: set[tuple[SplitId, int]] = set()
+        """Marks that lie behind, by split and place in its script."""
+        self.attended = False
+        """Whether somebody is there who stops and starts the job again: a `JobHarness` says so."""
         self._stopping = False
 
-    def _item(self, item: Item) -> pa.RecordBatch | Mark | Silence:
-        if isinstance(item, Mark | Silence | pa.RecordBatch):
+    def _item(self, item: Item) -> pa.RecordBatch | Mark | Pause | Watermark:
+        if isinstance(item, Mark | Pause | Watermark | pa.RecordBatch):
             return item
         return pa.RecordBatch.from_pylist(list(item), schema=self._schema)
 
@@ -80,11 +141,11 @@ class ScriptedSource(Source):
         return "script"
 
     def stop(self) -> bool:
-        """Whether a STOP mark was reached; give this to `Ports(stop=...)`."""
+        """Whether this run has met `EOF`."""
         return self._stopping
 
     def ask_stop(self) -> None:
-        """A STOP mark was reached."""
+        """This run has met `EOF`."""
         self._stopping = True
 
     def list_splits(self, known: Mapping[SplitId, JsonObject] | None) -> Sequence[Split]:
@@ -124,51 +185,64 @@ class _ScriptReader(SourceReader):
     def on_checkpoint_complete(self, checkpoint: CheckpointId, positions: Mapping[SplitId, JsonObject]) -> None:
         for split, (number, step) in self._splits.items():
             held = positions.get(split, {"next": 0})["next"]
-            if held == step and self._at(number, step) is Mark.CHECKPOINT:
+            if held == step and self._at(number, step) is BARRIER:
                 self._source.passed.add((split, step))
 
-    def _at(self, number: int, step: int) -> pa.RecordBatch | Mark | Silence | None:
+    def _at(self, number: int, step: int) -> pa.RecordBatch | Mark | Pause | Watermark | None:
         script = self._source.scripts[number]
         return script[step] if step < len(script) else None
 
     def _poll_split(self, split: SplitId) -> SplitBatch | SplitFinished | None:
         number, step = self._splits[split]
-        item = self._at(number, step)
-        if item is None:
-            if not self._source.bounded:
-                return None
-            del self._splits[split]
-            return SplitFinished(split)
-        if isinstance(item, Mark):
-            return self._meet(split, item)
-        if isinstance(item, Silence):
-            return self._be_silent(split, item)
-        self._splits[split] = (number, step + 1)
-        return SplitBatch(split, item, {"next": step + 1})
+        match self._at(number, step):
+            case None:
+                return self._finish(split)
+            case Mark() as mark:
+                return self._meet(split, mark)
+            case Pause(duration_ms):
+                return self._be_silent(split, duration_ms)
+            case Watermark() as mark:
+                return self._pass(split, mark.at_us)
+            case batch:
+                self._splits[split] = (number, step + 1)
+                return SplitBatch(split, batch, {"next": step + 1})
 
-    def _be_silent(self, split: SplitId, silence: Silence) -> SplitBatch | None:
+    def _finish(self, split: SplitId) -> SplitFinished | None:
+        if not self._source.bounded:
+            return None
+        del self._splits[split]
+        return SplitFinished(split)
+
+    def _be_silent(self, split: SplitId, duration_ms: int) -> SplitBatch | None:
         now_ms = self._clock.monotonic_ms()
-        if now_ms < self._silent_since_ms.setdefault(split, now_ms) + silence.duration_ms:
+        if now_ms < self._silent_since_ms.setdefault(split, now_ms) + duration_ms:
             return None
         del self._silent_since_ms[split]
         return self._pass(split)
 
-    def _pass(self, split: SplitId) -> SplitBatch:
+    def _pass(self, split: SplitId, watermark_us: int | None = None) -> SplitBatch:
         """Go on behind what is no batch."""
         number, step = self._splits[split]
         self._splits[split] = (number, step + 1)
         nothing = pa.RecordBatch.from_pylist([], schema=self._source.schema)
-        return SplitBatch(split, nothing, {"next": step + 1})
+        return SplitBatch(split, nothing, {"next": step + 1}, watermark_us)
 
     def _meet(self, split: SplitId, mark: Mark) -> SplitBatch | None:
         _, step = self._splits[split]
         if (split, step) in self._source.passed:
             return self._pass(split)
-        if mark is Mark.CHECKPOINT:
+        if mark is BARRIER:
             return None
+        if mark is not FAIL and not self._source.attended:
+            raise ConfigError(
+                f"the script says {mark.name}, and nobody is there who would start the job again",
+                hint="run the job with lakeward.testing.JobHarness",
+            )
         self._source.passed.add((split, step))
-        if mark is Mark.FAIL:
+        if mark is FAIL:
             raise SourceError("the script says to fail here")
+        if mark is ABORT:
+            raise SimulatedCrash(f"ABORT in {split}")
         self._source.ask_stop()
         del self._splits[split]  # not finished, only not read any further in this run
         return None

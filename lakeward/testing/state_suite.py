@@ -1,10 +1,16 @@
-"""What every key-value store must do; a new store adds one line to the test that calls this."""
+"""The conformance suite of key-value stores, which keyed state lies in.
+
+class TestMyStore(KeyValueStoreSuite):
+def make_factory(self) -> StoreFactory:
+return MyStoreFactory(...)
+"""
 
 from __future__ import annotations
 
 import os
 import random
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,6 +18,7 @@ from lakeward.engine.core.errors import CorruptionError
 from lakeward.engine.core.snapshots import LocalFile
 from lakeward.engine.state.kv import KeyValueStore, StoreFactory
 from lakeward.engine.state.rescale import link_files
+from lakeward.testing.suites import with_tests
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,26 +43,6 @@ class StoreUnderTest:
 
 
 Check = Callable[[StoreUnderTest], None]
-
-
-def check_key_value_store(factory: StoreFactory) -> None:
-    """Run all checks, each in a directory of its own.
-
-    >>> from lakeward.engine.state.memory import MemoryStoreFactory
-    >>> check_key_value_store(MemoryStoreFactory())
-
-    Args:
-        factory: Opens the stores to be checked.
-
-    Raises:
-        AssertionError: The store breaks the contract; the message names the check.
-    """
-    for name, check in KEY_VALUE_STORE_CHECKS.items():
-        with tempfile.TemporaryDirectory() as directory:
-            try:
-                check(StoreUnderTest(factory, directory))
-            except AssertionError as error:
-                raise AssertionError(f"key-value store check '{name}' failed: {error}") from error
 
 
 def numbered_rows(count: int, suffix: bytes = b"") -> list[tuple[bytes, bytes]]:
@@ -285,3 +272,24 @@ KEY_VALUE_STORE_CHECKS: dict[str, Check] = {
     )
 }
 """Every check by its name."""
+
+
+def _run(suite: KeyValueStoreSuite, check: Check) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        check(StoreUnderTest(suite.make_factory(), directory))
+
+
+@with_tests(KEY_VALUE_STORE_CHECKS.values(), _run)
+class KeyValueStoreSuite(ABC):
+    """The tests that a key-value store for keyed state has to pass, for a test class of your own to inherit.
+
+    >>> from lakeward.engine.state.memory import MemoryStoreFactory
+    >>> class TestMemoryStore(KeyValueStoreSuite):
+    ...     def make_factory(self):
+    ...         return MemoryStoreFactory()
+    >>> TestMemoryStore().test_checkpoint_files_never_change()
+    """
+
+    @abstractmethod
+    def make_factory(self) -> StoreFactory:
+        """What opens the stores to be checked, each in a folder that the test gives."""

@@ -1,8 +1,14 @@
-"""What every checkpoint store must do; a new store adds one line to the test that calls this."""
+"""The conformance suite of checkpoint stores.
+
+class TestMyStore(CheckpointStoreSuite):
+def make_store(self) -> CheckpointStore:
+return MyStore(...)
+"""
 
 from __future__ import annotations
 
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -10,27 +16,9 @@ from pathlib import Path
 
 from lakeward.engine.checkpoint.store import CheckpointStore
 from lakeward.engine.core.errors import CheckpointError, CorruptionError
+from lakeward.testing.suites import with_tests
 
 StoreCheck = Callable[[CheckpointStore], None]
-
-
-def check_checkpoint_store(factory: Callable[[], CheckpointStore]) -> None:
-    """Run all checks, each on a new, empty store.
-
-    >>> from lakeward.engine.checkpoint.store import MemoryStore
-    >>> check_checkpoint_store(MemoryStore)
-
-    Args:
-        factory: Makes an empty store.
-
-    Raises:
-        AssertionError: The store breaks the contract; the message names the check.
-    """
-    for name, check in STORE_CHECKS.items():
-        try:
-            check(factory())
-        except AssertionError as error:
-            raise AssertionError(f"checkpoint store check '{name}' failed: {error}") from error
 
 
 def what_was_put_is_read_back(store: CheckpointStore) -> None:
@@ -181,3 +169,19 @@ STORE_CHECKS: dict[str, StoreCheck] = {
     )
 }
 """Every check by its name, for test runners that want one test each."""
+
+
+@with_tests(STORE_CHECKS.values(), lambda suite, check: check(suite.make_store()))
+class CheckpointStoreSuite(ABC):
+    """The tests that a checkpoint store has to pass, for a test class of your own to inherit.
+
+    >>> from lakeward.engine.checkpoint.store import MemoryStore
+    >>> class TestMemoryStore(CheckpointStoreSuite):
+    ...     def make_store(self):
+    ...         return MemoryStore()
+    >>> TestMemoryStore().test_of_many_racing_creators_exactly_one_wins()
+    """
+
+    @abstractmethod
+    def make_store(self) -> CheckpointStore:
+        """A new, empty store, at every call."""

@@ -5,19 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pyarrow as pa
-import pytest
 
 from lakeward.connectors.memory import MemorySink
-from lakeward.testing.sink_suite import (
-    SINK_CHECKS,
-    SinkCheck,
-    SinkFeature,
-    SinkHarness,
-    SinkPolicy,
-    SinkRun,
-    check_rows,
-    run_check,
-)
+from lakeward.testing import SinkFeature, SinkHarness, SinkPolicy, SinkSuite
+from lakeward.testing.sink_suite import SinkRun, check_rows
 
 
 class MemoryHarness(SinkHarness):
@@ -35,10 +26,12 @@ class MemoryHarness(SinkHarness):
         return [(row["id"], row["name"]) for row in self.first.table().to_pylist()]
 
 
-@pytest.mark.parametrize("check", [c for c in SINK_CHECKS if c.__name__ != "committables_are_small_versioned_json"])
-def test_the_memory_sink_keeps_the_contract(check: SinkCheck) -> None:
+class TestMemorySink(SinkSuite):
     # Its committables are the rows themselves, so that writers may be in other processes: they are not small.
-    run_check(check, MemoryHarness())
+    test_committables_are_small_versioned_json = None
+
+    def make_harness(self) -> MemoryHarness:
+        return MemoryHarness()
 
 
 def test_rows_come_in_the_order_of_their_commits() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +14,8 @@ import pytest
 import lakeward as lw
 from lakeward import col
 from lakeward.dsl.stream import DataStream
-from lakeward.engine.checkpoint.store import MemoryStore
 from lakeward.engine.core.errors import ConfigError, GraphError, LakewardError, RecordError, SchemaError
-from lakeward.engine.execute import Ports, execute
-from lakeward.operators.changelog import materialise
-from lakeward.testing.sources import Item, Mark, ScriptedSource
+from lakeward.testing import ABORT, BARRIER, EOF, FAIL, CollectSink, Item, JobHarness, ScriptedSource
 
 NOON = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
 MARK = lw.WatermarkStrategy.bounded_out_of_orderness("at", "2s")
@@ -336,44 +333,39 @@ def oracle(job: Job) -> list[dict[str, Any]]:
         return list(con.sql(f"select * from ({job.sql}) order by all").to_arrow_table().to_pylist())
 
 
-def build_all(
-    script: Sequence[Item], sinks: Mapping[str, lw.MemorySink], parallelism: int
-) -> tuple[lw.StreamExecutionEnvironment, ScriptedSource, dict[str, tuple[str, ...] | None]]:
-    """All jobs as one, each with its own sink; also the results' upsert keys."""
-    config = lw.EngineConfig(restart=lw.RestartConfig(delay_min_ms=1))
-    env = lw.StreamExecutionEnvironment(parallelism=parallelism, checkpoint_interval="25ms", config=config)
-    source = ScriptedSource(ORDERS, script)
-    orders = env.from_source(source, watermark=MARK, uid="orders", parallelism=1)
-    users = env.from_source(ScriptedSource(USERS, USER_BATCHES), watermark=MARK, uid="users", parallelism=1)
-    keys = {}
-    for name, job in JOBS.items():
-        joined = job.build(orders, users)
-        joined.sink_to(sinks[name], uid=name.replace(" ", "-"))
-        keys[name] = joined.upsert_key
-    return env, source, keys
+def harness(script: Sequence[Item]) -> JobHarness:
+    """All jobs as one, each with its own sink."""
+
+    def job(env: lw.StreamExecutionEnvironment) -> None:
+        orders = env.from_source(ScriptedSource(ORDERS, script), watermark=MARK, uid="orders", parallelism=1)
+        users = env.from_source(ScriptedSource(USERS, USER_BATCHES), watermark=MARK, uid="users", parallelism=1)
+        for name, one in JOBS.items():
+            one.build(orders, users).sink_to(CollectSink(), uid=uid(name))
+
+    return JobHarness(job, state="rocksdb")
+
+
+def uid(name: str) -> str:
+    return name.replace(" ", "-")
 
 
 def test_joins_give_the_batch_answer_when_run_straight() -> None:
-    sinks = {name: lw.MemorySink() for name in JOBS}
-    env, _, keys = build_all(ORDER_BATCHES, sinks, 2)
-    execute(env.definition("joins", MemoryStore()))
+    joins = harness(ORDER_BATCHES)
+    assert joins.run(parallelism=2).ended
     for name, job in JOBS.items():
-        assert ordered(materialise(sinks[name].table(), keys[name])) == oracle(job), name
+        assert ordered(joins.table(uid(name))) == oracle(job), name
 
 
-def test_joins_give_the_same_answer_after_failures_and_restores_at_other_parallelism() -> None:
-    marks = {2: Mark.CHECKPOINT, 3: Mark.CHECKPOINT, 4: Mark.FAIL, 6: Mark.CHECKPOINT, 7: Mark.STOP, 9: Mark.STOP}
+@pytest.mark.parametrize("end", [EOF, ABORT], ids=["stop", "crash"])
+def test_joins_give_the_same_answer_after_failures_and_restores_at_other_parallelism(end: Item) -> None:
+    marks: dict[int, Item] = {2: BARRIER, 3: BARRIER, 4: FAIL, 6: BARRIER, 7: end, 9: end}
     script: list[Item] = []
     for number, batch in enumerate(ORDER_BATCHES):
         script += [marks[number]] if number in marks else []
         script.append(batch)
-    store, passed, sinks = MemoryStore(), set(), {name: lw.MemorySink() for name in JOBS}
-    for parallelism in (2, 3, 1):
-        env, source, keys = build_all(script, sinks, parallelism)
-        source.passed |= passed
-        result = execute(env.definition("joins", store), Ports(stop=source.stop))
-        passed = source.passed
-    assert result.ended
-    assert result.restored is not None, "the last run must have gone on from a checkpoint"
+    joins = harness(script)
+    runs = joins.run_to_end(parallelism=(2, 3, 1))
+    assert len(runs) == 3
+    assert runs[-1].restored is not None, "the last run must have gone on from a checkpoint"
     for name, job in JOBS.items():
-        assert ordered(materialise(sinks[name].table(), keys[name])) == oracle(job), name
+        assert ordered(joins.table(uid(name))) == oracle(job), name

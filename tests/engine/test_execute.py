@@ -12,6 +12,7 @@ import pytest
 
 import lakeward as lw
 from lakeward import col
+from lakeward.engine.api.sink import Sink
 from lakeward.engine.api.source import Split
 from lakeward.engine.checkpoint.store import MemoryStore
 from lakeward.engine.checkpoint.store_fs import open_store
@@ -25,8 +26,8 @@ from lakeward.engine.core.errors import (
 )
 from lakeward.engine.core.ids import SplitId
 from lakeward.engine.core.json_types import JsonObject
-from lakeward.engine.execute import Ports, execute
-from lakeward.testing.sources import Item, Mark, ScriptedSource
+from lakeward.engine.execute import execute
+from lakeward.testing import BARRIER, EOF, FAIL, CollectSink, Item, JobHarness, ScriptedSource
 
 SCHEMA = pa.schema({"k": pa.int64(), "v": pa.int64(), "at": pa.timestamp("us")})
 WATERMARK = lw.WatermarkStrategy.bounded_out_of_orderness("at", "0s")
@@ -51,7 +52,7 @@ def job(
 
 
 def test_a_failure_is_healed_by_a_restart_that_loses_and_doubles_nothing() -> None:
-    source = ScriptedSource(SCHEMA, [rows(0), Mark.CHECKPOINT, rows(10), Mark.FAIL, rows(20), Mark.FAIL, rows(30)])
+    source = ScriptedSource(SCHEMA, [rows(0), BARRIER, rows(10), FAIL, rows(20), FAIL, rows(30)])
     env, sink = job(source)
     result = execute(env.definition())
     assert values(sink) == list(range(40))
@@ -59,13 +60,13 @@ def test_a_failure_is_healed_by_a_restart_that_loses_and_doubles_nothing() -> No
 
 
 def test_a_failure_before_the_first_checkpoint_replays_everything() -> None:
-    env, sink = job(ScriptedSource(SCHEMA, [rows(0), Mark.FAIL, rows(10)]))
+    env, sink = job(ScriptedSource(SCHEMA, [rows(0), FAIL, rows(10)]))
     execute(env.definition())
     assert values(sink) == list(range(20))
 
 
 def test_a_job_that_fails_without_progress_gives_up_and_names_the_last_error() -> None:
-    source = ScriptedSource(SCHEMA, [Mark.FAIL, Mark.FAIL, Mark.FAIL, rows(0)])
+    source = ScriptedSource(SCHEMA, [FAIL, FAIL, FAIL, rows(0)])
     env, _ = job(source)
     with pytest.raises(JobFailedError, match="the script says to fail here") as caught:
         execute(env.definition())
@@ -90,20 +91,10 @@ def test_an_error_that_cannot_heal_is_not_retried() -> None:
 
 
 def test_a_stopped_job_goes_on_where_it_was() -> None:
-    store = MemoryStore()
-    script = [rows(0), Mark.STOP, rows(10), Mark.STOP, rows(20)]
-    passed: set[Any] = set()
-    seen: list[list[int]] = []
-    sink = lw.MemorySink()
-    for _ in range(3):
-        source = ScriptedSource(SCHEMA, script)
-        source.passed |= passed
-        env, _ = job(source, sink)
-        result = execute(env.definition("job", store), Ports(stop=source.stop))
-        passed = source.passed
-        seen.append(values(sink))
-    assert seen == [list(range(10)), list(range(20)), list(range(30))]
-    assert result.ended
+    env, sink = job(ScriptedSource(SCHEMA, [rows(0), EOF, rows(10), EOF, rows(20)]), CollectSink())
+    harness = JobHarness(env)
+    seen = [(harness.run().ended, values(sink)) for _ in range(3)]
+    assert seen == [(False, list(range(10))), (False, list(range(20))), (True, list(range(30)))]
 
 
 def test_running_a_finished_job_again_does_nothing() -> None:
@@ -118,7 +109,7 @@ def test_running_a_finished_job_again_does_nothing() -> None:
 
 
 def test_two_sinks_of_one_stream_both_get_every_row_once() -> None:
-    source = ScriptedSource(SCHEMA, [rows(0), Mark.CHECKPOINT, rows(10), Mark.FAIL, rows(20)])
+    source = ScriptedSource(SCHEMA, [rows(0), BARRIER, rows(10), FAIL, rows(20)])
     env = lw.StreamExecutionEnvironment(config=FAST)
     stream = env.from_source(source, uid="source")
     even, odd = lw.MemorySink(), lw.MemorySink()
@@ -129,27 +120,19 @@ def test_two_sinks_of_one_stream_both_get_every_row_once() -> None:
     assert values(odd) == list(range(1, 30, 2))
 
 
-def windows(
-    script: Sequence[Item], parallelism: int, passed: set[Any], sink: Any = None
-) -> tuple[Any, ScriptedSource, Any]:
-    source = ScriptedSource(SCHEMA, script)
-    source.passed |= passed
-    env = lw.StreamExecutionEnvironment(parallelism=parallelism, config=FAST)
-    sink = sink or lw.MemorySink()
-    stream = env.from_source(source, watermark=WATERMARK, uid="source", parallelism=1)
+def windows(script: Sequence[Item], sink: Sink) -> lw.StreamExecutionEnvironment:
+    env = lw.StreamExecutionEnvironment(config=FAST)
+    stream = env.from_source(ScriptedSource(SCHEMA, script), watermark=WATERMARK, uid="source", parallelism=1)
     keyed = stream.key_by("k").window(lw.Tumbling("20s"))
     keyed.aggregate(v=lw.sum("v"), uid="windows").sink_to(sink, uid="sink")
-    return env, source, sink
+    return env
 
 
 def test_window_state_survives_a_restart_on_disk_at_another_parallelism(tmp_path: Path) -> None:
-    script = [rows(0, 15), Mark.STOP, rows(15, 15), Mark.STOP, rows(30, 10)]
-    passed: set[Any] = set()
-    sink = lw.MemorySink()
-    for parallelism in (1, 3, 2):
-        env, source, _ = windows(script, parallelism, passed, sink)
-        execute(env.definition("job", open_store(str(tmp_path))), Ports(stop=source.stop))
-        passed = source.passed
+    sink = CollectSink()
+    env = windows([rows(0, 15), EOF, rows(15, 15), EOF, rows(30, 10)], sink)
+    harness = JobHarness(env, checkpoints=open_store(str(tmp_path)), state="rocksdb")
+    assert len(harness.run_to_end(parallelism=(1, 3, 2))) == 3
     found = [(row["k"], row["v"]) for row in sink.table().to_pylist()]
     expected = [(k, sum(n for n in range(start, start + 20) if n % 3 == k)) for start in (0, 20) for k in range(3)]
     assert sorted(found) == sorted(expected)
@@ -158,34 +141,26 @@ def test_window_state_survives_a_restart_on_disk_at_another_parallelism(tmp_path
 def test_a_corrupt_state_file_makes_it_fall_back_to_the_checkpoint_before_and_say_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    script = [rows(0, 15), Mark.CHECKPOINT, rows(15, 3), Mark.CHECKPOINT, rows(18, 1), Mark.STOP, rows(19, 11)]
-    store = str(tmp_path)
-    source = ScriptedSource(SCHEMA, script)
-    first = execute(blackhole_windows(source).definition("job", open_store(store)), Ports(stop=source.stop))
+    script = [rows(0, 15), BARRIER, rows(15, 3), BARRIER, rows(18, 1), EOF, rows(19, 11)]
+    # A sink with a marker would rightly refuse to go on from an older checkpoint.
+    env = windows(script, lw.BlackholeSink())
+    harness = JobHarness(env, checkpoints=open_store(str(tmp_path)), state="rocksdb")
+    first = harness.run().result
     newest = max((p for p in (tmp_path / "files").rglob("*") if p.is_file()), key=lambda p: p.stat().st_mtime_ns)
     newest.write_bytes(newest.read_bytes()[:-1] + b"?")
     with caplog.at_level(logging.WARNING, "lakeward"):
-        second = execute(blackhole_windows(source).definition("job", open_store(store)), Ports(stop=source.stop))
-    assert second.restored is not None
+        second = harness.run()
+    assert first is not None
     assert first.checkpoint is not None
+    assert second.restored is not None
     assert second.restored < first.checkpoint
     assert f"checkpoint {first.checkpoint} cannot be used" in caplog.text
-    assert second.metrics["out"]["input_rows"] == 6
-
-
-def blackhole_windows(source: ScriptedSource) -> lw.StreamExecutionEnvironment:
-    """A sink without a marker: one with a marker would rightly refuse to go on from an older checkpoint."""
-    env = lw.StreamExecutionEnvironment(config=FAST)
-    stream = env.from_source(source, watermark=WATERMARK, uid="source")
-    keyed = stream.key_by("k").window(lw.Tumbling("20s"))
-    keyed.aggregate(v=lw.sum("v"), uid="windows").sink_to(lw.BlackholeSink(), uid="out")
-    return env
+    assert second.metrics["sink"]["input_rows"] == 6
 
 
 def test_state_of_an_operator_that_is_gone_is_not_dropped_silently() -> None:
     store = MemoryStore()
-    env, source, _ = windows([rows(0, 15), Mark.STOP, rows(15)], 1, set())
-    execute(env.definition("job", store), Ports(stop=source.stop))
+    assert JobHarness(windows([rows(0, 15), EOF, rows(15)], lw.MemorySink()), checkpoints=store).run().stopped
     env, _ = job(ScriptedSource(SCHEMA, [rows(0)]))
     with pytest.raises(GraphError, match="state of operator 'windows'"):
         execute(env.definition("job", store))
@@ -193,9 +168,9 @@ def test_state_of_an_operator_that_is_gone_is_not_dropped_silently() -> None:
 
 def test_another_max_parallelism_than_the_states_is_refused() -> None:
     store = MemoryStore()
-    source = ScriptedSource(SCHEMA, [rows(0), Mark.STOP, rows(10)])
+    source = ScriptedSource(SCHEMA, [rows(0), EOF, rows(10)])
     env, _ = job(source)
-    execute(env.definition("job", store), Ports(stop=source.stop))
+    assert JobHarness(env, checkpoints=store).run().stopped
     other = lw.StreamExecutionEnvironment(config=lw.EngineConfig(max_parallelism=64))
     other.from_source(source, uid="source").sink_to(lw.MemorySink(), uid="sink")
     with pytest.raises(ConfigError, match="max_parallelism=128"):
@@ -212,9 +187,7 @@ def test_counters_tell_what_was_read_and_written() -> None:
 def test_a_union_of_sources_of_different_length_ends_with_all_rows() -> None:
     env = lw.StreamExecutionEnvironment(parallelism=2, config=FAST)
     one = env.from_source(ScriptedSource(SCHEMA, [rows(0)]), uid="one", watermark=WATERMARK)
-    two = env.from_source(
-        ScriptedSource(SCHEMA, [rows(100), Mark.CHECKPOINT, rows(110)]), uid="two", watermark=WATERMARK
-    )
+    two = env.from_source(ScriptedSource(SCHEMA, [rows(100), BARRIER, rows(110)]), uid="two", watermark=WATERMARK)
     table = one.union(two).execute_and_collect()
     assert sorted(table["v"].to_pylist()) == [*range(10), *range(100, 120)]
 
@@ -251,11 +224,10 @@ class GrowingSource(ScriptedSource):
 
 
 def test_a_split_that_appears_while_the_job_runs_is_read_from_its_beginning() -> None:
-    source = GrowingSource(SCHEMA, [rows(0)], [rows(10), Mark.CHECKPOINT, rows(20), Mark.STOP], bounded=False)
+    source = GrowingSource(SCHEMA, [rows(0)], [rows(10), BARRIER, rows(20), EOF], bounded=False)
     env, sink = job(source)
-    result = execute(env.definition(), Ports(stop=source.stop))
+    assert JobHarness(env).run().stopped
     assert values(sink) == list(range(30))
-    assert not result.ended
 
 
 def test_a_listing_of_splits_that_fails_while_the_job_runs_is_tried_again() -> None:
@@ -266,7 +238,9 @@ def test_a_listing_of_splits_that_fails_while_the_job_runs_is_tried_again() -> N
                 raise SourceError("no answer")
             return super().list_splits(known)
 
-    source = Flaky(SCHEMA, [rows(0)], [rows(10), Mark.STOP], bounded=False)
+    source = Flaky(SCHEMA, [rows(0)], [rows(10), EOF], bounded=False)
     env, sink = job(source)
-    assert execute(env.definition(), Ports(stop=source.stop)).restarts == 0
+    run = JobHarness(env).run()
+    assert run.stopped
+    assert run.restarts == 0
     assert values(sink) == list(range(20))

@@ -1,4 +1,4 @@
-"""Golden jobs, each run three ways: straight; parallel 2 with checkpoints and a stop; restored at parallel 3."""
+"""Golden jobs, each run straight, and parallel with checkpoints, stops or crashes, restored at other parallelism."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ import pytest
 import lakeward as lw
 from lakeward import col
 from lakeward.dsl.stream import DataStream
-from lakeward.engine.checkpoint.store import MemoryStore
-from lakeward.engine.execute import Ports, execute
-from lakeward.testing.sources import Item, Mark, ScriptedSource
+from lakeward.testing import ABORT, BARRIER, EOF, FAIL, CollectSink, Item, JobHarness, ScriptedSource
 
 SCHEMA = pa.schema({"k": pa.int64(), "name": pa.string(), "v": pa.int64(), "at": pa.timestamp("us")})
 SECOND = 1_000_000
@@ -94,16 +92,14 @@ def oracle(golden: Golden) -> list[dict[str, Any]]:
         return list(con.sql(f"select * from ({golden.sql}) order by all").to_arrow_table().to_pylist())
 
 
-def build(golden: Golden, script: Sequence[Item], parallelism: int, sink: lw.MemorySink) -> tuple[Any, ScriptedSource]:
-    source = ScriptedSource(SCHEMA, script)
-    restart = lw.RestartConfig(delay_min_ms=1)
-    env = lw.StreamExecutionEnvironment(
-        parallelism=parallelism, checkpoint_interval="5ms", config=lw.EngineConfig(restart=restart)
-    )
-    watermark = lw.WatermarkStrategy.bounded_out_of_orderness("at", "1s")
-    stream = env.from_source(source, watermark=watermark, uid="source", parallelism=1)
-    golden.build(stream).sink_to(sink, uid="sink")
-    return env, source
+def harness(golden: Golden, script: Sequence[Item]) -> JobHarness:
+    def job(env: lw.StreamExecutionEnvironment) -> None:
+        source = ScriptedSource(SCHEMA, script)
+        watermark = lw.WatermarkStrategy.bounded_out_of_orderness("at", "1s")
+        stream = env.from_source(source, watermark=watermark, uid="source", parallelism=1)
+        golden.build(stream).sink_to(CollectSink(), uid="sink")
+
+    return JobHarness(job, state="rocksdb")
 
 
 def answer(sink: lw.MemorySink) -> list[dict[str, Any]]:
@@ -115,27 +111,22 @@ def answer(sink: lw.MemorySink) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("name", GOLDEN)
 def test_the_answer_is_the_batch_answer_when_run_straight(name: str) -> None:
     golden = GOLDEN[name]
-    sink = lw.MemorySink()
-    env, _ = build(golden, golden.batches, 1, sink)
-    result = execute(env.definition())
-    assert result.ended
-    assert answer(sink) == oracle(golden)
+    job = harness(golden, golden.batches)
+    assert job.run().ended
+    assert answer(job.sinks["sink"]) == oracle(golden)
 
 
+@pytest.mark.parametrize("end", [EOF, ABORT], ids=["stop", "crash"])
 @pytest.mark.parametrize("name", GOLDEN)
-def test_the_answer_is_the_same_after_checkpoints_a_stop_and_restores_at_other_parallelism(name: str) -> None:
+def test_the_answer_is_the_same_after_checkpoints_and_restores_at_other_parallelism(name: str, end: Item) -> None:
     golden = GOLDEN[name]
     script: list[Item] = []
-    marks = {2: Mark.CHECKPOINT, 3: Mark.CHECKPOINT, 4: Mark.FAIL, 6: Mark.CHECKPOINT, 7: Mark.STOP, 9: Mark.STOP}
+    marks: dict[int, Item] = {2: BARRIER, 3: BARRIER, 4: FAIL, 6: BARRIER, 7: end, 9: end}
     for number, batch in enumerate(golden.batches):
         script += [marks[number]] if number in marks else []
         script.append(batch)
-    store, passed, sink = MemoryStore(), set(), lw.MemorySink()
-    for parallelism in (2, 3, 1):
-        env, source = build(golden, script, parallelism, sink)
-        source.passed |= passed
-        result = execute(env.definition("golden", store), Ports(stop=source.stop))
-        passed = source.passed
-    assert result.ended
-    assert result.restored is not None, "the last run must have gone on from a checkpoint"
-    assert answer(sink) == oracle(golden)
+    job = harness(golden, script)
+    runs = job.run_to_end(parallelism=(2, 3, 1))
+    assert [run.crashed for run in runs] == [end is ABORT, end is ABORT, False]
+    assert runs[-1].restored is not None, "the last run must have gone on from a checkpoint"
+    assert answer(job.sinks["sink"]) == oracle(golden)

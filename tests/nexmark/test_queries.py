@@ -13,11 +13,8 @@ import pytest
 from nexmark_answers import EVENTS, STARTS, Data, check, make_data, nexmark
 
 import lakeward as lw
-from lakeward.engine.checkpoint.store import MemoryStore
-from lakeward.engine.execute import Ports, execute
 from lakeward.examples.nexmark import NAMES, inputs, query
-from lakeward.operators.changelog import materialise
-from lakeward.testing.sources import Item, Mark, ScriptedSource
+from lakeward.testing import BARRIER, EOF, FAIL, CollectSink, Item, JobHarness, JobRun, ScriptedSource
 
 
 @pytest.fixture(scope="module")
@@ -54,16 +51,16 @@ def test_a_query_over_shuffled_input_answers_the_same(name: str, datasets: dict[
 
 # -- failures and restores: the same streams from scripts, with marks between the batches
 
-FAILURES = {2: Mark.CHECKPOINT, 5: Mark.FAIL, 7: Mark.CHECKPOINT, 8: Mark.FAIL}
-STOPS = {2: Mark.CHECKPOINT, 6: Mark.STOP}
-OTHERS = {3: Mark.CHECKPOINT, 9: Mark.CHECKPOINT}
+FAILURES: dict[int, Item] = {2: BARRIER, 5: FAIL, 7: BARRIER, 8: FAIL}
+STOPS: dict[int, Item] = {2: BARRIER, 6: EOF}
+OTHERS: dict[int, Item] = {3: BARRIER, 9: BARRIER}
 """What happens before which batch: of a query's longest stream, and of its other streams."""
 PARALLELISM = {1: (1, 3), 2: (3, 1), 3: (2, 3)}
 """Before and after the stop, by seed."""
 BATCHES = 12
 
 
-def script(data: Data, stream: str, marks: dict[int, Mark]) -> list[Item]:
+def script(data: Data, stream: str, marks: dict[int, Item]) -> list[Item]:
     """A stream's batches with marks between them."""
     items: list[Item] = []
     for number, batch in enumerate(data.batches(nexmark.FILES[stream], BATCHES)):
@@ -75,42 +72,29 @@ def script(data: Data, stream: str, marks: dict[int, Mark]) -> list[Item]:
 class Scripted:
     """A query over scripted sources, run again and again until it ends."""
 
-    def __init__(self, name: str, data: Data, marks: dict[int, Mark]) -> None:
+    def __init__(self, name: str, data: Data, marks: dict[int, Item]) -> None:
         self._name = name
-        self._needed = [one for one in inputs(query(name)) if one in nexmark.FILES]
-        longest = max(self._needed, key=nexmark.EVENTS_OF.get)
-        self._scripts = {one: script(data, one, marks if one == longest else OTHERS) for one in self._needed}
-        self._store = MemoryStore()
-        self._sink = lw.MemorySink()
-        self._passed: dict[str, set[Any]] = {one: set() for one in self._needed}
-        self.results: list[Any] = []
+        needed = [one for one in inputs(query(name)) if one in nexmark.FILES]
+        longest = max(needed, key=nexmark.EVENTS_OF.get)
+        self._scripts = {one: script(data, one, marks if one == longest else OTHERS) for one in needed}
+        self._harness = JobHarness(self._write, state="rocksdb")
+        self.results: list[JobRun] = []
 
     def run(self, parallelism: int) -> pa.Table:
         """Run until it ends or is stopped; returns what is left of all rows so far."""
-        restart = lw.RestartConfig(delay_min_ms=1)
-        env = lw.StreamExecutionEnvironment(
-            parallelism=parallelism, checkpoint_interval="10ms", config=lw.EngineConfig(restart=restart)
-        )
-        sources = self._sources()
+        self.results.append(self._harness.run(parallelism=parallelism))
+        return self._harness.table()
+
+    def _write(self, env: lw.StreamExecutionEnvironment) -> None:
         streams = {
-            one: env.from_source(source, watermark=nexmark.watermark(), uid=one, parallelism=1)
-            for one, source in sources.items()
+            one: env.from_source(
+                ScriptedSource(nexmark.SCHEMAS[one], items), watermark=nexmark.watermark(), uid=one, parallelism=1
+            )
+            for one, items in self._scripts.items()
         }
         if "side_input" in inputs(query(self._name)):
             streams["side_input"] = nexmark.side_input(env)
-        answer = query(self._name)(**streams)
-        answer.sink_to(self._sink, uid="answer")
-        stop = Ports(stop=lambda: any(source.stop() for source in sources.values()))
-        self.results.append(execute(env.definition("nexmark", self._store), stop))
-        self._passed = {one: source.passed for one, source in sources.items()}
-        return materialise(self._sink.table(), answer.upsert_key)
-
-    def _sources(self) -> dict[str, ScriptedSource]:
-        sources = {}
-        for one in self._needed:
-            sources[one] = ScriptedSource(nexmark.SCHEMAS[one], self._scripts[one])
-            sources[one].passed |= self._passed[one]
-        return sources
+        query(self._name)(**streams).sink_to(CollectSink(), uid="answer")
 
 
 def final(name: str, found: pa.Table) -> pa.Table:

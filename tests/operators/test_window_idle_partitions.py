@@ -25,7 +25,7 @@ from lakeward.engine.runtime.drivers import SimulatedDriver
 from lakeward.engine.runtime.io import SteppedIo
 from lakeward.engine.runtime.metrics import Metrics
 from lakeward.engine.state.memory import MemoryStoreFactory
-from lakeward.testing.sources import Item, ScriptedSource, Silence
+from lakeward.testing import PAUSE, Item, ScriptedSource
 
 SCHEMA = pa.schema([("k", pa.string()), ("s", pa.int64()), ("at", pa.timestamp("us", tz="UTC"))])
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -42,11 +42,11 @@ def rows(*seconds: int) -> list[dict[str, Any]]:
     return [{"k": "x", "s": one, "at": START + timedelta(seconds=one)} for one in seconds]
 
 
-STEADY: list[Item] = [rows(0, 1, 2, 20, 21), Silence(30_000), rows(55, 58), Silence(71_000), rows(200)]
+STEADY: list[Item] = [rows(0, 1, 2, 20, 21), PAUSE(30_000), rows(55, 58), PAUSE(71_000), rows(200)]
 BEFORE, RETURNING = (3,), (5, 52, 62)
 HOLDING = (64,)
 """In time only if the partition that is back holds event time again: the other one is at 200 by then."""
-LAPSING: list[Item] = [rows(*BEFORE), Silence(BACK_MS), rows(*RETURNING), Silence(5_000), rows(*HOLDING)]
+LAPSING: list[Item] = [rows(*BEFORE), PAUSE(BACK_MS), rows(*RETURNING), PAUSE(5_000), rows(*HOLDING)]
 ON_TIME = (0, 1, 2, 20, 21, 55, 58, 200, *BEFORE, *HOLDING)
 """What comes before event time has passed it, whatever the window."""
 
@@ -159,9 +159,9 @@ def test_windows_fire_when_all_partitions_are_idle_whichever_fell_silent_last(
     ahead_ms: int, behind_ms: int, parallelism: int, seed: int, tmp_path: Path
 ) -> None:
     """One partition is at 25 seconds, the other at 4: all is sent that the first one has passed, and no more."""
-    ahead: list[Item] = [rows(0), Silence(ahead_ms), rows(25), Silence(BACK_MS - ahead_ms), rows(200)]
-    behind: list[Item] = [rows(1), Silence(behind_ms), rows(4), Silence(BACK_MS - behind_ms - 1_000), rows(20)]
-    ran = run(lw.Tumbling("10s"), IDLE, parallelism, seed, tmp_path, (ahead, [*behind, Silence(2_000), rows(201)]))
+    ahead: list[Item] = [rows(0), PAUSE(ahead_ms), rows(25), PAUSE(BACK_MS - ahead_ms), rows(200)]
+    behind: list[Item] = [rows(1), PAUSE(behind_ms), rows(4), PAUSE(BACK_MS - behind_ms - 1_000), rows(20)]
+    ran = run(lw.Tumbling("10s"), IDLE, parallelism, seed, tmp_path, (ahead, [*behind, PAUSE(2_000), rows(201)]))
     check_idle(ran, early=[0], late=[])
     assert ran.fired_ms[0] < 30_000
     assert ran.results == Counter([(0, 10, 3), (20, 30, 2), (200, 210, 2)])

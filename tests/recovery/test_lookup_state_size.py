@@ -11,7 +11,7 @@ import pytest
 import lakeward as lw
 from lakeward.engine.checkpoint.store import MemoryStore
 from lakeward.engine.execute import execute
-from lakeward.testing.sources import Item, Mark, ScriptedSource
+from lakeward.testing import BARRIER, Item, ScriptedSource
 
 ROWS = pa.schema({"k": pa.int64(), "v": pa.int64()})
 NAMES = pa.schema({"k": pa.int64(), "name": pa.string()})
@@ -65,7 +65,7 @@ def bytes_per_checkpoint(rows: list[Item], table: list[Item], parallelism: int) 
 def test_the_table_of_a_lookup_join_is_written_once_however_many_checkpoints_there_are(parallelism: int) -> None:
     table, rows = names(0, TABLE_ROWS), list[Item]()
     for number in range(CHECKPOINTS):
-        rows += [[{"k": number * 1000 + n, "v": number} for n in range(100)], Mark.CHECKPOINT]
+        rows += [[{"k": number * 1000 + n, "v": number} for n in range(100)], BARRIER]
     written = bytes_per_checkpoint(rows, [table], parallelism)
     assert len(written) >= CHECKPOINTS
     assert sum(written) < 1.3 * table.nbytes
@@ -78,7 +78,7 @@ def test_while_the_table_is_read_a_row_is_written_a_few_times_not_in_each_checkp
     parts = 16
     table: list[Item] = []
     for number in range(parts):
-        table += [names(number * TABLE_ROWS // parts, TABLE_ROWS // parts), Mark.CHECKPOINT]
+        table += [names(number * TABLE_ROWS // parts, TABLE_ROWS // parts), BARRIER]
     written = bytes_per_checkpoint([[{"k": 1, "v": 1}]], table, 1)
     assert len(written) >= parts
     assert sum(written) < 4 * names(0, TABLE_ROWS).nbytes, "each row is copied a logarithmic number of times"

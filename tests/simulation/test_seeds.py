@@ -77,9 +77,9 @@ def nodes(program: str, directory: Path) -> list[Node]:
     swarm = Swarm(programs=(program,), rates={})
     world = World(1, draw_knobs(random.Random(1), swarm), swarm, str(directory))
     world._start()
-    assert world._current is not None
-    world._current.attempt.close()
-    return [node for vertex in world._current.attempt._plan.vertices for node in vertex.nodes]
+    assert world.current is not None
+    world.current.attempt.close()
+    return [node for vertex in world.current.attempt._plan.vertices for node in vertex.nodes]
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

@@ -8,13 +8,10 @@ from collections.abc import Callable, Mapping
 from typing import NoReturn, Protocol, TypeVar
 
 from lakeward.engine.core.errors import LakewardError
+from lakeward.testing.crash import SimulatedCrash
 from lakeward.testing.simulation.knobs import Fault
 
 T = TypeVar("T")
-
-
-class SimulatedCrash(BaseException):
-    """The death of a process. No engine code may catch it: it derives from `BaseException`, as a kill would pass."""
 
 
 class ViolationFound(BaseException):

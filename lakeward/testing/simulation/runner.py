@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from lakeward.testing.simulation.base import SimulatedWorld
 from lakeward.testing.simulation.faults import ViolationFound
 from lakeward.testing.simulation.knobs import Fault, Knobs, Swarm, draw_knobs
 from lakeward.testing.simulation.world import World
@@ -43,10 +44,8 @@ class SimulationReport:
 class SimulationViolation(AssertionError):
     """An invariant did not hold. The message has the seed, the knobs, the end of the trace and how to run it again."""
 
-    def __init__(self, seed: int, problem: str, details: str) -> None:
-        super().__init__(
-            f"seed {seed}: {problem}\n{details}\nrun it again: python -m lakeward.testing.simulation {seed}"
-        )
+    def __init__(self, seed: int, problem: str, details: str, again: str) -> None:
+        super().__init__(f"seed {seed}: {problem}\n{details}\nrun it again: {again}")
         self.seed = seed
         self.problem = problem
 
@@ -71,15 +70,10 @@ def simulate(seed: int, swarm: Swarm | None = None) -> SimulationReport:
         SimulationViolation: An invariant does not hold.
     """
     swarm = swarm or Swarm()
-    with tempfile.TemporaryDirectory(prefix="lakeward-simulation-", dir=_fast_directory()) as directory:
+    with tempfile.TemporaryDirectory(prefix="lakeward-simulation-", dir=fast_directory()) as directory:
         knobs = draw_knobs(random.Random(f"{seed}/knobs"), swarm)
         world = World(seed, knobs, swarm, directory)
-        try:
-            world.run()
-        except ViolationFound as violation:
-            raise _violation(world, seed, str(violation)) from violation
-        except Exception as error:
-            raise _violation(world, seed, f"{type(error).__name__}: {error}") from error
+        run_world(world, f"python -m lakeward.testing.simulation {seed}")
     return SimulationReport(
         seed=seed,
         knobs=knobs,
@@ -92,11 +86,29 @@ def simulate(seed: int, swarm: Swarm | None = None) -> SimulationReport:
     )
 
 
-def _violation(world: World, seed: int, problem: str) -> SimulationViolation:
+def run_world(world: SimulatedWorld, again: str) -> None:
+    """Let a world run to its end.
+
+    Args:
+        world: The world.
+        again: How to run its seed again, for the message.
+
+    Raises:
+        SimulationViolation: An invariant does not hold, or something raised what it should not.
+    """
+    try:
+        world.run()
+    except ViolationFound as violation:
+        raise _violation(world, str(violation), again) from violation
+    except Exception as error:
+        raise _violation(world, f"{type(error).__name__}: {error}", again) from error
+
+
+def _violation(world: SimulatedWorld, problem: str, again: str) -> SimulationViolation:
     trace = "\n".join(world.trace.lines())
-    return SimulationViolation(seed, problem, f"knobs:\n{world.knobs.describe()}\nlast events:\n{trace}")
+    return SimulationViolation(world.seed, problem, f"knobs:\n{world.knobs.describe()}\nlast events:\n{trace}", again)
 
 
-def _fast_directory() -> str | None:
+def fast_directory() -> str | None:
     """Memory, where there is a disk in it: state files are many and small."""
     return _RAM_DISK if os.access(_RAM_DISK, os.W_OK) else None

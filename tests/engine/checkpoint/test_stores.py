@@ -14,23 +14,34 @@ from lakeward.engine.checkpoint.store import CheckpointStore, MemoryStore
 from lakeward.engine.checkpoint.store_fs import FileSystemStore, open_store
 from lakeward.engine.checkpoint.store_object import ObjectStore
 from lakeward.engine.core.errors import CheckpointError, ConfigError
-from lakeward.testing.store_suite import STORE_CHECKS, StoreCheck
-
-FACTORIES: dict[str, Callable[[Path], CheckpointStore]] = {
-    "memory": lambda _: MemoryStore(),
-    "folder": lambda folder: FileSystemStore(str(folder / "made" / "by" / "the store")),
-    "file-uri": lambda folder: FileSystemStore((folder / "with space").as_uri()),
-}
-if importlib.util.find_spec("obstore") is not None:  # an optional package
-    FACTORIES["object-store"] = lambda _: ObjectStore("memory:///")
+from lakeward.testing import CheckpointStoreSuite
 
 
-@pytest.mark.parametrize("check", STORE_CHECKS.values(), ids=STORE_CHECKS.keys())
-@pytest.mark.parametrize("factory", FACTORIES.values(), ids=FACTORIES.keys())
-def test_the_store_keeps_its_contract(
-    factory: Callable[[Path], CheckpointStore], check: StoreCheck, tmp_path: Path
-) -> None:
-    check(factory(tmp_path))
+class TestMemoryStore(CheckpointStoreSuite):
+    def make_store(self) -> CheckpointStore:
+        return MemoryStore()
+
+
+class InFolder(CheckpointStoreSuite):
+    @pytest.fixture(autouse=True)
+    def _in_folder(self, tmp_path: Path) -> None:
+        self.folder = tmp_path
+
+
+class TestFolder(InFolder):
+    def make_store(self) -> CheckpointStore:
+        return FileSystemStore(str(self.folder / "made" / "by" / "the store"))
+
+
+class TestFileUri(InFolder):
+    def make_store(self) -> CheckpointStore:
+        return FileSystemStore((self.folder / "with space").as_uri())
+
+
+@pytest.mark.skipif(importlib.util.find_spec("obstore") is None, reason="an optional package")
+class TestObjectStore(CheckpointStoreSuite):
+    def make_store(self) -> CheckpointStore:
+        return ObjectStore("memory:///")
 
 
 def test_two_stores_on_one_folder_see_the_same_files(tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ from lakeward.engine.api.operator import Operator, OperatorFactory
 from lakeward.engine.checkpoint.store import MemoryStore
 from lakeward.engine.core.ids import CheckpointId
 from lakeward.engine.core.json_types import JsonObject
-from lakeward.engine.execute import Ports, execute
+from lakeward.engine.execute import execute
 from lakeward.engine.graph.logical import Exchange
-from lakeward.testing.sources import Mark, ScriptedSource
+from lakeward.testing import BARRIER, FAIL, ScriptedSource
 
 SCHEMA = pa.schema([("n", pa.int64())])
 TAGGED = pa.schema([("event", pa.string()), ("n", pa.int64())])
@@ -120,12 +120,12 @@ def test_checkpoints_pass_an_operator_that_wants_one_input_first(first: int | No
             checkpoint_interval_ms=10, restart=lw.RestartConfig(delay_min_ms=1), channel_batches_max=2
         )
     )
-    left = script(lambda n: [[{"n": n}], Mark.CHECKPOINT])
-    right = script(lambda n: [[{"n": 10 + n}], *([Mark.FAIL] if n == 3 else [])])
+    left = script(lambda n: [[{"n": n}], BARRIER])
+    right = script(lambda n: [[{"n": 10 + n}], *([FAIL] if n == 3 else [])])
     streams = [env.from_source(left, uid="left"), env.from_source(right, uid="right")]
     sink = lw.MemorySink()
     tagged(streams, Tag(first), [Exchange.FORWARD] * 2).sink_to(sink, uid="out")
-    result = execute(env.definition("both", MemoryStore()), Ports(stop=left.stop))
+    result = execute(env.definition("both", MemoryStore()))
     assert result.ended
     assert result.restarts == 1
     rows = [row["n"] for row in sink.table().to_pylist() if row["n"] is not None]

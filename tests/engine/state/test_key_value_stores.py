@@ -10,15 +10,19 @@ from lakeward.engine.core.errors import CheckpointError, CorruptionError
 from lakeward.engine.state.kv import StoreFactory
 from lakeward.engine.state.memory import MemoryStoreFactory
 from lakeward.engine.state.rocksdb import RocksDbStoreFactory
-from lakeward.testing.state_suite import KEY_VALUE_STORE_CHECKS, StoreUnderTest
+from lakeward.testing import KeyValueStoreSuite
 
 FACTORIES: dict[str, StoreFactory] = {"memory": MemoryStoreFactory(), "rocksdb": RocksDbStoreFactory()}
 
 
-@pytest.mark.parametrize("check", KEY_VALUE_STORE_CHECKS)
-@pytest.mark.parametrize("kind", FACTORIES)
-def test_a_store_keeps_the_contract(kind: str, check: str, tmp_path: Path) -> None:
-    KEY_VALUE_STORE_CHECKS[check](StoreUnderTest(FACTORIES[kind], str(tmp_path)))
+class TestMemoryStore(KeyValueStoreSuite):
+    def make_factory(self) -> StoreFactory:
+        return FACTORIES["memory"]
+
+
+class TestRocksDb(KeyValueStoreSuite):
+    def make_factory(self) -> StoreFactory:
+        return FACTORIES["rocksdb"]
 
 
 @pytest.mark.parametrize(("writer", "reader"), [("memory", "rocksdb"), ("rocksdb", "memory")])

@@ -1,0 +1,83 @@
+"""What is lost and what is doubled between the rows that came and those that should have come."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import pyarrow as pa
+
+Rows: TypeAlias = Sequence[Mapping[str, Any]] | pa.Table
+"""Rows as dicts by column name, or an Arrow table."""
+
+Answer: TypeAlias = Rows | Mapping[str, Rows]
+"""The rows of the only sink, or those of every sink by its uid."""
+
+EXAMPLES_MAX = 3
+FLOAT_DIGITS = 9
+"""Digits in which floating-point numbers are compared: sums differ in the last ones with the order of their rows."""
+
+_ONLY = ""
+
+
+def by_sink(answer: Answer) -> dict[str, Rows]:
+    """An answer by the uid of its sink; that of the only sink under an empty name."""
+    return {str(uid): rows for uid, rows in answer.items()} if isinstance(answer, Mapping) else {_ONLY: answer}
+
+
+def differences(found: Answer, expected: Answer) -> str:
+    """What is lost, what came twice and what should not have come at all, in words; empty when there is nothing.
+
+    Rows are compared as multisets, whatever their order; floating-point numbers in nine digits.
+
+    >>> differences([{"n": 1}, {"n": 2}, {"n": 2}], [{"n": 1}, {"n": 2}, {"n": 3}])
+    '1 row lost: {n: 3}; 1 row doubled: {n: 2}'
+
+    Args:
+        found: What came.
+        expected: What should have.
+    """
+    came, wanted = by_sink(found), by_sink(expected)
+    if len(came) == 1 and _ONLY in wanted:
+        came = {_ONLY: next(iter(came.values()))}
+    problems = []
+    for uid in sorted(came.keys() | wanted.keys()):
+        problem = _difference(came.get(uid, ()), wanted.get(uid, ()))
+        problems += [f"sink '{uid}': {problem}" if uid else problem] if problem else []
+    return "; ".join(problems)
+
+
+def _difference(found: Rows, expected: Rows) -> str:
+    came, wanted = _multiset(found), _multiset(expected)
+    lost, extra = wanted - came, came - wanted
+    doubled = Counter({row: n for row, n in extra.items() if row in wanted})
+    wrong = extra - doubled
+    parts = ((lost, "lost"), (doubled, "doubled"), (wrong, "that should not be there"))
+    return "; ".join(f"{_count(rows)} {what}: {_examples(rows)}" for rows, what in parts if rows)
+
+
+def _multiset(rows: Rows) -> Counter[str]:
+    listed: Sequence[Mapping[str, Any]] = rows.to_pylist() if isinstance(rows, pa.Table) else rows
+    return Counter(_text(row) for row in listed)
+
+
+def _count(rows: Counter[str]) -> str:
+    return f"{rows.total()} row" if rows.total() == 1 else f"{rows.total()} rows"
+
+
+def _examples(rows: Counter[str]) -> str:
+    some = sorted(rows.elements())
+    return ", ".join(some[:EXAMPLES_MAX]) + (", ..." if len(some) > EXAMPLES_MAX else "")
+
+
+def _text(value: Any) -> str:
+    """A text that is the same for equal values, whatever the order of columns."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{name}: {_text(one)}" for name, one in sorted(value.items())) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_text, value)) + "]"
+    if isinstance(value, float):
+        return "nan" if math.isnan(value) else f"{value + 0.0:.{FLOAT_DIGITS}g}"
+    return repr(value)

@@ -1,0 +1,253 @@
+"""Runs a whole job in this process, start by start: until its input ends, an `EOF`, or its death at an `ABORT`."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from lakeward.engine.checkpoint.store import CheckpointStore, MemoryStore
+from lakeward.engine.config import EngineConfig
+from lakeward.engine.core.clock import Clock, ManualClock
+from lakeward.engine.core.ids import CheckpointId
+from lakeward.engine.execute import JobDefinition, JobResult, Ports, execute
+from lakeward.engine.runtime.io import SteppedIo
+from lakeward.engine.runtime.job import IoResult
+from lakeward.testing.collect import CollectSink
+from lakeward.testing.compare import Answer
+from lakeward.testing.crash import Life, SimulatedCrash
+from lakeward.testing.harness import Store, store_factory
+from lakeward.testing.jobs import Collected, Job, Read, build_job, check_ends, sources
+from lakeward.testing.simulation.faults import Faults
+from lakeward.testing.taps import Tap, tapped
+
+JOB_NAME = "job"
+STARTS_MAX = 100
+VIRTUAL_MS_MAX = 3_600_000
+"""Virtual time within which a run has to come to an end, a crash or an `EOF`: an hour."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobRun:
+    """How one start of a job went.
+
+    Args:
+        result: How it ended; None when it died.
+        crash: Where it died; empty when it did not.
+    """
+
+    result: JobResult | None
+    crash: str = ""
+
+    @property
+    def ended(self) -> bool:
+        """Whether all input was read to its end."""
+        return self.result is not None and self.result.ended
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it stopped at an `EOF`."""
+        return self.result is not None and not self.result.ended
+
+    @property
+    def crashed(self) -> bool:
+        """Whether it died."""
+        return self.result is None
+
+    @property
+    def restored(self) -> CheckpointId | None:
+        """The checkpoint it went on from; None when it began anew, or died."""
+        return None if self.result is None else self.result.restored
+
+    @property
+    def restarts(self) -> int:
+        """Failures that it healed by itself; 0 when it died."""
+        return 0 if self.result is None else self.result.restarts
+
+    @property
+    def metrics(self) -> Mapping[str, Mapping[str, int]]:
+        """Counters by operator uid, then by name; none when it died."""
+        return {} if self.result is None else self.result.metrics
+
+
+class JobHarness:
+    """A job under test: each `run` is one start of its process, in this one, without threads.
+
+    Time is virtual and moves when the job has nothing to do, so waiting costs nothing, and a test runs the same way
+    every time. A crash is one: nothing is closed, flushed or committed after it; what the job's Python objects knew is
+    gone if its function made them. The next `run` goes on from the newest checkpoint, at any parallelism.
+
+    >>> import pyarrow as pa
+    >>> from lakeward.testing import ABORT, BARRIER, CollectSink, ScriptedSource
+    >>> script = [[{"n": 1}], BARRIER, [{"n": 2}], ABORT, [{"n": 3}]]
+    >>> source, sink = ScriptedSource(pa.schema({"n": pa.int64()}), script), CollectSink()
+    >>> def job(env):
+    ...     env.from_source(source, uid="numbers").sink_to(sink, uid="out")
+    >>> harness = JobHarness(job)
+    >>> harness.run().crashed, sink.rows()
+    (True, [{'n': 1}])
+    >>> harness.run().ended, sink.rows()
+    (True, [{'n': 1}, {'n': 2}, {'n': 3}])
+
+    Args:
+        job: A function that writes the job on the environment it is given (and may take a folder as well, empty at
+            first and kept over restarts), a function that returns an environment, or an environment. A function is
+            called for every start.
+        config: How it is run; None: as the job says, a checkpoint every 100 ms for functions of an environment.
+        checkpoints: Where checkpoints go; None: in memory, for the life of this harness.
+        state: The key-value store behind keyed state: "memory", or "rocksdb" as in production.
+        clock: Time; None: a `ManualClock`. Give a `SystemClock` for sources and sinks that wait for other processes.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        *,
+        config: EngineConfig | None = None,
+        checkpoints: CheckpointStore | None = None,
+        state: Store = "memory",
+        clock: Clock | None = None,
+    ) -> None:
+        self._job = job
+        self._config = config
+        self._store = checkpoints or MemoryStore()
+        self._state = store_factory(state)
+        self.clock: Clock = clock or ManualClock()
+        self._root = Path(tempfile.mkdtemp(prefix="lakeward-job-"))
+        self._forget = weakref.finalize(self, shutil.rmtree, str(self._root), ignore_errors=True)
+        self.folder = self._root / "given"
+        """What a job function gets as its second argument; removed with this object."""
+        self.folder.mkdir()
+        self._collected = Collected()
+        self._ids = 0
+
+    def run(self, *, parallelism: int | None = None) -> JobRun:
+        """Start the job, and let it run until its input ends, it meets an `EOF`, or it dies.
+
+        Errors that a restart can heal are healed as in production, within the run.
+
+        Args:
+            parallelism: Subtasks of each operator that says nothing else, for this start; None: as the job says.
+
+        Returns:
+            How it went.
+
+        Raises:
+            LakewardError: As `env.execute` does.
+            AssertionError: It waits for something that never comes: an hour of virtual time went by.
+        """
+        return self._run(self._define(parallelism))
+
+    def run_to_end(self, parallelism: Sequence[int] = ()) -> list[JobRun]:
+        """Start the job again and again until its input has ended.
+
+        >>> from lakeward.testing import ABORT, CollectSink, ScriptedSource
+        >>> import pyarrow as pa
+        >>> source = ScriptedSource(pa.schema({"n": pa.int64()}), [[{"n": 1}], ABORT, [{"n": 2}]])
+        >>> harness = JobHarness(lambda env: env.from_source(source, uid="in").sink_to(CollectSink(), uid="out"))
+        >>> [run.crashed for run in harness.run_to_end(parallelism=[1, 3])], harness.rows()
+        ([True, False], [{'n': 1}, {'n': 2}])
+
+        Args:
+            parallelism: Of the first start, the second and so on; then round again. Empty: as the job says.
+
+        Returns:
+            How each start went; the last one has ended.
+
+        Raises:
+            LakewardError: As `env.execute` does, and when a source has no end.
+            AssertionError: It did not end in a hundred starts.
+        """
+        runs: list[JobRun] = []
+        while not runs or not runs[-1].ended:
+            assert len(runs) < STARTS_MAX, f"the job was started {STARTS_MAX} times, and still has not ended"
+            definition = self._define(parallelism[len(runs) % len(parallelism)] if parallelism else None)
+            check_ends(definition.graph)
+            runs.append(self._run(definition))
+        return runs
+
+    @property
+    def sinks(self) -> Mapping[str, CollectSink]:
+        """The job's collecting sinks by uid, once it was started."""
+        return {str(uid): sink for uid, sink in self._collected.sinks.items()}
+
+    def rows(self, uid: str | None = None) -> list[dict[str, Any]]:
+        """What a collecting sink has; of an updating stream, what is left of it after all its changes.
+
+        Args:
+            uid: The sink's uid; None: the only one.
+
+        Raises:
+            ConfigError: There is no such sink, or not only one.
+        """
+        return self._collected.rows(uid)
+
+    def table(self, uid: str | None = None) -> pa.Table:
+        """The same rows as an Arrow table."""
+        return self._collected.table(uid)
+
+    def all_rows(self) -> dict[str, list[dict[str, Any]]]:
+        """What every collecting sink has, by uid, as `rows` says it."""
+        return self._collected.all_rows()
+
+    def answer(self, read: Read | None = None) -> Answer:
+        """What the job has made visible: in its collecting sinks, or what `read` finds in the job's folder."""
+        return self._collected.answer(read, self.folder)
+
+    def _define(self, parallelism: int | None) -> JobDefinition:
+        graph, config = build_job(self._job, self._config, self.folder)
+        if parallelism is not None:
+            config = replace(config, parallelism=parallelism)
+        return JobDefinition(graph, JOB_NAME, config, self._store)
+
+    def _run(self, job: JobDefinition) -> JobRun:
+        self._collected.bind(job.graph)
+        scripts = list(sources(job.graph).values())
+        ports = Ports(
+            self.clock,
+            stop=self._stop_signal(lambda: any(one.stop() for one in scripts)),
+            new_id=self._new_id,
+            make_io=InlineIo,
+            store_factory=self._state,
+            directory=str(self._root),
+        )
+        try:
+            return JobRun(execute(replace(job, graph=tapped(job.graph, self._tap(Life()))), ports))
+        except SimulatedCrash as crash:
+            return JobRun(None, str(crash))
+
+    def _stop_signal(self, stop: Callable[[], bool]) -> Callable[[], bool]:
+        """Asked between steps: also notices that a job waits for what never comes."""
+        until_ms = self.clock.monotonic_ms() + VIRTUAL_MS_MAX
+
+        def signal() -> bool:
+            if isinstance(self.clock, ManualClock):
+                waited = self.clock.monotonic_ms() > until_ms
+                assert not waited, "an hour of virtual time went by, and the job still waits for something"
+            return stop()
+
+        return signal
+
+    def _tap(self, life: Life) -> Tap:
+        return Tap(Faults(random.Random(0), {}), life)
+
+    def _new_id(self) -> str:
+        self._ids += 1
+        return f"start{self._ids}"
+
+
+class InlineIo(SteppedIo[IoResult]):
+    """Runs slow effects where their results are asked for: in order, without a thread, the same way every time."""
+
+    def poll(self) -> IoResult | None:
+        """Run the oldest waiting function and return its result."""
+        if self.is_ready:
+            self.step()
+        return super().poll()
