@@ -182,6 +182,11 @@ class Broker:
             process.kill()
             process.wait()
 
+    @property
+    def plan(self) -> BrokerPlan:
+        """What runs; as a text, its name and version."""
+        return BrokerPlan(self.kind, self.version, (), self.bootstrap)
+
     def create_topic(
         self, name: str | None = None, partitions: int = 1, config: Mapping[str, str] | None = None
     ) -> str:
@@ -445,7 +450,7 @@ def shared_broker(directory: Path | str) -> Iterator[Broker]:
         with _locked(directory / "start.lock"):
             owned = None if address.exists() else start_broker(directory / f"data-{uuid4().hex[:8]}")
             if owned is not None:
-                address.write_text(json.dumps({"plan": asdict(_plan_of(owned)), "bootstrap": owned.bootstrap}))
+                address.write_text(json.dumps({"plan": asdict(owned.plan), "bootstrap": owned.bootstrap}))
             stored = json.loads(address.read_text())
             fcntl.flock(users, fcntl.LOCK_SH)
         if owned is None:
@@ -460,24 +465,11 @@ def shared_broker(directory: Path | str) -> Iterator[Broker]:
                 owned.stop()
 
 
-def broker_used(directory: Path | str) -> str:
-    """Which broker `shared_broker` gave out in this directory; empty when none."""
-    for name in ("broker.json", "broker-ended.json"):
-        path = Path(directory) / name
-        if path.exists():
-            return str(BrokerPlan(**json.loads(path.read_text())["plan"]))
-    return ""
-
-
 def free_port() -> int:
     """A TCP port on loopback that nobody listens on right now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def _plan_of(broker: Broker) -> BrokerPlan:
-    return BrokerPlan(broker.kind, broker.version, (), broker.bootstrap)
 
 
 @contextmanager

@@ -16,7 +16,6 @@ from lakeward.testing.brokers import (
     BOOTSTRAP_VARIABLE,
     KIND_VARIABLE,
     Broker,
-    broker_used,
     embedded_broker,
     free_port,
     plan_broker,
@@ -110,7 +109,7 @@ def test_two_users_of_one_directory_share_a_broker(tmp_path: Path, monkeypatch: 
         pid = owner.pid
     assert pid is not None
     assert not is_alive(pid)
-    assert broker_used(tmp_path).startswith("noida-db")
+    assert str(owner.plan).startswith("noida-db")
 
 
 def test_a_broker_that_does_not_come_up_shows_the_end_of_its_log(tmp_path: Path) -> None:
