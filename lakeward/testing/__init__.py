@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lakeward.testing.job_harness import JobHarness, JobRun
     from lakeward.testing.lake import LocalLake
     from lakeward.testing.simulated_job import Simulated, simulate
+    from lakeward.testing.simulation.runner import SimulationViolation
     from lakeward.testing.sink_suite import FaultPoint, SinkFeature, SinkHarness, SinkPolicy, SinkSuite
     from lakeward.testing.source_suite import SourceSuite
     from lakeward.testing.sources import ABORT, BARRIER, EOF, FAIL, PAUSE, Item, ScriptedSource, Watermark
@@ -32,6 +33,7 @@ _HOMES = {
     "testing.job_harness": ("JobHarness", "JobRun"),
     "testing.lake": ("LocalLake",),
     "testing.simulated_job": ("Simulated", "simulate"),
+    "testing.simulation.runner": ("SimulationViolation",),
     "testing.sink_suite": ("FaultPoint", "SinkFeature", "SinkHarness", "SinkPolicy", "SinkSuite"),
     "testing.source_suite": ("SourceSuite",),
     "testing.sources": ("ABORT", "BARRIER", "EOF", "FAIL", "PAUSE", "Item", "ScriptedSource", "Watermark"),
@@ -63,6 +65,7 @@ __all__ = [
     "OperatorHarness",
     "ScriptedSource",
     "Simulated",
+    "SimulationViolation",
     "SinkFeature",
     "SinkHarness",
     "SinkPolicy",

@@ -18,6 +18,7 @@ from lakeward.engine.config import EngineConfig
 from lakeward.engine.core.clock import Clock, ManualClock
 from lakeward.engine.core.ids import CheckpointId
 from lakeward.engine.execute import JobDefinition, JobResult, Ports, execute
+from lakeward.engine.runtime.drivers import IDLE_SLEEP_MAX_MS
 from lakeward.engine.runtime.io import SteppedIo
 from lakeward.engine.runtime.job import IoResult
 from lakeward.testing.collect import CollectSink
@@ -26,12 +27,17 @@ from lakeward.testing.crash import Life, SimulatedCrash
 from lakeward.testing.harness import Store, store_factory
 from lakeward.testing.jobs import Collected, Job, Read, build_job, check_ends, sources
 from lakeward.testing.simulation.faults import Faults
+from lakeward.testing.simulation.runner import fast_directory
+from lakeward.testing.sources import ScriptedSource
 from lakeward.testing.taps import Tap, tapped
 
 JOB_NAME = "job"
 STARTS_MAX = 100
-VIRTUAL_MS_MAX = 3_600_000
-"""Virtual time within which a run has to come to an end, a crash or an `EOF`: an hour."""
+VIRTUAL_MS_MAX = 300_000
+"""Virtual time within which a run has to come to an end, a crash or an `EOF`, and its pauses besides: five minutes."""
+
+LEAP_MS = 50
+"""How far virtual time goes at once when nothing happens: half of the time between two looks at the clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +90,9 @@ class JobHarness:
     every time. A crash is one: nothing is closed, flushed or committed after it; what the job's Python objects knew is
     gone if its function made them. The next `run` goes on from the newest checkpoint, at any parallelism.
 
-    >>> import pyarrow as pa
     >>> from lakeward.testing import ABORT, BARRIER, CollectSink, ScriptedSource
     >>> script = [[{"n": 1}], BARRIER, [{"n": 2}], ABORT, [{"n": 3}]]
-    >>> source, sink = ScriptedSource(pa.schema({"n": pa.int64()}), script), CollectSink()
+    >>> source, sink = ScriptedSource({"n": int}, script), CollectSink()
     >>> def job(env):
     ...     env.from_source(source, uid="numbers").sink_to(sink, uid="out")
     >>> harness = JobHarness(job)
@@ -119,8 +124,8 @@ class JobHarness:
         self._config = config
         self._store = checkpoints or MemoryStore()
         self._state = store_factory(state)
-        self.clock: Clock = clock or ManualClock()
-        self._root = Path(tempfile.mkdtemp(prefix="lakeward-job-"))
+        self.clock: Clock = clock or VirtualClock()
+        self._root = Path(tempfile.mkdtemp(prefix="lakeward-job-", dir=fast_directory()))
         self._forget = weakref.finalize(self, shutil.rmtree, str(self._root), ignore_errors=True)
         self.folder = self._root / "given"
         """What a job function gets as its second argument; removed with this object."""
@@ -141,7 +146,7 @@ class JobHarness:
 
         Raises:
             LakewardError: As `env.execute` does.
-            AssertionError: It waits for something that never comes: an hour of virtual time went by.
+            AssertionError: It waits for what never comes: five minutes of virtual time went by, and all pauses.
         """
         return self._run(self._define(parallelism))
 
@@ -149,8 +154,7 @@ class JobHarness:
         """Start the job again and again until its input has ended.
 
         >>> from lakeward.testing import ABORT, CollectSink, ScriptedSource
-        >>> import pyarrow as pa
-        >>> source = ScriptedSource(pa.schema({"n": pa.int64()}), [[{"n": 1}], ABORT, [{"n": 2}]])
+        >>> source = ScriptedSource({"n": int}, [[{"n": 1}], ABORT, [{"n": 2}]])
         >>> harness = JobHarness(lambda env: env.from_source(source, uid="in").sink_to(CollectSink(), uid="out"))
         >>> [run.crashed for run in harness.run_to_end(parallelism=[1, 3])], harness.rows()
         ([True, False], [{'n': 1}, {'n': 2}])
@@ -212,7 +216,7 @@ class JobHarness:
         scripts = list(sources(job.graph).values())
         ports = Ports(
             self.clock,
-            stop=self._stop_signal(lambda: any(one.stop() for one in scripts)),
+            stop=self._stop_signal(scripts),
             new_id=self._new_id,
             make_io=InlineIo,
             store_factory=self._state,
@@ -223,15 +227,15 @@ class JobHarness:
         except SimulatedCrash as crash:
             return JobRun(None, str(crash))
 
-    def _stop_signal(self, stop: Callable[[], bool]) -> Callable[[], bool]:
-        """Asked between steps: also notices that a job waits for what never comes."""
-        until_ms = self.clock.monotonic_ms() + VIRTUAL_MS_MAX
+    def _stop_signal(self, scripts: Sequence[ScriptedSource]) -> Callable[[], bool]:
+        """Asked between steps: whether a script has come to an `EOF`; also notices a job that waits for ever."""
+        until_ms = self.clock.monotonic_ms() + VIRTUAL_MS_MAX + sum(one.pauses_ms for one in scripts)
 
         def signal() -> bool:
             if isinstance(self.clock, ManualClock):
                 waited = self.clock.monotonic_ms() > until_ms
-                assert not waited, "an hour of virtual time went by, and the job still waits for something"
-            return stop()
+                assert not waited, "minutes of virtual time went by, and the job still waits for something"
+            return any(one.stop() for one in scripts)
 
         return signal
 
@@ -241,6 +245,21 @@ class JobHarness:
     def _new_id(self) -> str:
         self._ids += 1
         return f"start{self._ids}"
+
+
+class VirtualClock(ManualClock):
+    """A clock that moves when nothing happens, and then hurries.
+
+    >>> clock = VirtualClock()
+    >>> clock.sleep_ms(1)
+    >>> clock.sleep_ms(IDLE_SLEEP_MAX_MS)
+    >>> clock.monotonic_ms()
+    51
+    """
+
+    def sleep_ms(self, duration_ms: float) -> None:
+        """Returns at once; time has moved, the further the longer there was nothing to do."""
+        self.advance_ms(duration_ms if duration_ms < IDLE_SLEEP_MAX_MS else max(duration_ms, LEAP_MS))
 
 
 class InlineIo(SteppedIo[IoResult]):

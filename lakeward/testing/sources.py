@@ -10,6 +10,7 @@ from typing import Any, Final, TypeAlias
 
 import pyarrow as pa
 
+from lakeward.engine.api.row_types import SchemaLike, given_schema
 from lakeward.engine.api.source import ReaderContext, Source, SourceReader, Split, SplitBatch, SplitFinished
 from lakeward.engine.core.clock import Clock
 from lakeward.engine.core.errors import ConfigError, SourceError
@@ -97,21 +98,20 @@ Item: TypeAlias = pa.RecordBatch | Sequence[Mapping[str, Any]] | Mark | Pause | 
 class ScriptedSource(Source):
     """Hands out the rows of its scripts, one script a split, with marks between them; after Bytewax's TestingSource.
 
-    >>> import pyarrow as pa
-    >>> source = ScriptedSource(pa.schema({"a": pa.int64()}), [[{"a": 1}], BARRIER, [{"a": 2}]])
+    >>> source = ScriptedSource({"a": int}, [[{"a": 1}], BARRIER, [{"a": 2}]])
     >>> [split.id for split in source.list_splits(None)]
     ['script-0']
 
     Args:
-        schema: Of all rows.
+        schema: Of all rows: an Arrow schema, a dict of names to types, a dataclass or a TypedDict.
         scripts: For each split, batches (or lists of dict rows) and marks.
         bounded: Whether the scripts' end is the end of the input.
 
     Guarantees: replayable from any batch; a run reads each batch at most once.
     """
 
-    def __init__(self, schema: pa.Schema, *scripts: Sequence[Item], bounded: bool = True) -> None:
-        self._schema = schema
+    def __init__(self, schema: SchemaLike, *scripts: Sequence[Item], bounded: bool = True) -> None:
+        self._schema = given_schema(schema, "the schema of a script")
         self._bounded = bounded
         self.scripts = [[self._item(item) for item in script] for script in scripts]
         self.passed: set[tuple[SplitId, int]] = set()
@@ -139,6 +139,11 @@ class ScriptedSource(Source):
     def description(self) -> str:
         """What it reads."""
         return "script"
+
+    @property
+    def pauses_ms(self) -> int:
+        """How long all its pauses are together."""
+        return sum(item.duration_ms for script in self.scripts for item in script if isinstance(item, Pause))
 
     def stop(self) -> bool:
         """Whether this run has met `EOF`."""

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,17 @@ def test_the_python_of_a_document_runs(document: Path, tmp_path: Path) -> None:
         [sys.executable, str(script)], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("document", [d for d in DOCUMENTS if "def test_" in blocks(d)], ids=lambda d: d.name)
+def test_the_tests_of_a_document_pass(document: Path, tmp_path: Path) -> None:
+    script = tmp_path / "test_document.py"
+    script.write_text(blocks(document))
+    plugin = "lakeward.testing.pytest_plugin"
+    installed = any(one.value == plugin for one in entry_points(group="pytest11"))
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *([] if installed else ["-p", plugin])]
+    done = subprocess.run([*command, str(script)], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: d.name)
