@@ -24,7 +24,7 @@ from lakeward.testing.taps import Tap
 CHECKPOINTS = 5
 """About as many checkpoints has a run that is to crash."""
 
-INTERVAL_MS = 50
+INTERVAL_MS = 90
 """Shorter than the time that the engine lets pass between two looks at the clock: each look begins a checkpoint."""
 
 SAMPLES = (1, 2)
@@ -47,6 +47,7 @@ class CrashPoint(Enum):
     BEFORE_CLAIM = "before the checkpoint is claimed"
     AFTER_CLAIM = "after the checkpoint was claimed"
     BEFORE_COMMIT = "before the sink commits"
+    AMID_COMMIT = "amid the sink's commit"
     AFTER_COMMIT = "after the sink has committed"
     BEFORE_MARKER = "before the commit is noted"
     AFTER_MARKER = "after the commit was noted"
@@ -70,13 +71,16 @@ class Place:
     Args:
         point: The point.
         uid: Of the sink or source; empty for a step of the checkpoint store.
+        line: Amid a commit, the file and line of the sink's code that is not reached any more.
     """
 
     point: CrashPoint
     uid: str = ""
+    line: str = ""
 
     def __str__(self) -> str:
-        return self.point.value.replace("the s", f"'{self.uid}', the s", 1) if self.uid else self.point.value
+        text = self.point.value.replace("the s", f"'{self.uid}', the s", 1) if self.uid else self.point.value
+        return f"{text}, before {self.line}" if self.line else text
 
 
 Plan: TypeAlias = tuple[tuple[Place, int], ...]
@@ -89,6 +93,8 @@ class CrashFaults(Faults):
     Args:
         plan: One crash for each process, in order; the one after the last lives.
     """
+
+    by_line = True
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(random.Random(0), {})
@@ -118,17 +124,16 @@ _STORE_STEPS = {"manifest": "MANIFEST", "claim": "CLAIM", "committed": "MARKER"}
 def place_of(where: str) -> Place | None:
     """The place that a port names; None for one that is of no interest.
 
-    >>> place_of("before commit of 'out'"), place_of("after read of 'orders'")
-    (Place(point=<CrashPoint.BEFORE_COMMIT: 'before the sink commits'>, uid='out'), \
-Place(point=<CrashPoint.AFTER_READ: 'after reading rows'>, uid='orders'))
+    >>> print(place_of("before commit of 'out'"), place_of("amid commit of 'out' sink.py:12"), sep="; ")
+    before 'out', the sink commits; amid 'out', the sink's commit, before sink.py:12
     """
     when, what, *rest = where.split(" ")
     if rest and rest[0] == "of":
-        name, uid = what, rest[1].strip("'")
+        name, uid, line = what, rest[1].strip("'"), " ".join(rest[2:])
     else:
-        name, uid = _store_step(what, rest[-1]), ""
+        name, uid, line = _store_step(what, rest[-1]), "", ""
     found = f"{when}_{name}".upper()
-    return Place(CrashPoint[found], uid) if found in CrashPoint.__members__ else None
+    return Place(CrashPoint[found], uid, line) if found in CrashPoint.__members__ else None
 
 
 def _store_step(call: str, path: str) -> str:
@@ -232,13 +237,12 @@ def _check(text: str, problem: str) -> None:
 def _plans(passed: Counter[Place], points: Collection[CrashPoint]) -> list[Plan]:
     """What to try, in the order of the protocol."""
     order = list(CrashPoint)
-    places = sorted(passed, key=lambda place: (order.index(place.point), place.uid))
+    places = sorted(passed, key=lambda place: (order.index(place.point), place.uid, place.line))
     single: list[Plan] = [
         ((place, nth),)
         for place in places
         if place.point in points and place.point not in RECOVERIES
-        for nth in sorted({*SAMPLES, passed[place]})
-        if nth <= passed[place]
+        for nth in _samples(place.point, passed[place])
     ]
     first = [place for place in places if place.point in FIRST_CRASHES]
     double: list[Plan] = [
@@ -248,6 +252,13 @@ def _plans(passed: Counter[Place], points: Collection[CrashPoint]) -> list[Plan]
         for place in first
     ]
     return single + double
+
+
+def _samples(point: CrashPoint, times: int) -> list[int]:
+    """At which of the times that a run comes by a point to crash."""
+    if point is CrashPoint.AMID_COMMIT:
+        return [min(2, times)]
+    return sorted({*(one for one in SAMPLES if one <= times), times})
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from types import FrameType
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 
@@ -20,7 +24,7 @@ from lakeward.testing.crash import Life, SimulatedCrash
 from lakeward.testing.simulation.faults import Faults
 from lakeward.testing.simulation.knobs import Fault
 
-T = TypeVar("T")
+TraceFunction: TypeAlias = Callable[[FrameType, str, Any], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +225,26 @@ class _TappedWriter(SinkWriter):
         self._tap.close(self._inner.close)
 
 
+@contextmanager
+def between_lines(kind: type, ask: Callable[[str], None]) -> Iterator[None]:
+    """Ask before every line of a class's modules that is run in this context; what is raised is raised there."""
+    files = {inspect.getsourcefile(one) for one in kind.__mro__ if one.__module__ != "builtins"}
+
+    def trace(frame: FrameType, event: str, _: object) -> TraceFunction | None:
+        if frame.f_code.co_filename not in files:
+            return None
+        if event == "line":
+            ask(f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}")
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
+
+
 class _TappedCommitter(Committer):
     def __init__(self, inner: Committer, uid: str, tap: Tap) -> None:
         self._inner = inner
@@ -231,7 +255,14 @@ class _TappedCommitter(Committer):
         self._call("recovery", lambda: self._inner.recover(pending))
 
     def commit(self, checkpoint: CheckpointId, committables: Sequence[JsonObject]) -> None:
-        self._call("commit", lambda: self._inner.commit(checkpoint, committables))
+        def effect() -> None:
+            if not self._tap.faults.by_line or not committables:
+                return self._inner.commit(checkpoint, committables)
+            where = f"amid commit of '{self._uid}'"
+            with between_lines(type(self._inner), lambda line: self._tap.faults.around(f"{where} {line}")):
+                return self._inner.commit(checkpoint, committables)
+
+        self._call("commit", effect)
 
     def _call(self, what: str, effect: Callable[[], None]) -> None:
         place, faults = f"{what} of '{self._uid}'", self._tap.faults

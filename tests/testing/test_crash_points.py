@@ -149,9 +149,15 @@ class ListCommitter(Committer):
         out, broken = self._sink.out, self._sink.broken
         if checkpoint <= out.marker and broken != "commits twice":
             return
-        for one in committables:
-            out.rows += one["rows"]  # type: ignore[arg-type]
-        out.marker = checkpoint
+        new: list[int] = [n for one in committables for n in one["rows"]]  # type: ignore[union-attr,misc]
+        if broken == "marks after its rows":
+            out.rows += new
+            out.marker = checkpoint
+        elif broken == "marks before its rows":
+            out.marker = checkpoint
+            out.rows += new
+        else:
+            out.rows, out.marker = out.rows + new, checkpoint
 
 
 def into_list(broken: str) -> tuple[Callable[[lw.StreamExecutionEnvironment, Path], None], Callable[[Path], Any]]:
@@ -184,6 +190,8 @@ def test_a_sink_that_is_not_broken_passes() -> None:
         ("commits twice", "after 'list', the sink has committed", "doubled"),
         ("forgets what is pending", "before 'list', the sink commits", "lost"),
         ("flushes in close", "after reading rows", "lost"),
+        ("marks after its rows", "amid 'list', the sink's commit, before test_crash_points.py:", "doubled"),
+        ("marks before its rows", "amid 'list', the sink's commit, before test_crash_points.py:", "lost"),
         ("refuses to go on", "after the manifest was written", "the job cannot go on: SinkStateError: no"),
     ],
 )

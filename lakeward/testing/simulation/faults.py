@@ -38,6 +38,9 @@ class Faults:
         rates: The chance of each kind; those that are left out never happen.
     """
 
+    by_line = False
+    """Whether `around` is asked between any two lines of a committer, too."""
+
     def __init__(self, rng: random.Random, rates: Mapping[Fault, float]) -> None:
         self._rng = rng
         self._rates = dict(rates)
