@@ -34,7 +34,7 @@ import pyarrow.parquet as pq
 from lakeward import col
 from lakeward.connectors.nexmark.law import AUCTION_SCHEMA, BID_SCHEMA, PERSON_SCHEMA
 from lakeward.engine.api.changelog import SHORT_NAMES
-from lakeward.examples.nexmark import NAMES, inputs, query
+from lakeward.examples.nexmark import CEP_NAMES, NAMES, inputs, query
 from lakeward.operators.changelog import materialise
 
 FILES = {"persons": "person", "auctions": "auction", "bids": "bid"}
@@ -53,7 +53,7 @@ class Run:
     """One run of one query.
 
     Args:
-        query: "q0" to "q23".
+        query: "q0" to "q23", "cep_q0" to "cep_q3".
         input: The directory of the data set.
         output: Where to write the answer; None: nowhere.
         format: "parquet" or "jsonl".
@@ -351,7 +351,7 @@ def main(arguments: Sequence[str]) -> None:
     if options.child:
         run(Run(**json.loads(options.child)))
     elif options.query is None:
-        measure(options.queries.split(",") if options.queries else NAMES, options)
+        measure(options.queries.split(",") if options.queries else (*NAMES, *CEP_NAMES), options)
     elif options.input is None:
         files = Run(options.query, "", format=options.format).files
         sys.exit(f"give --input: the directory that holds {', '.join(files)}")
@@ -363,7 +363,7 @@ def main(arguments: Sequence[str]) -> None:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--query", choices=NAMES)
+    made.add_argument("--query", choices=(*NAMES, *CEP_NAMES))
     made.add_argument("--input", help="directory of the data set")
     made.add_argument("--output", help="directory for the answer; without it, it is thrown away")
     made.add_argument("--format", choices=("parquet", "jsonl"), default="parquet")

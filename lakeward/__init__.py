@@ -47,9 +47,11 @@ if TYPE_CHECKING:
         vectorised_udf,
         when,
     )
+    from lakeward.dsl.expressions.pattern_rows import match_time, var
     from lakeward.dsl.joins import LookupCache
     from lakeward.dsl.keyed import KeyedStream, WindowedStream
     from lakeward.dsl.over import OverStream
+    from lakeward.dsl.patterns import Pattern, pattern, to_first, to_last
     from lakeward.dsl.process import ConnectedStreams
     from lakeward.dsl.ranking import asc, desc
     from lakeward.dsl.stream import DataStream
@@ -121,9 +123,11 @@ _HOMES = {
         "vectorised_udf",
         "when",
     ),
+    "dsl.expressions.pattern_rows": ("match_time", "var"),
     "dsl.joins": ("LookupCache",),
     "dsl.keyed": ("KeyedStream", "WindowedStream"),
     "dsl.over": ("OverStream",),
+    "dsl.patterns": ("Pattern", "pattern", "to_first", "to_last"),
     "dsl.ranking": ("asc", "desc"),
     "dsl.process": ("ConnectedStreams",),
     "dsl.stream": ("DataStream",),
@@ -208,6 +212,7 @@ __all__ = [
     "OnError",
     "OutputTag",
     "OverStream",
+    "Pattern",
     "PrintSink",
     "ProcessContext",
     "ProcessFunction",
@@ -242,14 +247,19 @@ __all__ = [
     "last",
     "least",
     "lit",
+    "match_time",
     "max",
     "mean",
     "min",
     "month",
+    "pattern",
     "struct",
     "sum",
+    "to_first",
+    "to_last",
     "truncate",
     "udf",
+    "var",
     "vectorised_udf",
     "when",
     "year",

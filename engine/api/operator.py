@@ -65,6 +65,13 @@ class Operator(ABC):
     def on_watermark(self, timestamp_us: int, out: Output) -> None:  # noqa: B027
         """Event time has reached `timestamp_us` on all inputs; the watermark travels on when this returns."""
 
+    def passed_watermark(self, timestamp_us: int) -> int:
+        """The watermark that travels on, asked for after `on_watermark`: no row that is yet to be sent may be older.
+
+        Never later than `timestamp_us`, never going back, and the end of time when that has come.
+        """
+        return timestamp_us
+
     def on_tick(self, now_us: int, out: Output) -> None:  # noqa: B027
         """Processing time is now `now_us`; called a few times a second, never between `prepare` and `snapshot`."""
 

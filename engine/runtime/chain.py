@@ -6,7 +6,7 @@ import shutil
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -93,8 +93,8 @@ class ChainedOperator:
         with errors_named(self.node):
             self.operator.on_input(index, batch, self.out)
 
-    def advance(self, signal: Signal) -> bool:
-        """Event time has advanced, or the input has ended; False if the signal is held here."""
+    def advance(self, signal: Signal) -> Signal | None:
+        """Event time has advanced, or the input has ended; returns the signal that goes on, None if it is held here."""
         with errors_named(self.node):
             if isinstance(signal, EndOfInput):
                 return self._end(signal)
@@ -102,17 +102,17 @@ class ChainedOperator:
                 self.held.append(signal)
                 self.operator.on_watermark(signal.timestamp_us, self.out)
                 self.operator.poll(self.out)
-                return False
+                return None
             self.operator.on_watermark(signal.timestamp_us, self.out)
-            return True
+            return replace(signal, timestamp_us=self.operator.passed_watermark(signal.timestamp_us))
 
-    def _end(self, signal: EndOfInput) -> bool:
+    def _end(self, signal: EndOfInput) -> EndOfInput | None:
         if self.held:
             self.held.append(signal)
-            return False
+            return None
         self.operator.on_end(self.out)
         self.ended = True
-        return True
+        return signal
 
     def poll(self) -> bool:
         """Send what is ready of an `AsyncOperator`; True if anything has happened."""
@@ -221,8 +221,10 @@ class Chain:
             first: The first operator.
         """
         for chained in self._operators[first:]:
-            if not chained.advance(signal):
+            passed = chained.advance(signal)
+            if passed is None:
                 return
+            signal = passed
         self.pass_on(signal)
 
     def _release(self, number: int) -> None:

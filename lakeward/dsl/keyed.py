@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -32,6 +32,10 @@ from lakeward.operators.windows.operator import WindowAggregate
 from lakeward.operators.windows.reduced import WindowReduce
 from lakeward.operators.windows.sessions import SessionAggregate, SessionAssigner
 from lakeward.operators.windows.timed import WINDOW_END, WINDOW_START
+
+if TYPE_CHECKING:
+    from lakeward.dsl.expressions import Expr
+    from lakeward.dsl.patterns import MatchResult, Pattern
 
 
 class KeyedStream(KeyedRankingVerbs, KeyedProcessVerbs):
@@ -145,6 +149,52 @@ class KeyedStream(KeyedRankingVerbs, KeyedProcessVerbs):
         """
         options = GroupOptions(emit_interval, update_before, uid, parallelism)
         return group_aggregate(self._stream, self.keys, {**(aggregates or {}), **named}, options)
+
+    def match(
+        self,
+        pattern: Pattern,
+        measures: Mapping[str, Expr],
+        *,
+        late: OutputTag | None = None,
+        uid: str | None = None,
+        parallelism: int | None = None,
+    ) -> MatchResult:
+        """Find a pattern in the rows of each key, in the order of time: SQL's MATCH_RECOGNIZE, ONE ROW PER MATCH.
+
+        >>> import datetime as dt
+        >>> import lakeward as lw
+        >>> noon = dt.datetime(2026, 1, 1, 12, tzinfo=dt.timezone.utc)
+        >>> prices = [20, 15, 11, 19, 23]
+        >>> rows = [{"share": "a", "price": p, "at": noon + dt.timedelta(seconds=n)} for n, p in enumerate(prices)]
+        >>> env = lw.StreamExecutionEnvironment()
+        >>> ticks = env.from_collection(rows, watermark=lw.WatermarkStrategy.monotonous("at"))
+        >>> fall = lw.col("price") < lw.var("start", "down").last("price", 1)
+        >>> rise = lw.col("price") > lw.var("down").last("price")
+        >>> valley = lw.pattern().start("start").next("down", fall).one_or_more().next("up", rise)
+        >>> found = ticks.key_by("share").match(valley, {"bottom": lw.var("down").last("price"), "n": lw.var().count()})
+        >>> found.execute_and_collect().to_pylist()
+        [{'share': 'a', 'bottom': 11, 'n': 4}]
+
+        Args:
+            pattern: What to look for; begun by `lw.pattern()`.
+            measures: What to send of each match, by name: expressions over the rows of variables (`lw.var`), the last
+                row of the match (`lw.col`) and its time (`lw.match_time()`).
+            late: Side stream of rows that the watermark had passed already: `result.side_output(tag)`.
+            uid: The operator's name in checkpoints; give one, since it has state.
+            parallelism: Its subtasks.
+
+        Returns:
+            An append-only stream of the keys and the measures, a row a match. With `within`, it has event time if a
+            measure is `match_time()`, and its watermark is that much behind. Without event time rows are taken in the
+            order in which they arrive, and times are those of the clock.
+
+        Raises:
+            GraphError: The pattern may be empty, or would never end; a variable does not exist.
+            SchemaError: The stream takes rows back, or a condition or measure does not fit it.
+        """
+        from lakeward.dsl.patterns import MatchOptions, match
+
+        return match(self, pattern, measures, MatchOptions(late, uid, parallelism))
 
 
 @dataclass(frozen=True, slots=True)

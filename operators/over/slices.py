@@ -24,6 +24,8 @@ _HALF = 2**31
 class Slices:
     """One slice a row, of rows that are sorted by key and time.
 
+    For folds there may be any number of slices in any order, also empty ones.
+
     Args:
         starts: The first row of each slice, never falling.
         ends: Its last row, never falling: the row itself, or the last one with its time.
@@ -58,7 +60,7 @@ class Slices:
             neutral: What changes nothing.
             combine: An associative function of two arrays, such as `numpy.add`.
         """
-        folded = np.full(len(values), neutral, values.dtype)
+        folded = np.full(len(self), neutral, values.dtype)
         left, at = self.lengths, self.ends.copy()
         longest, size = int(left.max(initial=0)), 1
         while True:
@@ -77,7 +79,7 @@ class Slices:
             return values, np.zeros(0, np.bool_)
         greatest = max(abs(int(values.min())), abs(int(values.max())))
         if greatest * int(self.lengths.max()) < 2**63:
-            return self.fold(values, 0, np.add), np.zeros(len(values), np.bool_)
+            return self.fold(values, 0, np.add), np.zeros(len(self), np.bool_)
         high, low = self.fold(values >> 32, 0, np.add), self.fold(values & _LOW32, 0, np.add)
         high = high + (low >> 32)
         return (high << 32) | (low & _LOW32), (high < -_HALF) | (high >= _HALF)

@@ -35,22 +35,23 @@ class KeyedRows:
     def __len__(self) -> int:
         return len(self._table)
 
-    def append(self, batch: pa.RecordBatch, namespace: int = 0) -> None:
-        """Add rows, to a namespace that can be dropped as a whole."""
-        self.put(batch, np.full(batch.num_rows, -1, np.int64), namespace)
+    def append(self, batch: pa.RecordBatch, namespace: int = 0) -> RowIds:
+        """Add rows, to a namespace that can be dropped as a whole; returns their ids."""
+        return self.put(batch, np.full(batch.num_rows, -1, np.int64), namespace)
 
-    def put(self, batch: pa.RecordBatch, ids: RowIds, namespace: int = 0) -> None:
+    def put(self, batch: pa.RecordBatch, ids: RowIds, namespace: int = 0) -> RowIds:
         """Give rows the place of others of the same key; where the id is -1, add them. One row a key."""
         if not batch.num_rows:
-            return
+            return ids
         null = _some_null([batch.column(name) for name in self._key])
         if null is None:
-            self._table.put(batch, ids, 2 * namespace)
-            return
+            return self._table.put(batch, ids, 2 * namespace)
         self._nullable = True
-        self._table.put(batch.filter(pa.array(null)), ids[null], 2 * namespace + _NULL_KEYS)
+        given = np.empty_like(ids)
+        given[null] = self._table.put(batch.filter(pa.array(null)), ids[null], 2 * namespace + _NULL_KEYS)
         if not null.all():
-            self._table.put(batch.filter(pa.array(~null)), ids[~null], 2 * namespace)
+            given[~null] = self._table.put(batch.filter(pa.array(~null)), ids[~null], 2 * namespace)
+        return given
 
     def drop_below(self, namespace: int) -> None:
         """Forget all namespaces below this one."""
@@ -96,8 +97,9 @@ class KeyedRows:
         return self._table.get(name, ids)
 
     def set(self, name: str, ids: RowIds, values: npt.NDArray[Any]) -> None:
-        """Change a mutable column."""
-        self._table.set(name, ids, values)
+        """Change a mutable column; each id once."""
+        if len(ids):
+            self._table.set(name, ids, values)
 
     def remove(self, ids: RowIds) -> None:
         """Forget rows; each id once."""
@@ -105,7 +107,7 @@ class KeyedRows:
 
     def scan(self) -> Iterator[tuple[RowIds, pa.RecordBatch]]:
         """All rows; leave the table alone meanwhile."""
-        return self._table.scan()
+        yield from self._table.scan()
 
     def replace(self, ids: RowIds, batch: pa.RecordBatch, namespace: int = 0) -> None:
         """Forget rows, and add others: mostly of the same keys, which stay known when the new rows come first."""

@@ -23,9 +23,10 @@ from lakeward.dsl.expressions.nodes import (
     repeated,
     row_by_row,
 )
+from lakeward.dsl.expressions.pattern_nodes import MatchTime, RowsOf
 from lakeward.dsl.expressions.some_rows import broadcast
 from lakeward.engine.api.expression import BoundExpression, Comparison, Frame
-from lakeward.engine.core.errors import SchemaError
+from lakeward.engine.core.errors import GraphError, SchemaError
 from lakeward.engine.core.names import did_you_mean
 
 
@@ -187,6 +188,11 @@ class _Binder:
         """A name changes nothing about the value."""
         return self.compile(node.operand)
 
+    def of_a_pattern(self, node: Node) -> Compiled:
+        """There is no pattern here."""
+        hint = "var(...) and match_time() stand in the conditions and measures of a pattern: .key_by(...).match(...)"
+        raise GraphError(f"{node} refers to the rows of a pattern, and this is none (in {self._root})", hint=hint)
+
 
 _KINDS: dict[type[Node], Callable[..., Compiled]] = {
     Column: _Binder.column,
@@ -195,4 +201,6 @@ _KINDS: dict[type[Node], Callable[..., Compiled]] = {
     Case: _Binder.case,
     IsIn: _Binder.is_in,
     Alias: _Binder.alias,
+    RowsOf: _Binder.of_a_pattern,
+    MatchTime: _Binder.of_a_pattern,
 }
