@@ -1,7 +1,8 @@
 """A pattern matcher that looks at one row after the other: what the operator's answers are compared with.
 
 It tries the paths of each start one by one, in the order of SQL:2016, over a plain list of rows, and takes the first
-that is whole. Conditions are Python functions, so that it shares nothing with the engine.
+that is whole; but none of those behind one that fails for want of rows. Conditions are Python functions, so that it
+shares nothing with the engine.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ class RowPattern:
 
     Args:
         variables: In order.
-        skip: Where the search goes on after a match: "past_last_row", "to_next_row", or "first" or "last" and a name.
+        skip: Where the search goes on after a match: "past_last_row", "to_next_row", "first" or "last".
+        skip_to: Of "first" and "last" the variable.
         within_us: The last row is less than this after the first.
         not_next: What must not hold for the row behind the match.
         without: What must not hold for any row behind it that might belong to it.
@@ -57,7 +59,8 @@ class RowPattern:
     """
 
     variables: Sequence[RowVariable]
-    skip: str | tuple[Literal["first", "last"], str] = "past_last_row"
+    skip: Literal["past_last_row", "to_next_row", "first", "last"] = "past_last_row"
+    skip_to: str = ""
     within_us: int | None = None
     not_next: Sequence[Condition] = ()
     without: Sequence[Condition] = field(default=())
@@ -66,6 +69,10 @@ class RowPattern:
 
 class Undecided(Exception):
     """The next row that would have to be looked at may yet come."""
+
+
+class Ended(Exception):
+    """A row is needed that cannot come any more."""
 
 
 def matches(pattern: RowPattern, rows: Sequence[Row], known_us: int | None = None) -> list[Mapped]:
@@ -113,11 +120,9 @@ def _next_start(pattern: RowPattern, match: _Path, start: int) -> int:
         return start + 1
     if pattern.skip == "past_last_row":
         return max(number for numbers in match.values() for number in numbers) + 1
-    assert not isinstance(pattern.skip, str), "the other skips are a place and a name"
-    which, name = pattern.skip
-    if not match.get(name):
-        raise ValueError(f"'{name}' has no row")
-    target = match[name][0 if which == "first" else -1]
+    if not match.get(pattern.skip_to):
+        raise ValueError(f"'{pattern.skip_to}' has no row")
+    target = match[pattern.skip_to][0 if pattern.skip == "first" else -1]
     if target == start:
         raise ValueError("the search would go on where it began")
     return target
@@ -125,7 +130,10 @@ def _next_start(pattern: RowPattern, match: _Path, start: int) -> int:
 
 def _first_path(pattern: RowPattern, rows: Sequence[Row], start: int, known_us: int | None) -> _Path | None:
     attempt = _Attempt(pattern, rows, start, known_us)
-    return next(attempt.paths(0, start, {}), None)
+    try:
+        return next(attempt.paths(0, start, {}), None)
+    except Ended:
+        return None
 
 
 class _Attempt:
@@ -178,6 +186,8 @@ class _Attempt:
                 if variable.gap == "followed_by":
                     return
             at += 1
+        if not self._has(at) and not (variable.greedy and variable.least == 0):
+            raise Ended
 
     def _from_here(self, index: int, at: int, path: _Path) -> Iterator[_Path]:
         """The variable has one row or more, the first of them here."""
@@ -191,10 +201,13 @@ class _Attempt:
         enough = len(taken) >= max(variable.least, 1)
         if enough and not variable.greedy:
             yield from self.paths(index + 1, at, path)
-        if (variable.most is None or len(taken) < variable.most) and self._has(at):
-            longer = path | {variable.name: [*taken, at]}
-            if self._holds(variable.condition, longer, at):
-                yield from self._with_rows(index, longer, at + 1)
+        if variable.most is None or len(taken) < variable.most:
+            if self._has(at):
+                longer = path | {variable.name: [*taken, at]}
+                if self._holds(variable.condition, longer, at):
+                    yield from self._with_rows(index, longer, at + 1)
+            elif not (variable.greedy and len(taken) >= variable.least):
+                raise Ended
         if enough and variable.greedy:
             yield from self.paths(index + 1, at, path)
 

@@ -60,7 +60,8 @@ class Match(OperatorFactory):
     """Finds the matches of a pattern among the rows of each key, in the order of time.
 
     Semantics are those of SQL:2016's MATCH_RECOGNIZE with ONE ROW PER MATCH: from each start the preferred path alone
-    is a match, quantifiers give rows back, and starts are tried in order. The end of the input is the end of every key.
+    is a match, quantifiers give rows back for a row that does not fit, and starts are tried in order. As in Flink no
+    rows are given back because no more can come, at the end of the input or of the time that a match may take.
 
     Args:
         config: What is looked for.

@@ -9,7 +9,8 @@ most twice as many conditions as a row-wise matcher computes.
 
 Alternatives are tried in the order of the standard (SQL:2016, ISO/IEC 19075-5, 4.12): those of the last variable first;
 a greedy variable gives rows back one by one, a reluctant one takes one more. The first path that is whole is the match.
-Where the next thing to look at is a row that may yet come, the start is open, and nothing is decided.
+Where the next thing to look at is a row that may yet come, the start is open, and nothing is decided. Where it is a row
+that cannot come any more, the start has failed: rows are given back for one that does not fit, not for want of rows.
 """
 
 from __future__ import annotations
@@ -164,14 +165,18 @@ class Search:
         self.states[ended[~closed]] = OPEN
         if number == len(self._stages):
             self.states[ended[closed]] = MATCHED
-        else:
-            self._seek_failed(number, ended[closed])
+        elif self._may_miss(number):
+            self._leave_out(number, ended[closed])
 
     def _seek_failed(self, number: int, who: Rows) -> None:
-        if number < len(self._stages) and self._stages[number].greedy and not self._stages[number].least:
+        if self._may_miss(number):
             self._leave_out(number, who)
         else:
             self._put("back", number - 1, who)
+
+    def _may_miss(self, number: int) -> bool:
+        """Whether a variable may be left out when it is not found."""
+        return number < len(self._stages) and self._stages[number].greedy and not self._stages[number].least
 
     def _leave_out(self, number: int, who: Rows) -> None:
         """The last alternative of a variable that may be missing."""
@@ -227,13 +232,14 @@ class Search:
         """A variable has all rows that fit."""
         stage = self._stages[number]
         reached = self.counts[number][who] >= self._goal(number, who)
-        decided = reached | (self._end(number, who) < self._limits[who]) | self._closed[who]
-        self.states[who[~decided]] = OPEN
+        unfit = ~reached & (self._end(number, who) < self._limits[who])
+        closed = self._closed[who]
+        self.states[who[~reached & ~unfit & ~closed]] = OPEN
         enough = reached
         if stage.greedy:
-            enough = decided & (self.counts[number][who] >= stage.least)
+            enough = reached | ((unfit | closed) & (self.counts[number][who] >= stage.least))
         self._put("enter", number + 1, who[enough])
-        self._exhausted(number, who[decided & ~enough])
+        self._exhausted(number, who[unfit & ~enough])
 
     def _exhausted(self, number: int, who: Rows) -> None:
         """With the rows before it where they are, a variable that begins here has no alternative left."""

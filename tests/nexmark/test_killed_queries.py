@@ -1,4 +1,4 @@
-"""Every Nexmark query, killed with -9 in mid-run and resumed by another process, answers what DuckDB answers."""
+"""Every Nexmark query, killed with -9 in mid-run and resumed by another process, gives the right answer."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ from nexmark_answers import EVENTS, STARTS, Data, check, make_data, nexmark
 from lakeward.engine.checkpoint.inventory import take_inventory
 from lakeward.engine.checkpoint.manifest import CheckpointManifest
 from lakeward.engine.checkpoint.store_fs import open_store
-from lakeward.examples.nexmark import NAMES, inputs, query
+from lakeward.examples.nexmark import CEP_NAMES, NAMES, inputs, query
 from lakeward.testing.kill_points import KillPoint
 
+QUERIES = (*NAMES, *CEP_NAMES)
 JOB = Path(__file__).with_name("query_job.py")
 KILLED = -signal.SIGKILL
 POINTS = tuple(point.value for point in KillPoint)
@@ -139,11 +140,11 @@ class Killing:
 
 
 @pytest.mark.kill
-@pytest.mark.parametrize("name", NAMES)
-def test_a_query_that_is_killed_twice_answers_what_duckdb_answers(
+@pytest.mark.parametrize("name", QUERIES)
+def test_a_query_that_is_killed_twice_gives_the_right_answer(
     name: str, data: Data, forking: Forking, tmp_path: Path
 ) -> None:
-    number = NAMES.index(name)
+    number = QUERIES.index(name)
     job = Killing(name, data, tmp_path, forking, batches=9)
     job.die(POINTS[number % len(POINTS)], nth=2)
     job.die(POINTS[(number // len(POINTS) + number + 1) % len(POINTS)], nth=2)
@@ -182,7 +183,7 @@ def test_every_query_killed_five_times_by_processes_of_their_own(
     seed: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     data = make_data(seed, tmp_path_factory.mktemp("nexmark"))
-    for name in NAMES:
+    for name in QUERIES:
         job = Killing(name, data, tmp_path_factory.mktemp(name), start_afresh, batches=20)
         for point in POINTS:
             job.die(point, nth=2)

@@ -182,7 +182,7 @@ def drawn(random: Random) -> tuple[lw.Pattern, RowPattern]:
     if within_us is not None:
         pattern = pattern.within(f"{within_us}us")
     pattern, skip = skipping(pattern, variables, random)
-    return pattern, RowPattern(variables, skip, within_us, **endings)
+    return pattern, RowPattern(variables, *skip, within_us, **endings)
 
 
 def skipping(pattern: lw.Pattern, variables: list[RowVariable], random: Random) -> tuple[lw.Pattern, Any]:
@@ -194,7 +194,7 @@ def skipping(pattern: lw.Pattern, variables: list[RowVariable], random: Random) 
     if choice == "last":
         name = random.choice(sure)
         return pattern.skip(lw.to_last(name)), ("last", name)
-    return pattern.skip(choice), choice
+    return pattern.skip(choice), (choice, "")
 
 
 def measures(names: Sequence[str]) -> dict[str, Expr]:
@@ -308,10 +308,10 @@ class Case:
         assert comparable(sent) == found, (str(self.pattern), self.model)
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(6))
 def test_what_is_found_up_to_each_watermark_is_what_is_decided_by_then(seed: int) -> None:
     found = 0
-    for number in range(4):
+    for number in range(8):
         case, sent = Case(f"{seed} {number}"), list[Row]()
         with OperatorHarness(case.factory, case.schema) as harness:
             for batch, watermark in case.steps():

@@ -11,11 +11,13 @@ from lakeward.dsl.async_verbs import AsyncVerbs
 from lakeward.dsl.expressions import Then, When, namespaces
 from lakeward.dsl.expressions.number_methods import NumberMethods
 from lakeward.dsl.expressions.operator_methods import OperatorMethods
+from lakeward.dsl.expressions.pattern_rows import VariableRows
 from lakeward.dsl.expressions.text_namespace import StringNamespace
 from lakeward.dsl.expressions.time_namespace import TimeNamespace
 from lakeward.dsl.join_verbs import JoinVerbs
 from lakeward.dsl.joins import JoinResult
 from lakeward.dsl.keyed import WindowResult
+from lakeward.dsl.patterns import MatchResult
 from lakeward.dsl.ranking_verbs import KeyedRankingVerbs, RankingVerbs
 
 PUBLIC = """
@@ -24,11 +26,11 @@ PUBLIC = """
     FilesSink FilesSource FunctionContext FunctionLookup GlobalWindow IcebergSink JobResult Json KafkaSource
     KeyedBatchContext KeyedBatchFunction KeyedContext KeyedProcessFunction KeyedStream LakewardError ListState
     LookupCache LookupReader LookupSource MapState MemorySink NexmarkSource OnError OutputTag OverStream
-    PrintSink ProcessContext ProcessFunction ReducingState RenamedFrom RestartConfig SameWindow Session
-    Sliding StateTtl StreamExecutionEnvironment Tumbling ValueState WatermarkStrategy WindowedStream
+    Pattern PrintSink ProcessContext ProcessFunction ReducingState RenamedFrom RestartConfig SameWindow
+    Session Sliding StateTtl StreamExecutionEnvironment Tumbling ValueState WatermarkStrategy WindowedStream
     asc bucket coalesce col concat_str count count_distinct day desc duration every every_rows first
-    from_epoch greatest hour last least lit max mean min month struct sum truncate udf vectorised_udf when
-    year
+    from_epoch greatest hour last least lit match_time max mean min month pattern struct sum to_first to_last
+    truncate udf var vectorised_udf when year
 """
 
 VERBS = [
@@ -36,6 +38,7 @@ VERBS = [
     lakeward.Expr,
     lakeward.KeyedStream,
     lakeward.OverStream,
+    lakeward.Pattern,
     lakeward.StreamExecutionEnvironment,
     lakeward.WatermarkStrategy,
     lakeward.WindowedStream,
@@ -53,7 +56,9 @@ VERBS = [
     JoinResult,
     JoinVerbs,
     KeyedRankingVerbs,
+    MatchResult,
     RankingVerbs,
+    VariableRows,
     WindowResult,
 ]
 """The classes whose methods are how a job is written."""

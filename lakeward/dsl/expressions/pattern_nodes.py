@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from lakeward.dsl.expressions.nodes import Alias, Call, Case, IsIn, Node, inner, quoted, walk
+from lakeward.dsl.expressions.nodes import Alias, Call, Case, Column, IsIn, Node, inner, quoted, walk
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class RowsOf(Node):
         return () if self.operand is None else (self.operand,)
 
     def __str__(self) -> str:
-        given = [] if self.operand is None else [_short(self.operand)]
+        given = [] if self.operand is None else [_given(self.operand)]
         given += [str(self.offset)] if self.offset else []
         return f"var({', '.join(map(quoted, self.variables))}).{self.function}({', '.join(given)})"
 
@@ -43,9 +43,9 @@ class MatchTime(Node):
         return "match_time()"
 
 
-def _short(operand: Node) -> str:
-    text = inner(operand)
-    return text.removeprefix("col(").removesuffix(")") if text.count("(") == 1 and text.startswith("col(") else text
+def _given(operand: Node) -> str:
+    """A column stands by its name."""
+    return quoted(operand.name) if isinstance(operand, Column) else inner(operand)
 
 
 def refers_to_rows(node: Node) -> bool:

@@ -1,4 +1,4 @@
-"""Simulated jobs about event time: results of windows before their end, and sources with splits that fall silent.
+"""Simulated jobs about event time: results of windows before their end, sources with splits that fall silent, patterns.
 
 A split that falls silent is called idle, and what it says when it is back may be late. Which rows are late depends on
 the schedule, so the job sends them to a table of their own. That table is committed before the other one, and what it
@@ -8,16 +8,21 @@ holds is given to the oracle: every row is in one of the two, and a row may be l
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from lakeward.dsl.aggregates import count
 from lakeward.dsl.aggregates import max as max_of
 from lakeward.dsl.aggregates import sum as sum_of
 from lakeward.dsl.environment import StreamExecutionEnvironment
+from lakeward.dsl.expressions import col
+from lakeward.dsl.expressions.pattern_rows import match_time, var
 from lakeward.dsl.keyed import WindowedStream
+from lakeward.dsl.patterns import pattern
 from lakeward.dsl.stream import DataStream
 from lakeward.dsl.windows import Session, Sliding, Tumbling, every_rows
+from lakeward.engine.core.messages import WATERMARK_MAX_US
 from lakeward.operators.process.tags import OutputTag
+from lakeward.testing.patterns import Mapped, RowPattern, RowVariable, matches
 from lakeward.testing.simulation.oracle import Cut, Truth, Windows
 from lakeward.testing.simulation.program import Bench, Inputs, Program
 from lakeward.testing.simulation.source import InputRow
@@ -31,6 +36,7 @@ _TUMBLING = Windows("window", 10 * SECOND_US, 10 * SECOND_US)
 _SLIDING = Windows("window", 10 * SECOND_US, 5 * SECOND_US)
 _SHORT = Windows("window", 5 * SECOND_US, 5 * SECOND_US)
 _LONG = Windows("second", 20 * SECOND_US, 20 * SECOND_US)
+_BRIEF = Windows("second", SECOND_US, SECOND_US)
 
 
 def _by_key(rows: Iterable[InputRow]) -> Iterator[tuple[object, int, int]]:
@@ -195,7 +201,61 @@ def _truth_of_idle_cascade(inputs: Inputs) -> dict[str, Truth]:
     return {"late": _late(inputs), "out": truth}
 
 
+# -- match: a pattern, and windows over the times of its matches, of which none may be late
+
+
+_RISE = RowVariable("up", lambda mapped, row: _before(mapped) < row["v"], least=1, most=None)
+_FALL = RowVariable("down", lambda mapped, row: row["v"] < mapped["low"][0]["v"], gap="followed_by")
+_PATTERN = RowPattern((RowVariable("low"), _RISE, _FALL), within_us=8 * SECOND_US)
+
+
+def _before(mapped: Mapped) -> int:
+    """The value of the last row but the one at hand."""
+    values = [row["v"] for rows in mapped.values() for row in rows]
+    return int(values[-2])
+
+
+def _build_match(env: StreamExecutionEnvironment, bench: Bench) -> None:
+    rises = col("v") > var().last("v", 1)
+    falls = col("v") < var("low").first("v")
+    rise_and_fall = pattern().start("low").next("up", rises).one_or_more().followed_by("down", falls).within("8s")
+    measures = {"top": var("up").last("v"), "ups": var("up").count(), "at": match_time()}
+    rows = bench.read(env, "a").key_by("name")
+    found = rows.match(rise_and_fall, measures, uid="first", parallelism=bench.keyed_parallelism)
+    windows = found.key_by("name").window(Tumbling("1s"))
+    bench.write(windows.aggregate(uid="second", n=count(), total=sum_of("top"), ups=sum_of("ups")), "out")
+
+
+def _truth_of_match(inputs: Inputs) -> dict[str, Truth]:
+    """Rows of one name come in one order, also those of one time."""
+
+    def truth(cut: Cut) -> Counter[Row]:
+        found: dict[tuple[str, int], list[Mapped]] = defaultdict(list)
+        by_name: dict[str, list[InputRow]] = defaultdict(list)
+        for row in cut.rows(inputs["a"]):
+            by_name[row.name].append(row)
+        for name, rows in by_name.items():
+            known_us = cut.watermark_us("first", name)
+            listed = [{"at": row.ts, "v": row.v} for row in sorted(rows, key=lambda row: row.ts) if row.ts <= known_us]
+            for match in matches(_PATTERN, listed, None if known_us == WATERMARK_MAX_US else known_us):
+                at_us = match["down"][0]["at"]
+                found[name, at_us - at_us % _BRIEF.size_us].append(match)
+        return Counter(
+            (name, start, start + _BRIEF.size_us, *_summed(some))
+            for (name, start), some in found.items()
+            if start + _BRIEF.size_us - 1 <= cut.watermark_us("second", name)
+        )
+
+    return {"out": truth}
+
+
+def _summed(found: Sequence[Mapped]) -> tuple[int, int, int]:
+    tops = [match["up"][-1]["v"] for match in found]
+    return len(tops), sum(tops), sum(len(match["up"]) for match in found)
+
+
 EVENT_TIME: Mapping[str, Program] = {
+    "match": Program(("a",), _build_match, _truth_of_match),
     "idle": Program(("a",), _build_idle, _truth_of_idle),
     "idle_early": Program(("a",), _build_idle_early, _truth_of_idle_early),
     "idle_cascade": Program(("a",), _build_idle_cascade, _truth_of_idle_cascade),

@@ -26,7 +26,7 @@ EARLY = ("early", "early_totals", "early_sessions", "idle_early")
 IDLE = ("idle", "idle_early", "idle_cascade")
 """Programs whose splits fall silent; see `event_time`."""
 
-PROGRAMS = (*APPENDING, "recent", *UPDATING, *EARLY, "idle", "idle_cascade", "asynchronous")
+PROGRAMS = (*APPENDING, "recent", *UPDATING, *EARLY, "idle", "idle_cascade", "asynchronous", "match")
 """The programs to draw from."""
 
 CALM_TIMEOUT_MS = 10_000_000
