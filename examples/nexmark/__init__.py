@@ -1,9 +1,9 @@
 """The Nexmark queries in the DSL: an auction house's persons, auctions and bids, asked 24 questions.
 
-One file a query, `q0.py` to `q23.py`, and the four of Nexmark's set for pattern detection, `cep_q0.py` to `cep_q3.py`, each
-with a function of the same name: its parameters are the streams it reads
-(`persons`, `auctions`, `bids`, all with event time in `dateTime`; q13 has a `side_input` too), and it returns the
-answer's stream. `benchmarks/nexmark.py` runs them over files, docs/nexmark.md says more.
+One file a query, `q0.py` to `q23.py`, and the four of Nexmark's set for pattern detection, `cep_q0.py` to `cep_q3.py`.
+Each has a function of the same name: its parameters are the streams it reads (`persons`, `auctions`, `bids`, all with
+event time in `dateTime`; q13 has a `side_input` too), and it returns the answer's stream. `benchmarks/nexmark.py` runs
+them over files, docs/nexmark.md says more.
 
 >>> query("q2").__name__
 'q2'

@@ -168,8 +168,14 @@ class MatchOperator(TimedOperator):
         """Match the rows that time has passed, then close the starts for which no more rows can come."""
         closed_us = time_us - self._offset_us if WATERMARK_MIN_US < time_us < WATERMARK_MAX_US else time_us
         if self._config.time is not None:
-            for batch, times_us in self._waiting.take(closed_us, _CHUNK_ROWS, whole_times=False):
-                self._match(batch, times_us, int(times_us[-1]) - 1, out)
+            chunks = self._waiting.take(closed_us, _CHUNK_ROWS, whole_times=False)
+            chunk = next(chunks, None)
+            while chunk is not None:
+                following = next(chunks, None)
+                # Rows of the last time may go on in the next chunk; behind the last chunk there are none.
+                known_us = closed_us if following is None else int(chunk[1][-1]) - 1
+                self._match(*chunk, known_us, out)
+                chunk = following
         for keys in self._kept.due(closed_us, _CHUNK_ROWS):
             self._match_again(keys, closed_us, out)
         self._progress.advance(time_us)
