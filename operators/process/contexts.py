@@ -22,6 +22,19 @@ from lakeward.operators.process.timers import Time, TimerQueue, in_range, time_u
 class FunctionContext:
     """The operator and its subtask; what `open` gets. Made by the engine.
 
+    >>> import lakeward as lw
+    >>> class Placed(lw.ProcessFunction):
+    ...     def open(self, ctx: lw.FunctionContext):
+    ...         self.place = f"{ctx.uid} {ctx.subtask + 1} of {ctx.parallelism}"
+    ...
+    ...     def process(self, row: dict, ctx: lw.ProcessContext):
+    ...         yield {"place": self.place}
+    >>> placed = lw.StreamExecutionEnvironment().from_collection([{"n": 1}]).process(
+    ...     Placed(), returns={"place": str}, uid="placed"
+    ... )
+    >>> placed.execute_and_collect().to_pylist()
+    [{'place': 'placed 1 of 1'}]
+
     Args:
         context: The operator's.
     """
@@ -158,6 +171,18 @@ class TimerService:
 class KeyedContext(ProcessContext):
     """What a keyed process function sees beside the row. Made by the engine.
 
+    >>> import lakeward as lw
+    >>> class Later(lw.KeyedProcessFunction):
+    ...     def process(self, row: dict, ctx: lw.KeyedContext):
+    ...         ctx.timers.register_event_time(1_000_000)
+    ...
+    ...     def on_timer(self, timestamp, ctx: lw.KeyedContext):
+    ...         yield {"who": ctx.current_key, "why": ctx.time_domain, "when": ctx.timestamp_us}
+    >>> stream = lw.StreamExecutionEnvironment().from_collection([{"name": "ann"}]).key_by("name")
+    >>> later = stream.process(Later(), returns={"who": str, "why": str, "when": int})
+    >>> later.execute_and_collect().to_pylist()
+    [{'who': 'ann', 'why': 'event', 'when': 1000000}]
+
     Attributes:
         timers: Sets and deletes timers of the current key.
         time_domain: In `on_timer`: whose time has come, "event" or "processing"; else None.
@@ -176,6 +201,15 @@ class KeyedContext(ProcessContext):
 
 class KeyedBatchContext(FunctionContext):
     """What a vectorised function sees beside the batch. Made by the engine.
+
+    >>> import numpy as np
+    >>> import lakeward as lw
+    >>> class Sizes(lw.KeyedBatchFunction):
+    ...     def process_batch(self, batch, ctx: lw.KeyedBatchContext):
+    ...         return ctx.keys.append_column("rows", np.bincount(ctx.key_numbers))
+    >>> stream = lw.StreamExecutionEnvironment().from_collection([{"k": key} for key in "aba"]).key_by("k")
+    >>> stream.process(Sizes(), returns={"k": str, "rows": int}).execute_and_collect().to_pylist()
+    [{'k': 'a', 'rows': 2}, {'k': 'b', 'rows': 1}]
 
     Attributes:
         keys: The different keys of the batch, a row each.
