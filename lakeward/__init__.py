@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from lakeward.connectors.kafka import KafkaSource
     from lakeward.connectors.memory import MemorySink
     from lakeward.connectors.nexmark import NexmarkSource
-    from lakeward.dsl.aggregates import count, count_distinct, first, last, max, mean, min, sum
+    from lakeward.dsl.aggregates import collect, count, count_distinct, first, last, max, mean, min, sum
     from lakeward.dsl.environment import StreamExecutionEnvironment
     from lakeward.dsl.expressions import (
         Expr,
@@ -106,7 +106,7 @@ _HOMES = {
     "connectors.kafka": ("KafkaSource",),
     "connectors.memory": ("MemorySink",),
     "connectors.nexmark": ("NexmarkSource",),
-    "dsl.aggregates": ("count", "count_distinct", "first", "last", "max", "mean", "min", "sum"),
+    "dsl.aggregates": ("collect", "count", "count_distinct", "first", "last", "max", "mean", "min", "sum"),
     "dsl.environment": ("StreamExecutionEnvironment",),
     "dsl.expressions": (
         "Expr",
@@ -232,6 +232,7 @@ __all__ = [
     "bucket",
     "coalesce",
     "col",
+    "collect",
     "concat_str",
     "count",
     "count_distinct",

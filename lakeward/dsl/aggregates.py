@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from lakeward.engine.api.changelog import append_only
 from lakeward.engine.core.errors import SchemaError
 from lakeward.engine.core.expect import expect
 from lakeward.operators.aggregate import BoundAggregate, aggregate_type
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from lakeward.dsl.expressions import Expr
     from lakeward.engine.api.expression import BoundExpression
 
-__all__ = ["AggregateExpr", "count", "count_distinct", "first", "last", "max", "mean", "min", "sum"]
+__all__ = ["AggregateExpr", "collect", "count", "count_distinct", "first", "last", "max", "mean", "min", "sum"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class AggregateExpr:
 
     Args:
         kind: Which one.
-        input: A column's name, an expression, or None for `count()`.
+        input: A column's name, an expression, or None for `count()` and `collect()`.
         condition: Only rows where it is true count; None: all. See `where`.
 
     Raises:
@@ -44,7 +45,7 @@ class AggregateExpr:
     def __post_init__(self) -> None:
         from lakeward.dsl.expressions import Expr
 
-        if self.input is None and self.kind == "count":
+        if self.input is None and self.kind in ("count", "collect"):
             return
         hint = f'give a column\'s name or an expression: lw.{self.kind}("amount"), lw.{self.kind}(lw.col("a") * 2)'
         expect(self.input, (str, Expr), f"the argument of {self.kind}", hint)
@@ -106,6 +107,8 @@ class AggregateExpr:
         return replace(plain, condition=condition or f"__where_{name}", condition_label=bound.description)
 
     def _bind_input(self, schema: pa.Schema, name: str, column: str | None) -> BoundAggregate:
+        if self.kind == "collect" and self.input is None:
+            return self.of_rows(schema)._bind_input(schema, name, column)
         bound = self.bind_input(schema)
         if bound is None:
             source = self.input if isinstance(self.input, str) else ""
@@ -113,6 +116,12 @@ class AggregateExpr:
             return BoundAggregate(name, self.kind, source or None, kind, aggregate_type(self.kind, kind, source))
         output = aggregate_type(self.kind, bound.type, bound.description)
         return BoundAggregate(name, self.kind, column or f"__in_{name}", bound.type, output, bound.description)
+
+    def of_rows(self, schema: pa.Schema) -> AggregateExpr:
+        """The aggregate with the whole rows of a stream, as structs, for its input."""
+        from lakeward.dsl.expressions import col, struct
+
+        return replace(self, input=struct(**{name: col(name) for name in append_only(schema).names}))
 
     def bind_input(self, schema: pa.Schema) -> BoundExpression | None:
         """The input's expression, checked; None for `count()` and for a plain column."""
@@ -158,6 +167,8 @@ def bind_aggregates(
         expect(aggregate, AggregateExpr, f"the aggregate '{name}'", 'give for example lw.sum("amount") or lw.count()')
         if name in taken:
             raise SchemaError(f"the result already has a column '{name}'")
+        if aggregate.kind == "collect" and aggregate.input is None:
+            aggregate = aggregate.of_rows(schema)
         column = None if aggregate.input is None else _column_of(_as_expr(aggregate.input), "__in", columns, schema)
         condition = aggregate.condition
         where = None if condition is None else _column_of(condition, "__where", columns, schema)
@@ -286,3 +297,24 @@ def count_distinct(x: str | Expr) -> AggregateExpr:
         x: A column's name or an expression; any type that has an order.
     """
     return AggregateExpr("count_distinct", x)
+
+
+def collect(x: str | Expr | None = None) -> AggregateExpr:
+    """The values themselves as a list, duplicates too; without an argument whole rows, as structs. Skips nulls.
+
+    They are in the order of event time; among equal times, and in streams (and windows of processing time) without
+    event time, in the order in which they arrived. SQL's ARRAY_AGG, Spark's collect_list.
+
+    >>> from lakeward import StreamExecutionEnvironment
+    >>> visits = [{"user": 1, "page": "home"}, {"user": 1, "page": "cart"}, {"user": 1, "page": "home"}]
+    >>> stream = StreamExecutionEnvironment().from_collection(visits)
+    >>> stream.key_by("user").aggregate(pages=collect("page")).collect_final().to_pylist()
+    [{'user': 1, 'pages': ['home', 'cart', 'home']}]
+
+    All values are kept in state, and a result has all of them, however many: for windows, whose values go with them,
+    and for keys with few rows.
+
+    Args:
+        x: A column's name or an expression, of any type; None: all columns of the stream.
+    """
+    return AggregateExpr("collect", x)

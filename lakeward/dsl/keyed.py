@@ -21,7 +21,7 @@ from lakeward.engine.core.errors import ConfigError, GraphError, LakewardError, 
 from lakeward.engine.core.expect import expect
 from lakeward.engine.core.hashing import is_binary_like
 from lakeward.engine.graph.logical import Exchange, Node
-from lakeward.operators.aggregate import BoundAggregate
+from lakeward.operators.aggregate import ORDERED_KINDS, BoundAggregate
 from lakeward.operators.group_aggregate import GroupAggregate
 from lakeward.operators.process.tags import OutputTag
 from lakeward.operators.reduce import Reduce
@@ -221,7 +221,7 @@ def group_aggregate(
         interval_us = None if interval is None else parse_duration_us(interval, "emit interval")
         columns = {name: col(name) for name in keys} | needs.columns
         time = stream.event_time.column if stream.event_time else None
-        timed = time is not None and any(one.kind in ("first", "last") for one in needs.aggregates)
+        timed = time is not None and any(one.kind in ORDERED_KINDS for one in needs.aggregates)
         if time is not None and timed:
             columns[time] = col(time)
         needed = stream
@@ -441,7 +441,7 @@ class WindowedStream:
             raise self._stream._error(
                 GraphError("aggregate needs at least one aggregate", hint="for example n=count()")
             )
-        firsts = any(isinstance(one, AggregateExpr) and one.kind in ("first", "last") for one in aggregates.values())
+        firsts = any(isinstance(one, AggregateExpr) and one.kind in ORDERED_KINDS for one in aggregates.values())
         stream, time_column = self._with_time_column(firsts)
         keys = self._all_keys()
         bound, stream = self._bind_inputs(stream, keys, time_column, aggregates)

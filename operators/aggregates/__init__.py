@@ -1,4 +1,4 @@
-"""Aggregate functions over columns of state: count, sum, min, max, mean, first, last, count_distinct.
+"""Aggregate functions over columns of state: count, sum, min, max, mean, first, last, count_distinct, collect.
 
 An aggregate keeps a few state columns a key (`ColumnSpec`), adds a batch to them by scatter at the keys' slots, merges
 the columns of several panes into one, and turns them into a result column. `aggregation.Aggregation` runs all
@@ -16,7 +16,7 @@ The rules for single types:
 - NaN is greater than every number, as in PostgreSQL and DuckDB: `max` is NaN if any value is, `min` only if all are. A
   sum with a NaN is NaN.
 - Strings and bytes compare by their (UTF-8) bytes.
-- `first` and `last` go by event time; among equal times by the order of arrival at the operator.
+- `first`, `last` and `collect` go by event time; among equal times by the order of arrival at the operator.
 
 Over an updating stream rows are also taken back. Counts and sums subtract; a sum of floats keeps NaN and infinities
 apart, so that they can leave it again. Distinct values are counted instead of marked. What min, max, first and last

@@ -10,7 +10,7 @@ import pyarrow as pa
 from lakeward.engine.api.changelog import kinds_of, signs
 from lakeward.engine.api.context import OperatorContext
 from lakeward.engine.api.state import ColumnSpec, StateTable
-from lakeward.operators.aggregates.bound import BoundAggregate
+from lakeward.operators.aggregates.bound import ORDERED_KINDS, BoundAggregate
 from lakeward.operators.aggregates.distinct import DistinctValues, KeyTypes
 from lakeward.operators.aggregates.function import AggregateFunction
 from lakeward.operators.aggregates.functions import aggregate_function
@@ -51,7 +51,7 @@ class Aggregation:
         self._inputs = {name for one in aggregates for name in (one.column, one.condition) if name is not None}
         self.sided = bool(self._distinct) or updating
         self.additive = not self._distinct and all(function.additive for function in self._functions.values())
-        self.needs_times = any(one.kind in ("first", "last") for one in aggregates)
+        self.needs_times = any(one.kind in ORDERED_KINDS for one in aggregates)
         self.counts_rows = any(
             one.kind == "count" and one.column is None and one.condition is None for one in aggregates
         )

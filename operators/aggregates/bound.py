@@ -7,10 +7,13 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from lakeward.engine.core.errors import SchemaError
+from lakeward.operators.aggregates.stored_types import stored_type, without_dictionaries
 from lakeward.operators.grouping import plain_type
 from lakeward.operators.windows.columns import is_fixed
 
-AGGREGATE_KINDS = ("count", "sum", "min", "max", "mean", "first", "last", "count_distinct")
+AGGREGATE_KINDS = ("count", "sum", "min", "max", "mean", "first", "last", "count_distinct", "collect")
+ORDERED_KINDS = ("first", "last", "collect")
+"""Those that go by event time, where there is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,8 @@ def aggregate_type(kind: str, input_type: pa.DataType | None, column: str = "") 
     if input_type is None:
         raise SchemaError(f"{kind}() needs a column", hint=f'write for example lw.{kind}("amount")')
     input_type = plain_type(input_type)
+    if kind == "collect":
+        return _list_type(input_type, column)
     if kind in ("sum", "mean"):
         return _numeric_type(kind, input_type, column)
     if kind in ("first", "last") or (kind in ("min", "max") and is_ordered(input_type)):
@@ -104,6 +109,13 @@ def _numeric_type(kind: str, input_type: pa.DataType, column: str) -> pa.DataTyp
         f"{kind} of column '{column}' of type {input_type}: only integers, floats and decimals can be added up",
         hint=f'cast it first, for example lw.{kind}(col("{column}").cast("float64"))',
     )
+
+
+def _list_type(input_type: pa.DataType, column: str) -> pa.DataType:
+    kind = without_dictionaries(input_type)
+    if stored_type(kind) is None:
+        raise SchemaError(f"collect of column '{column}' of type {input_type}: such values cannot be kept")
+    return pa.list_(kind)
 
 
 def _is_text(kind: pa.DataType) -> bool:

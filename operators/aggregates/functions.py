@@ -5,6 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 from lakeward.operators.aggregates.bound import BoundAggregate
+from lakeward.operators.aggregates.collected import Collect
 from lakeward.operators.aggregates.extremes import ExtremeOfNumbers, ExtremeOfObjects
 from lakeward.operators.aggregates.first_last import FirstOrLast
 from lakeward.operators.aggregates.function import AggregateFunction, Count
@@ -32,6 +33,8 @@ def aggregate_function(bound: BoundAggregate, updating: bool = False) -> Aggrega
         return Count(bound)
     if bound.kind == "count_distinct":
         return SetOfValues(bound)
+    if bound.kind == "collect":
+        return Collect(bound)
     if bound.kind in ("first", "last"):
         return FirstOrLast(bound)
     if bound.kind in ("min", "max"):

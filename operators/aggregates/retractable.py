@@ -181,7 +181,7 @@ class RetractableFunction(AggregateFunction):
         keys = self._lists.keys([*(key.take(picked) for key in given.keys), pa.array(numbers)])
         pane = self._lists.pane()
         slots = pane.slots(keys)
-        pane.column("value")[slots] = to_numpy(_plain(given.column.take(rows)))
+        pane.column("value")[slots] = to_numpy(given.column.take(rows).plain())
         pane.column("time")[slots] = given.times_us[rows]
 
     def _is_best(self, fetch: Fetch, given: Given, changes: _Changes, some: Rows) -> Mask:
@@ -189,7 +189,7 @@ class RetractableFunction(AggregateFunction):
         homes, rows = changes.homes[some], changes.rows[some]
         part = {spec.name: fetch(spec.name)[homes] for spec in self._inner.fields}
         held = self._inner.values(part.__getitem__, np.ones(len(homes), np.int64), None)
-        lost = _plain(given.column.take(rows))
+        lost = given.column.take(rows).plain()
         best = ~differing(held, lost.cast(held.type) if lost.type != held.type else lost)
         if self._timed:
             best &= part[f"{self.bound.name}#time"] == given.times_us[rows]
@@ -247,13 +247,6 @@ def _checked_kind(bound: BoundAggregate) -> pa.DataType:
         "when rows are taken back",
         hint="take a single field of it, or cast it to a string",
     )
-
-
-def _plain(column: InputColumn) -> pa.Array:
-    """The values of a column that has no nulls."""
-    if column.values is None or column.values.ndim == 2:
-        return column.arrow()
-    return to_arrow(column.values, column.array.type)
 
 
 def _places(owners: Rows) -> Rows:

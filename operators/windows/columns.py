@@ -122,6 +122,12 @@ class InputColumn:
         """The rows as an Arrow array without nulls, for types that have no numpy form."""
         return self.array if self.values is None else decimal_array(self.values, self.array.type)
 
+    def plain(self) -> pa.Array:
+        """The rows as an Arrow array, whatever their type, of a column without nulls."""
+        if self.values is None or self.values.ndim == 2:
+            return self.arrow()
+        return to_arrow(self.values, self.array.type)
+
     def present(self) -> tuple[Rows | None, InputColumn]:
         """The rows that have a value (None: all), and the column of these rows alone."""
         if self.valid is None:

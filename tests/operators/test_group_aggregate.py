@@ -50,7 +50,7 @@ def bound(name: str, kind: str, value_type: pa.DataType | None, condition: str |
 
 
 def aggregates_of(kind: pa.DataType) -> tuple[BoundAggregate, ...]:
-    names = ["count", "count_distinct", "min", "max", "first", "last"]
+    names = ["count", "count_distinct", "min", "max", "first", "last", "collect"]
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         names += ["sum", "mean"]
     plain = [bound(name, name, kind) for name in names]
@@ -83,6 +83,8 @@ def expected(aggregate: BoundAggregate, rows: list[Row]) -> Any:
         return len({order(value) for value in values})
     if not values:
         return None
+    if kind == "collect":
+        return [row[1] for row in sorted(rows, key=lambda row: row[3])]
     if kind in ("first", "last"):
         return sorted(rows, key=lambda row: row[3])[0 if kind == "first" else -1][1]
     if kind in ("min", "max"):
@@ -93,6 +95,8 @@ def expected(aggregate: BoundAggregate, rows: list[Row]) -> Any:
 
 
 def same(one: Any, other: Any) -> bool:
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(same, one, other))
     if isinstance(one, float) and isinstance(other, float):
         return (math.isnan(one) and math.isnan(other)) or math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-9)
     if isinstance(one, Decimal) and isinstance(other, Decimal):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lakeward.dsl.aggregates import count, count_distinct, first, last, max, sum
+from lakeward.dsl.aggregates import collect, count, count_distinct, first, last, max, sum
 from lakeward.dsl.windows import CountWindow
 from lakeward.engine.core.errors import ConfigError
 from lakeward.operators.windows.counts import CountAggregate, CountAssigner
@@ -23,6 +23,7 @@ AGGREGATES = {
     "closed": last("v"),
     "most": max("v"),
     "different": count_distinct("v"),
+    "all": collect("v"),
 }
 
 
@@ -42,7 +43,7 @@ def expected(window: CountAssigner, sent: dict[int, list[int]], key: int, value:
     total = 0
     for one in part:
         total += one
-    return [(key, len(part), total, part[0], part[-1], ordered[-1], len(set(part)))]
+    return [(key, len(part), total, part[0], part[-1], ordered[-1], len(set(part)), part)]
 
 
 STEPS = st.lists(

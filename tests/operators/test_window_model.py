@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lakeward.dsl.aggregates import count, count_distinct, last, sum
+from lakeward.dsl.aggregates import collect, count, count_distinct, last, sum
 from lakeward.engine.core.hashing import hash_array
 from lakeward.engine.core.ids import KeyGroup
 from lakeward.engine.core.keygroups import key_groups, subtask_of
@@ -29,8 +29,14 @@ Row = tuple[int, int, int | None]
 Emitted = tuple[Any, ...]
 
 
-AGGREGATES = {"n": count(), "total": sum("v"), "newest": last("v"), "different": count_distinct("v")}
-ADDITIVE, GROWING = ("n", "total"), ("n", "total", "newest")
+AGGREGATES = {
+    "n": count(),
+    "total": sum("v"),
+    "newest": last("v"),
+    "different": count_distinct("v"),
+    "all": collect("v"),
+}
+ADDITIVE, GROWING = ("n", "total"), ("n", "total", "newest", "all")
 """What a running merge of panes can subtract, and what it can only add to."""
 
 
@@ -93,7 +99,8 @@ class Model:
         total = None
         for value in values:
             total = value + (total or 0)
-        results = {"n": len(rows), "total": total, "newest": newest, "different": len(set(values))}
+        held = [value for _, _, value in sorted(timed)] or None
+        results = {"n": len(rows), "total": total, "newest": newest, "different": len(set(values)), "all": held}
         return key, start, end, *(results[name] for name in self.names)
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lakeward.dsl.aggregates import count, count_distinct, first, last, max, sum
+from lakeward.dsl.aggregates import collect, count, count_distinct, first, last, max, sum
 from lakeward.engine.core.hashing import hash_array
 from lakeward.engine.core.ids import KeyGroup
 from lakeward.engine.core.keygroups import key_groups, subtask_of
@@ -31,7 +31,14 @@ Emitted = tuple[Any, ...]
 
 
 def factory(lateness: int = 0, gap: int = GAP, keys: tuple[str, ...] = ("k",), **more: Any) -> SessionAggregate:
-    aggregates = more or {"n": count(), "total": sum("v"), "newest": last("v"), "different": count_distinct("v")}
+    usual = {
+        "n": count(),
+        "total": sum("v"),
+        "newest": last("v"),
+        "different": count_distinct("v"),
+        "all": collect("v"),
+    }
+    aggregates = more or usual
     bound = tuple(aggregate.bind(SCHEMA, name) for name, aggregate in aggregates.items())
     return SessionAggregate(SCHEMA, keys, "at", SessionAssigner(gap), bound, lateness, "late")
 
@@ -96,7 +103,8 @@ class Model:
         for _, _, value in values:
             total = (value or 0) + (total or 0)
         newest = values[-1][2] if values else None
-        return key, session.start, session.end, len(session.rows), total, newest, len({row[2] for row in values})
+        held = [value for _, _, value in values]
+        return key, session.start, session.end, len(session.rows), total, newest, len(set(held)), held or None
 
 
 class Subtasks:
@@ -128,7 +136,7 @@ class Subtasks:
         for harness in self.harnesses:
             for row in harness.take():
                 start, end = (round(row.pop(name).timestamp() * 1_000_000) for name in ("window_start", "window_end"))
-                emitted.append((row["k"], start, end, row["n"], row["total"], row["newest"], row["different"]))
+                emitted.append((row.pop("k"), start, end, *row.values()))
             late += [(r["k"], round(r["at"].timestamp() * 1_000_000), r["v"]) for r in harness.take_side("late")]
         return emitted, late
 

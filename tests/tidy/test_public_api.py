@@ -28,7 +28,7 @@ PUBLIC = """
     LookupCache LookupReader LookupSource MapState MemorySink NexmarkSource OnError OutputTag OverStream
     Pattern PrintSink ProcessContext ProcessFunction ReducingState RenamedFrom RestartConfig SameWindow
     Session Sliding StateTtl StreamExecutionEnvironment Tumbling ValueState WatermarkStrategy WindowedStream
-    asc bucket coalesce col concat_str count count_distinct day desc duration every every_rows first
+    asc bucket coalesce col collect concat_str count count_distinct day desc duration every every_rows first
     from_epoch greatest hour last least lit match_time max mean min month pattern struct sum to_first to_last
     truncate udf var vectorised_udf when year
 """
