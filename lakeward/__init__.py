@@ -93,6 +93,7 @@ if TYPE_CHECKING:
         ValueState,
     )
     from lakeward.operators.process.tags import OutputTag
+    from lakeward.operators.process.windows import ProcessWindowFunction, TimeWindow
 
 __version__ = "0.1.0"
 
@@ -169,6 +170,7 @@ _HOMES = {
         "ValueState",
     ),
     "operators.process.tags": ("OutputTag",),
+    "operators.process.windows": ("ProcessWindowFunction", "TimeWindow"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -216,6 +218,7 @@ __all__ = [
     "PrintSink",
     "ProcessContext",
     "ProcessFunction",
+    "ProcessWindowFunction",
     "ReducingState",
     "RenamedFrom",
     "RestartConfig",
@@ -224,6 +227,7 @@ __all__ = [
     "Sliding",
     "StateTtl",
     "StreamExecutionEnvironment",
+    "TimeWindow",
     "Tumbling",
     "ValueState",
     "WatermarkStrategy",

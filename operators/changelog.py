@@ -73,6 +73,27 @@ class _ToChangelog(Operator):
 
 
 @dataclass(frozen=True, slots=True)
+class Additions(OperatorFactory):
+    """The rows that an updating stream adds or replaces others by, as plain rows; what it takes back is left out."""
+
+    def create(self) -> Operator:
+        """Make the operator of one subtask."""
+        return _Additions()
+
+    @property
+    def description(self) -> str:
+        """What it does."""
+        return "new rows"
+
+
+class _Additions(Operator):
+    def on_batch(self, batch: pa.RecordBatch, out: Output) -> None:
+        added = batch.filter(pa.array(is_addition(kinds_of(batch))))
+        if added.num_rows:
+            out.emit(without_kinds(added))
+
+
+@dataclass(frozen=True, slots=True)
 class Inserts(OperatorFactory):
     """Gives the rows of an append-only stream row kinds: all are new."""
 

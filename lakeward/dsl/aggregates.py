@@ -107,9 +107,7 @@ class AggregateExpr:
         return replace(plain, condition=condition or f"__where_{name}", condition_label=bound.description)
 
     def _bind_input(self, schema: pa.Schema, name: str, column: str | None) -> BoundAggregate:
-        if self.kind == "collect" and self.input is None:
-            return self.of_rows(schema)._bind_input(schema, name, column)
-        bound = self.bind_input(schema)
+        bound = self.of_rows(schema).bind_input(schema)
         if bound is None:
             source = self.input if isinstance(self.input, str) else ""
             kind = _column_type(schema, source) if source else None
@@ -118,9 +116,11 @@ class AggregateExpr:
         return BoundAggregate(name, self.kind, column or f"__in_{name}", bound.type, output, bound.description)
 
     def of_rows(self, schema: pa.Schema) -> AggregateExpr:
-        """The aggregate with the whole rows of a stream, as structs, for its input."""
+        """The aggregate with the whole rows of a stream, as structs, for its input, if it has none and needs one."""
         from lakeward.dsl.expressions import col, struct
 
+        if self.kind != "collect" or self.input is not None:
+            return self
         return replace(self, input=struct(**{name: col(name) for name in append_only(schema).names}))
 
     def bind_input(self, schema: pa.Schema) -> BoundExpression | None:
@@ -163,17 +163,20 @@ def bind_aggregates(
     """
     columns: dict[str, Expr] = {}
     bound = []
-    for name, aggregate in aggregates.items():
+    for name, aggregate in with_rows(aggregates, schema).items():
         expect(aggregate, AggregateExpr, f"the aggregate '{name}'", 'give for example lw.sum("amount") or lw.count()')
         if name in taken:
             raise SchemaError(f"the result already has a column '{name}'")
-        if aggregate.kind == "collect" and aggregate.input is None:
-            aggregate = aggregate.of_rows(schema)
         column = None if aggregate.input is None else _column_of(_as_expr(aggregate.input), "__in", columns, schema)
         condition = aggregate.condition
         where = None if condition is None else _column_of(condition, "__where", columns, schema)
         bound.append(aggregate.bind(schema, name, column, where))
     return AggregateInputs(tuple(bound), columns)
+
+
+def with_rows(aggregates: Mapping[str, AggregateExpr], schema: pa.Schema) -> dict[str, AggregateExpr]:
+    """The aggregates, those of whole rows with the rows of a stream."""
+    return {name: one.of_rows(schema) if isinstance(one, AggregateExpr) else one for name, one in aggregates.items()}
 
 
 def _as_expr(given: str | Expr) -> Expr:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from lakeward.dsl.aggregates import AggregateExpr, bind_aggregates
+from lakeward.dsl.aggregates import AggregateExpr, bind_aggregates, with_rows
 from lakeward.dsl.expressions import col
 from lakeward.dsl.process_verbs import KeyedProcessVerbs
 from lakeward.dsl.ranking_verbs import KeyedRankingVerbs
@@ -36,6 +36,7 @@ from lakeward.operators.windows.timed import WINDOW_END, WINDOW_START
 if TYPE_CHECKING:
     from lakeward.dsl.expressions import Expr
     from lakeward.dsl.patterns import MatchResult, Pattern
+    from lakeward.dsl.process import ProcessResult
 
 
 class KeyedStream(KeyedRankingVerbs, KeyedProcessVerbs):
@@ -441,6 +442,7 @@ class WindowedStream:
             raise self._stream._error(
                 GraphError("aggregate needs at least one aggregate", hint="for example n=count()")
             )
+        aggregates = with_rows(aggregates, self._stream.schema)
         firsts = any(isinstance(one, AggregateExpr) and one.kind in ORDERED_KINDS for one in aggregates.values())
         stream, time_column = self._with_time_column(firsts)
         keys = self._all_keys()
@@ -517,6 +519,51 @@ class WindowedStream:
             event_time = EventTime(WINDOW_END, -1) if _by_event_time(self._layout) else None
         node = _exchange(stream, keys, "window", factory, factory.schema, uid, parallelism if keys else 1)
         return self._result(stream, node, event_time)
+
+    def process(
+        self, function: Any, *, returns: Any = None, uid: str | None = None, parallelism: int | None = None
+    ) -> ProcessResult:
+        """All rows of each key and window through a Python function, when the window is complete.
+
+        >>> import datetime as dt
+        >>> import lakeward as lw
+        >>> def busiest(key: str, window: lw.TimeWindow, rows: list[dict]):
+        ...     most = max(rows, key=lambda row: row["amount"])
+        ...     yield {"shop": key, "minute": window.start.minute, "orders": len(rows), "most": most["amount"]}
+        >>> noon = dt.datetime(2026, 1, 1, 12, tzinfo=dt.timezone.utc)
+        >>> rows = [{"shop": "a", "amount": n, "at": noon + dt.timedelta(seconds=20 * n)} for n in range(4)]
+        >>> env, time = lw.StreamExecutionEnvironment(), lw.WatermarkStrategy.monotonous("at")
+        >>> windows = env.from_collection(rows, watermark=time).key_by("shop").window(lw.Tumbling("1m"))
+        >>> result = windows.process(busiest, returns={"shop": str, "minute": int, "orders": int, "most": int})
+        >>> result.execute_and_collect().to_pylist()
+        [{'shop': 'a', 'minute': 0, 'orders': 3, 'most': 2}, {'shop': 'a', 'minute': 1, 'orders': 1, 'most': 3}]
+
+        The rows are in the order of event time; among equal times, and without event time, in the order of arrival. All
+        are kept until the window ends: where an aggregate says it all, it is faster and smaller. With a trigger
+        or an allowed lateness the function is called again with all rows of the window each time it has new ones (with
+        a discarding trigger, with the new ones); what it sent before is not taken back.
+
+        Args:
+            function: A `ProcessWindowFunction`, or a plain function that gets key, window and rows, and by name the
+                context (`ctx`) and states of the key over all of its windows (`seen: lw.ValueState[int]`). It yields
+                rows, returns them in a list, or returns None.
+            returns: The rows' type: a schema, dataclass, TypedDict or {name: type}; not needed when the return
+                annotation says it (`-> Iterator[Visit]`).
+            uid: The function's name in checkpoints, and with "-windows" that of the windows; give one, since they have
+                state.
+            parallelism: Their subtasks.
+
+        Returns:
+            A stream of the rows that it makes; `side_output(tag)` gives those that it sends to side streams. It has
+            event time, the last microsecond of the window, if they keep the window's end as `window_end`.
+
+        Raises:
+            GraphError: The function takes other arguments, or the type of its rows is not known.
+            SchemaError: Its rows or states do not fit, or rows have a column of a type that cannot be kept.
+        """
+        from lakeward.dsl.process import Options, process_windows
+
+        return process_windows(self, function, Options(returns, uid=uid, parallelism=parallelism))
 
     def _result(self, stream: DataStream, node: Node, event_time: EventTime | None) -> WindowResult:
         """What an operator makes of the windows of a stream."""

@@ -8,7 +8,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from lakeward.dsl.keyed import KeyedStream
+from lakeward.dsl.aggregates import collect
+from lakeward.dsl.expressions import col, lit
+from lakeward.dsl.keyed import KeyedStream, WindowedStream, WindowResult
 from lakeward.dsl.stream import DataStream
 from lakeward.engine.core.errors import GraphError, LakewardError, SchemaError
 from lakeward.engine.core.expect import expect
@@ -25,7 +27,12 @@ from lakeward.operators.process.functions import (
 )
 from lakeward.operators.process.operator import Process, ProcessInput
 from lakeward.operators.process.tags import OutputTag
+from lakeward.operators.process.windows import WINDOW_ROWS, ProcessWindowFunction, WindowCallee
 from lakeward.operators.signatures import output_schema_of
+from lakeward.operators.windows.assigners import CarriedAssigner
+from lakeward.operators.windows.timed import WINDOW_END
+
+_ALL = "#all"  # the key of windows over a stream without keys: null
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +80,32 @@ class ProcessResult(DataStream):
             raise self._error(GraphError(f"the side stream '{tag.name}' is read as rows of two types"))
         time = self._input._event_time_in(schema)
         return DataStream(self._context, replace(self._node, schema=schema), time, tag=tag.name)
+
+
+class WindowProcessResult(ProcessResult):
+    """The rows that a function makes of windows; also gives the rows that came too late for their windows."""
+
+    def __init__(self, stream: DataStream, node: Node, windows: WindowResult) -> None:
+        super().__init__(stream, node)
+        self._windows = windows
+
+    def side_output(self, tag: OutputTag) -> DataStream:
+        """The rows that the function sends to a tag; or those that came too late, for the tag that was said before.
+
+        >>> import datetime as dt
+        >>> import lakeward as lw
+        >>> rows = [{"at": dt.datetime(2026, 1, 1, 12), "shop": "a"}]
+        >>> env, time = lw.StreamExecutionEnvironment(), lw.WatermarkStrategy.monotonous("at")
+        >>> windows = env.from_collection(rows, watermark=time).key_by("shop").window(lw.Tumbling("1m"))
+        >>> late, busy = lw.OutputTag("late"), lw.OutputTag("busy", {"shop": str})
+        >>> def sizes(key, window, rows, ctx):
+        ...     ctx.output(busy, {"shop": key})
+        ...     return [{"rows": len(rows)}]
+        >>> result = windows.side_output_late_data(late).process(sizes, returns={"rows": int})
+        >>> result.side_output(late).schema.names, result.side_output(busy).execute_and_collect()["shop"].to_pylist()
+        (['at', 'shop'], ['a'])
+        """
+        return self._windows.side_output(tag) if tag == self._windows._late_tag else super().side_output(tag)
 
 
 class BroadcastStream:
@@ -178,6 +211,27 @@ def process_plain(stream: DataStream, function: Any, options: Options) -> Proces
     return _node(stream, Callee(function), [_input(stream, ())], [stream._edge()], options)
 
 
+def process_windows(windowed: WindowedStream, function: Any, options: Options) -> ProcessResult:
+    """A function over all rows of windows: they are collected, and handed to it in the same task."""
+    stream, keys = windowed._stream, windowed._keys
+    _check(stream, function, ProcessWindowFunction)
+    callee = WindowCallee(function, keys=keys)
+    stream._work(lambda: callee.check(timers=True))
+    rows = {WINDOW_ROWS: collect().of_rows(stream.schema)}
+    uid = None if options.uid is None else f"{options.uid}-windows"
+    collected = windowed.aggregate(uid=uid, parallelism=options.parallelism, **rows)
+    windows = collected._additions()
+    if not keys:  # state and timers need a key: one for all
+        nothing = lit(None).cast("int8")
+        windows = windows._columns("window-key", {_ALL: nothing} | {name: col(name) for name in windows.schema.names})
+    bounded = WINDOW_END in windows.schema.names
+    given = ProcessInput(windows.schema, keys or (_ALL,), WINDOW_END if bounded else None, -1)
+    moves = isinstance(windowed._layout, CarriedAssigner)  # their windows of one key are in several subtasks
+    edge = windows._edge(Exchange.HASH, given.keys) if moves else windows._edge()
+    options = options if keys else replace(options, parallelism=1)
+    return WindowProcessResult(windows, _node(windows, callee, [given], [edge], options)._node, collected)
+
+
 def connect_keyed(keyed: KeyedStream, other: KeyedStream | BroadcastStream) -> ConnectedStreams:
     """Two keyed streams, or one with a broadcast one."""
     stream = keyed._stream
@@ -219,7 +273,7 @@ def _shown(function: Any) -> str:
 def _instance_hint(function: Any) -> str:
     if isinstance(function, type):
         return f"make one: {function.__name__}()"
-    kinds = "key_by(...).process: KeyedProcessFunction; process: ProcessFunction"
+    kinds = "key_by(...).process: KeyedProcessFunction; process: ProcessFunction; of windows: ProcessWindowFunction"
     return f"{kinds}; keyed connect: CoProcessFunction; with a broadcast stream: BroadcastProcessFunction"
 
 

@@ -23,7 +23,7 @@ from lakeward.engine.core.expect import expect, user_location
 from lakeward.engine.core.ids import OperatorId
 from lakeward.engine.core.names import did_you_mean
 from lakeward.engine.graph.logical import Edge, Exchange, Node
-from lakeward.operators.changelog import Inserts, ToChangelog, changelog_schema, materialise
+from lakeward.operators.changelog import Additions, Inserts, ToChangelog, changelog_schema, materialise
 from lakeward.operators.error_policy import FAIL, OnError, failed_rows_schema
 from lakeward.operators.process.tags import OutputTag
 from lakeward.operators.signatures import output_schema_of
@@ -592,6 +592,12 @@ class DataStream(AsyncVerbs, JoinVerbs, RankingVerbs, ProcessVerbs):
 
     def _as_updating(self) -> DataStream:
         return self if self.is_updating else self._then("inserts", Inserts(), updating(self.schema), None, None)
+
+    def _additions(self) -> DataStream:
+        """This stream; of an updating one the rows that it adds, in the same subtasks."""
+        if not self.is_updating:
+            return self
+        return self._then("additions", Additions(), append_only(self.schema), None, self._node.parallelism)
 
     def _refuse_updates(self, what: str, hint: str) -> None:
         if self.is_updating:

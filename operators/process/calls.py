@@ -7,10 +7,11 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_origin
+from typing import Any, Protocol, get_origin
 
 import pyarrow as pa
 
+from lakeward.engine.api.row_types import is_row_class
 from lakeward.engine.core.errors import GraphError
 from lakeward.operators.function_names import function_name
 from lakeward.operators.process.contexts import FunctionContext
@@ -18,7 +19,7 @@ from lakeward.operators.process.declared import Declared, states_of_class, state
 from lakeward.operators.process.functions import Function, KeyedBatchFunction
 from lakeward.operators.process.states import BroadcastState, ValueState
 from lakeward.operators.rows import ColumnReader, RowReader
-from lakeward.operators.signatures import hints_of, row_class_of
+from lakeward.operators.signatures import hints_of
 
 _CONTEXT = "ctx"
 
@@ -41,19 +42,22 @@ class TupleReader:
         return (list(zip(*lists, strict=True)) for lists, _ in self._reader.chunks(batch))
 
 
-Reader = RowReader | TupleReader
+class Reader(Protocol):
+    """Makes of batches what a function is called with."""
+
+    def chunks(self, batch: pa.RecordBatch) -> Iterator[list[Any]]:
+        """The rows of a batch, some at a time."""
 
 
-def reader_of(function: Callable[..., Any], schema: pa.Schema) -> Reader:
-    """Makes the rows that a function's first parameter is annotated with: dicts if it is not.
+def reader_of(schema: pa.Schema, hint: Any) -> Reader:
+    """Makes the rows that an annotation names; dicts if it names none.
 
     Raises:
         SchemaError: They do not fit the schema.
     """
-    hints = list(hints_of(function).values())
-    if hints and (hints[0] is tuple or get_origin(hints[0]) is tuple):
+    if hint is tuple or get_origin(hint) is tuple:
         return TupleReader(schema)
-    return RowReader(schema, row_class_of(function))
+    return RowReader(schema, hint if is_row_class(hint) else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,19 +73,26 @@ class Handler:
     takes_context: bool
 
 
-def method_of(function: Callable[..., Any]) -> Handler:
-    """A method that gets a row or a time, and the context.
+def method_of(function: Callable[..., Any], given: Sequence[str] = ("row",)) -> Handler:
+    """A method that gets a row, what stands for one, or a time; and the context.
+
+    Args:
+        function: The method.
+        given: What it gets before the context.
 
     Raises:
         GraphError: It takes other arguments.
     """
     _refuse_async(function)
-    _check_call(function, (None, None), {}, "it gets two arguments: (self, row, ctx); on_timer: (self, timestamp, ctx)")
-    return Handler(function, takes_context=True)
+    hint = f"it gets ({', '.join(['self', *given, _CONTEXT])})"
+    _check_call(function, (None,) * (len(given) + 1), {}, hint)
+    return Handler(function if len(given) == 1 else _of_one(function), takes_context=True)
 
 
-def plain_of(function: Callable[..., Any], states: Mapping[str, Any], context: Any) -> Handler:
-    """A plain function that gets a row, and by name its states and the context.
+def plain_of(
+    function: Callable[..., Any], states: Mapping[str, Any], context: Any, given: Sequence[str] = ("row",)
+) -> Handler:
+    """A plain function that gets a row, or what stands for one, and by name its states and the context.
 
     Raises:
         GraphError: It takes other arguments.
@@ -90,9 +101,20 @@ def plain_of(function: Callable[..., Any], states: Mapping[str, Any], context: A
     named = dict(states)
     if _CONTEXT in inspect.signature(function).parameters:
         named[_CONTEXT] = context
-    hint = "it gets a row; its other parameters are the context (ctx) and states (seen: lw.ValueState[int])"
-    _check_call(function, (None,), named, hint)
-    return Handler(functools.partial(function, **named) if named else function, takes_context=False)
+    hint = f"it gets ({', '.join(given)}); its other parameters are the context (ctx) and states (lw.ValueState[int])"
+    _check_call(function, (None,) * len(given), named, hint)
+    call = functools.partial(function, **named) if named else function
+    return Handler(call if len(given) == 1 else _of_one(call), takes_context=False)
+
+
+def _of_one(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, taking its arguments before the context as one tuple."""
+
+    def call(given: tuple[Any, ...], *context: Any) -> Any:
+        return function(*given, *context)
+
+    call.__wrapped__ = function  # type: ignore[attr-defined]  # so that errors name the user's function
+    return call
 
 
 def _refuse_async(function: Callable[..., Any]) -> None:
@@ -118,6 +140,11 @@ class Callee:
 
     function: Any
     methods: tuple[str, ...] = ("process",)
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """What the function gets before the context."""
+        return ("batch",) if self.vectorised else ("row",)
 
     @property
     def is_class(self) -> bool:
@@ -161,6 +188,10 @@ class Callee:
         return "on_timers" if self.vectorised else "on_timer"
 
     @property
+    def _timer_given(self) -> tuple[str, ...]:
+        return ("timers",) if self.vectorised else ("timestamp",)
+
+    @property
     def vectorised(self) -> bool:
         """Whether it takes whole batches."""
         return isinstance(self.function, KeyedBatchFunction)
@@ -175,9 +206,10 @@ class Callee:
         entry: Callable[..., Any] = getattr(self.function, self.methods[index]) if self.is_class else self.function
         return entry
 
-    def readers(self, schemas: Sequence[pa.Schema]) -> list[Reader]:
+    def readers(self, schemas: Sequence[pa.Schema]) -> Sequence[Reader]:
         """Makes the rows of each input."""
-        return [reader_of(self.entry(index), schema) for index, schema in enumerate(schemas)]
+        hints = (next(iter(hints_of(self.entry(index)).values()), None) for index in range(len(schemas)))
+        return [reader_of(schema, hint) for schema, hint in zip(schemas, hints, strict=True)]
 
     def check(self, timers: bool) -> None:
         """Refuse what cannot be called.
@@ -189,23 +221,23 @@ class Callee:
             GraphError: A method or function takes other arguments than it gets.
         """
         if not self.is_class:
-            plain_of(self.function, self.states, None)
+            plain_of(self.function, self.states, None, self.given)
             return
         for index in range(len(self.methods)):
-            method_of(self.entry(index))
+            method_of(self.entry(index), self.given)
         if timers:
-            method_of(getattr(self.function, self._timer_method))
+            method_of(getattr(self.function, self._timer_method), self._timer_given)
 
     def bound(self, states: Mapping[str, Any], context: FunctionContext) -> Bound:
         """A copy for one subtask, with its states."""
         if not self.is_class:
-            return Bound(None, [plain_of(self.function, states, context)])
+            return Bound(None, [plain_of(self.function, states, context, self.given)])
         function = copy.copy(self.function)
         for name, state in states.items():
             object.__setattr__(function, name, state)
-        handlers = [method_of(getattr(function, name)) for name in self.methods]
+        handlers = [method_of(getattr(function, name), self.given) for name in self.methods]
         on_timer = getattr(function, self._timer_method, None)
-        return Bound(function, handlers, None if on_timer is None else method_of(on_timer))
+        return Bound(function, handlers, None if on_timer is None else method_of(on_timer, self._timer_given))
 
 
 @dataclass(frozen=True, slots=True)

@@ -371,6 +371,7 @@ class ProcessOperator(FunctionOperator):
         """Call the function for rows; `first` is the first one's place in the batch."""
         call, batch, results = handler.function, self._batch, self._results
         extra = (self._context,) if handler.takes_context else ()
+        label = ", ".join(self._spec.callee.given)
         row: Any = None
         at = first
         try:
@@ -379,9 +380,9 @@ class ProcessOperator(FunctionOperator):
                 if found is not None:
                     results.extend(found)
         except LakewardError as error:
-            raise error.about(FailedRow(row, at)) from error.__cause__
+            raise error.about(FailedRow(row, at, label)) from error.__cause__
         except Exception as error:
-            raise call_error(call, error, row=FailedRow(row, at), hint=ROW_HINT) from error
+            raise call_error(call, error, row=FailedRow(row, at, label), hint=ROW_HINT) from error
 
     @contextmanager
     def all_or_nothing(self, arrays: Sequence[pa.Array]) -> Iterator[None]:
