@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 __all__ = ["AggregateExpr", "collect", "count", "count_distinct", "first", "last", "max", "mean", "min", "sum"]
 
 
+_ROW = "#row"
+
+
 @dataclass(frozen=True, slots=True)
 class AggregateExpr:
     """An aggregate that is not yet bound to a stream. Made by `count`, `sum` and the others.
@@ -33,6 +36,7 @@ class AggregateExpr:
         kind: Which one.
         input: A column's name, an expression, or None for `count()` and `collect()`.
         condition: Only rows where it is true count; None: all. See `where`.
+        whole_rows: Whether the input is made of all columns; see `of_rows`.
 
     Raises:
         ConfigError: The input is neither.
@@ -41,6 +45,7 @@ class AggregateExpr:
     kind: str
     input: str | Expr | None = None
     condition: Expr | None = None
+    whole_rows: bool = False
 
     def __post_init__(self) -> None:
         from lakeward.dsl.expressions import Expr
@@ -112,8 +117,9 @@ class AggregateExpr:
             source = self.input if isinstance(self.input, str) else ""
             kind = _column_type(schema, source) if source else None
             return BoundAggregate(name, self.kind, source or None, kind, aggregate_type(self.kind, kind, source))
-        output = aggregate_type(self.kind, bound.type, bound.description)
-        return BoundAggregate(name, self.kind, column or f"__in_{name}", bound.type, output, bound.description)
+        label = "*" if self.whole_rows else bound.description
+        output = aggregate_type(self.kind, bound.type, label)
+        return BoundAggregate(name, self.kind, column or f"__in_{name}", bound.type, output, label)
 
     def of_rows(self, schema: pa.Schema) -> AggregateExpr:
         """The aggregate with the whole rows of a stream, as structs, for its input, if it has none and needs one."""
@@ -121,7 +127,8 @@ class AggregateExpr:
 
         if self.kind != "collect" or self.input is not None:
             return self
-        return replace(self, input=struct(**{name: col(name) for name in append_only(schema).names}))
+        row = struct(**{name: col(name) for name in append_only(schema).names})
+        return replace(self, input=row, whole_rows=True)
 
     def bind_input(self, schema: pa.Schema) -> BoundExpression | None:
         """The input's expression, checked; None for `count()` and for a plain column."""
@@ -167,7 +174,9 @@ def bind_aggregates(
         expect(aggregate, AggregateExpr, f"the aggregate '{name}'", 'give for example lw.sum("amount") or lw.count()')
         if name in taken:
             raise SchemaError(f"the result already has a column '{name}'")
-        column = None if aggregate.input is None else _column_of(_as_expr(aggregate.input), "__in", columns, schema)
+        column = (
+            None if aggregate.input is None else _input_column(aggregate, _as_expr(aggregate.input), columns, schema)
+        )
         condition = aggregate.condition
         where = None if condition is None else _column_of(condition, "__where", columns, schema)
         bound.append(aggregate.bind(schema, name, column, where))
@@ -185,6 +194,14 @@ def _as_expr(given: str | Expr) -> Expr:
     return col(given) if isinstance(given, str) else given
 
 
+def _input_column(aggregate: AggregateExpr, expression: Expr, columns: dict[str, Expr], schema: pa.Schema) -> str:
+    if aggregate.whole_rows:  # under a name that stays when the stream gets another column
+        name = _free(_ROW, schema.names)
+        columns[name] = expression
+        return name
+    return _column_of(expression, "__in", columns, schema)
+
+
 def _column_of(expression: Expr, prefix: str, columns: dict[str, Expr], schema: pa.Schema) -> str:
     """The name of an expression's column, new or shared."""
     if expression.source is not None:
@@ -193,10 +210,14 @@ def _column_of(expression: Expr, prefix: str, columns: dict[str, Expr], schema: 
     shared = next((name for name, known in columns.items() if known.equals(expression)), None)
     if shared is not None:
         return shared
-    name = f"{prefix}({expression})"
-    while name in columns or name in schema.names:
-        name += "'"
+    name = _free(f"{prefix}({expression})", [*columns, *schema.names])
     columns[name] = expression
+    return name
+
+
+def _free(name: str, taken: Collection[str]) -> str:
+    while name in taken:
+        name += "'"
     return name
 
 

@@ -64,6 +64,16 @@ def test_dictionary_encoded_values_come_as_plain_ones() -> None:
     assert result.to_pylist()[0]["rows"][1] == {"k": 1, "shop": "b"}
 
 
+def test_rows_are_whole_whatever_their_columns_are_called() -> None:
+    rows = [{"k": 1, "#row": n, "at": NOON} for n in range(2)]
+    env = lw.StreamExecutionEnvironment()
+    keyed = env.from_collection(rows, watermark=lw.WatermarkStrategy.monotonous("at")).key_by("k")
+    late = keyed.window(lw.Tumbling("1m")).side_output_late_data(lw.OutputTag("late"))
+    for windows in (keyed.window(lw.Session("1m")), late, late.allowed_lateness("1h")):
+        result = windows.aggregate(rows=lw.collect(), n=lw.count()).execute_and_collect()
+        assert result["rows"].to_pylist() == [rows]
+
+
 def test_nulls_are_left_out_and_nothing_but_nulls_is_null() -> None:
     rows = [{"k": 1, "v": None}, {"k": 1, "v": 5}, {"k": 2, "v": None}]
     stream = lw.StreamExecutionEnvironment().from_collection(rows).key_by("k")
