@@ -274,7 +274,9 @@ def _required_markers() -> tuple[Any, ...]:
 
 
 def resolve_annotation(annotation: Any, scope: Mapping[str, Any], where: str) -> Any:
-    """An annotation that may be text (`from __future__ import annotations`), evaluated where it was written.
+    """An annotation that may be text, evaluated where it was written.
+
+    With `from __future__ import annotations` all are, and those that are quoted besides are text in text.
 
     Args:
         annotation: The raw annotation.
@@ -286,8 +288,10 @@ def resolve_annotation(annotation: Any, scope: Mapping[str, Any], where: str) ->
     """
     if not isinstance(annotation, str):
         return annotation
+    names = {**vars(sys.modules["builtins"]), **scope}
     try:
-        return eval(annotation, {**vars(sys.modules["builtins"]), **scope})
+        found = eval(annotation, names)
+        return eval(found, names) if isinstance(found, str) else found
     except Exception as error:  # whatever the code of an annotation may raise
         raise GraphError(
             f"{where}: the annotation {annotation!r} cannot be resolved: {error}",

@@ -324,6 +324,10 @@ def test_rows_are_what_their_annotation_says() -> None:
     def tuples(key: str, window: lw.TimeWindow, rows: list[tuple[str, int, dt.datetime]]) -> Any:
         yield {"text": repr([one[:2] for one in rows])}
 
+    def quoted(key: str, window: lw.TimeWindow, rows: "list[Reading]") -> Any:  # noqa: UP037 (it is the point)
+        yield {"text": repr([one.v for one in rows])}
+
+    assert shown(quoted) == "[1, 2]"
     assert shown(dicts) == "[('a', 1), ('a', 2)]"
     assert shown(readings) == "[('Reading', 1, 1), ('Reading', 2, 2)]"
     assert shown(pairs) == "[(1, 'a'), (2, 'a')]"
