@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from lakeward.dsl.aggregates import collect
+from lakeward.dsl.aggregates import collect, count
 from lakeward.dsl.expressions import col, lit
 from lakeward.dsl.keyed import KeyedStream, WindowedStream, WindowResult
 from lakeward.dsl.stream import DataStream
@@ -32,6 +32,7 @@ from lakeward.operators.signatures import output_schema_of
 from lakeward.operators.windows.assigners import CarriedAssigner
 from lakeward.operators.windows.timed import WINDOW_END
 
+_COUNT = "#count"
 _ALL = "#all"  # the key of windows over a stream without keys: null
 
 
@@ -218,6 +219,10 @@ def process_windows(windowed: WindowedStream, function: Any, options: Options) -
     callee = WindowCallee(function, keys=keys)
     stream._work(lambda: callee.check(timers=True))
     rows = {WINDOW_ROWS: collect().of_rows(stream.schema)}
+    trigger = windowed._options.trigger
+    if trigger is not None and not trigger.discarding:  # the number of rows says whether there are new ones
+        rows[_COUNT] = count()
+        windowed = windowed._with(trigger=replace(trigger, unkept=(WINDOW_ROWS,)))
     uid = None if options.uid is None else f"{options.uid}-windows"
     collected = windowed.aggregate(uid=uid, parallelism=options.parallelism, **rows)
     windows = collected._additions()

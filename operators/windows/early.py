@@ -31,11 +31,14 @@ class Trigger:
         interval_us: Every so much processing time, for the keys that got rows; also before each checkpoint.
         rows: For a key, after so many of its rows (counted a pane, looked at once a batch).
         discarding: Whether what was sent is forgotten.
+        unkept: Result columns of which nobody wants to know what was sent, large ones: where they are taken back, they
+            are null. They change only where another column does.
     """
 
     interval_us: int | None = None
     rows: int | None = None
     discarding: bool = False
+    unkept: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for value in (self.interval_us, self.rows):

@@ -39,7 +39,7 @@ class EarlyCountOperator(CountOperator):
     def __init__(self, config: CountConfig, accumulator: Accumulator, trigger: Trigger) -> None:
         own = {name for name, _ in config.keys} if config.with_keys else set()
         fields = [field for field in config.output_schema if field.name not in own]
-        self._sent = SentColumns(fields, prefix="#sent ")
+        self._sent = SentColumns(fields, prefix="#sent ", unkept=trigger.unkept)
         flags = (ColumnSpec(SENT, pa.bool_(), False), ColumnSpec(SENT_AT, pa.int64(), 0))
         super().__init__(config, accumulator, (*flags, *self._sent.columns))
         self._rows = trigger.rows or 1

@@ -54,7 +54,7 @@ class EarlySessionOperator(SessionOperator):
     def __init__(self, config: SessionConfig, accumulator: Accumulator, trigger: Trigger) -> None:
         own = {name for name, _ in config.keys} if config.with_bounds else set()
         fields = [field for field in config.output_schema if field.name not in own]
-        self._sent = SentColumns(fields, (WINDOW_START, WINDOW_END), prefix="#sent ")
+        self._sent = SentColumns(fields, (WINDOW_START, WINDOW_END), prefix="#sent ", unkept=trigger.unkept)
         self._more = (*_FLAGS, *self._sent.columns)
         super().__init__(config, accumulator, self._more)
         self._rows = trigger.rows or 1

@@ -257,7 +257,7 @@ class EarlyWindowOperator(WindowOperator):
         keys = config.keys or ALL_KEY
         own = {name for name, _ in config.keys} | {WINDOW_START, WINDOW_END}
         fields = [field for field in config.output_schema if field.name not in own]
-        self._sent = None if self._trigger.discarding else SentResults(keys, fields)
+        self._sent = None if self._trigger.discarding else SentResults(keys, fields, self._trigger.unkept)
         self._counts = None if self._trigger.rows is None else RowCounts(keys, self._trigger.rows)
         self._touched = TouchedKeys()
         self._pace = Pace(self._trigger.interval_us)

@@ -22,10 +22,18 @@ class SentColumns:
         known_by: Those of them that tell rows of the stream apart: where they change, the old row is deleted and the
             new one inserted; elsewhere the one replaces the other.
         prefix: What the names of the columns begin with, beside others in one table.
+        unkept: Those of the fields that are not held, as in `Trigger`.
     """
 
-    def __init__(self, fields: Sequence[pa.Field], known_by: Sequence[str] = (), prefix: str = "") -> None:
-        self._fields = [(field, *_pair(field, prefix)) for field in fields]
+    def __init__(
+        self,
+        fields: Sequence[pa.Field],
+        known_by: Sequence[str] = (),
+        prefix: str = "",
+        unkept: Sequence[str] = (),
+    ) -> None:
+        self._fields = [(field, *_pair(field, prefix)) for field in fields if field.name not in unkept]
+        self._unkept = [field for field in fields if field.name in unkept]
         self._known_by = frozenset(known_by)
         self.columns = tuple(spec for _, *pair in self._fields for spec in pair)
 
@@ -63,10 +71,13 @@ class SentColumns:
 
     def taken_back(self, sent: Mapping[str, Values]) -> dict[str, pa.Array]:
         """The result columns as they were sent."""
-        return {
+        columns = {
             field.name: to_arrow(sent[value.name].copy(), field.type, sent[given.name].copy())
             for field, value, given in self._fields
         }
+        for field in self._unkept:
+            columns[field.name] = pa.nulls(len(next(iter(columns.values()))), field.type)
+        return columns
 
 
 class SentResults:
@@ -75,10 +86,11 @@ class SentResults:
     Args:
         keys: Name and type of the key columns.
         fields: The result columns that are compared.
+        unkept: Those of them that are not held, as in `Trigger`.
     """
 
-    def __init__(self, keys: KeyTypes, fields: Sequence[pa.Field]) -> None:
-        self._sent = SentColumns(fields)
+    def __init__(self, keys: KeyTypes, fields: Sequence[pa.Field], unkept: Sequence[str] = ()) -> None:
+        self._sent = SentColumns(fields, unkept=unkept)
         self._spec = TableSpec("sent", keys, self._sent.columns)
 
     def open(self, context: OperatorContext) -> None:

@@ -253,7 +253,7 @@ def test_a_row_within_the_allowed_lateness_calls_the_function_again_with_the_who
     assert [(one["number"], one["start"], one["vs"]) for one in found] == [(1, 0, [1]), (2, 0, [1, 3]), (3, 20, [2, 4])]
 
 
-@pytest.mark.parametrize("window", [lw.Tumbling("1m"), lw.Session("1m"), lw.GlobalWindow()])
+@pytest.mark.parametrize("window", [lw.Tumbling("1m"), lw.Session("1m"), lw.GlobalWindow(), lw.CountWindow(9)])
 def test_a_trigger_calls_the_function_with_what_the_window_has_so_far(window: Any) -> None:
     def build(stream: lw.DataStream) -> Any:
         return stream.key_by("k").window(window).trigger(lw.every_rows(1)).process(Numbered(), returns=RESULT)
@@ -262,6 +262,35 @@ def test_a_trigger_calls_the_function_with_what_the_window_has_so_far(window: An
     found = straight(batches, build)
     assert [one["vs"] for one in found if one["k"] == "a"] == [[1], [1, 2], [1, 3, 2]]
     assert [one["vs"] for one in found if one["k"] == "b"] == [[9]]
+
+
+@pytest.mark.parametrize("kind", ["tumbling", "session"])
+def test_the_last_call_for_each_window_has_all_of_its_rows_after_a_restore_too(kind: str) -> None:
+    window, model = KINDS[kind]
+    batches = random_batches(5)
+
+    def build(stream: lw.DataStream) -> Any:
+        windows = stream.key_by("k").window(window).trigger(lw.every_rows(1))
+        return windows.process(Numbered(), returns=RESULT, uid="numbered")
+
+    last = {
+        (one["k"], one["start"], one["end"]): one
+        for one in sorted(restored(batches, build), key=lambda o: len(o["vs"]))
+    }
+    for key, mine in by_key([one for batch in batches for one in batch]).items():
+        for _, start, end, vs in model(key, mine):
+            assert last[key, start, end]["vs"] == vs
+
+
+def test_sessions_that_are_joined_after_they_were_handed_over_come_again_as_one() -> None:
+    def build(stream: lw.DataStream) -> Any:
+        return stream.key_by("k").window(lw.Session("5s")).trigger(lw.every_rows(1)).process(Numbered(), returns=RESULT)
+
+    windows = [[row("a", 1, 10)], [row("a", 2, 18)], [row("a", 3, 14), row("a", 4, 15)], [row("b", 9, 15)]]
+    late = lw.WatermarkStrategy.bounded_out_of_orderness("at", "1m")
+    env = environment(1)
+    found = build(env.from_source(ScriptedSource(SCHEMA, windows), watermark=late)).execute_and_collect().to_pylist()
+    assert [(one["start"], one["vs"]) for one in found] == [(10, [1]), (18, [2]), (10, [1, 3, 4, 2]), (15, [9])]
 
 
 def test_a_discarding_trigger_calls_the_function_with_the_rows_since_the_last_call() -> None:
