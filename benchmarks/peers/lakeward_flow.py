@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import lakeward as lw  # isort: skip  # before pyarrow: it says how Arrow keeps memory
 import pyarrow as pa
@@ -51,9 +52,22 @@ def windowed(bids: lw.DataStream, key: str, window: object, **aggregates: object
     return bids.key_by(key).window(window).aggregate(**aggregates)  # type: ignore[arg-type]
 
 
-def counted(left: dict[str, int], right: dict[str, int]) -> dict[str, int]:
-    """A running count, by a Python function of two rows."""
-    return {"auction": left["auction"], "n": left["n"] + right["n"]}
+@dataclass(slots=True)
+class Bid:
+    """What the process function reads."""
+
+    auction: int
+
+
+class Counted(lw.KeyedProcessFunction):
+    """A running count, by a Python function of each row, as PyFlink's."""
+
+    n: lw.ValueState[int] = lw.ValueState(default=0)
+
+    def process(self, row: Bid, ctx: lw.KeyedContext) -> Iterator[tuple[int, int]]:
+        """Count."""
+        self.n.value += 1
+        yield row.auction, self.n.value
 
 
 FLOWS: dict[str, Callable[[lw.DataStream], lw.DataStream]] = {
@@ -65,7 +79,7 @@ FLOWS: dict[str, Callable[[lw.DataStream], lw.DataStream]] = {
     "q11": lambda bids: windowed(bids, "bidder", lw.Session("10s"), bid_count=lw.count()),
     "q17": q17,
     "q18": lambda bids: bids.key_by("bidder", "auction").deduplicate(keep="last", order_by="dateTime"),
-    "process": lambda bids: bids.select("auction", n=lw.lit(1)).key_by("auction").reduce(counted),
+    "process": lambda bids: bids.key_by("auction").process(Counted(), returns={"auction": int, "n": int}),
 }
 
 

@@ -42,7 +42,7 @@ from lakeward.operators.process.side_outputs import SideOutputs
 from lakeward.operators.process.states import OUTSIDE_HINT, BroadcastState
 from lakeward.operators.process.timers import DueTimers, TimerQueue
 from lakeward.operators.row_values import optional_keys
-from lakeward.operators.rows import RowWriter
+from lakeward.operators.rows import RowReader, RowWriter
 from lakeward.operators.signatures import result_of
 from lakeward.operators.windows.columns import Rows, group_rows
 from lakeward.operators.windows.progress import Progress
@@ -186,6 +186,18 @@ class Process(OperatorFactory):
         entry = self.callee.entry(0)
         optional = optional_keys(result_of(entry, self.returns))
         return RowWriter(self.output_schema, f"a row from {function_name(entry)}", optional)
+
+    def required_columns(self, sent: frozenset[str], inputs: Sequence[pa.Schema]) -> Sequence[frozenset[str]] | None:
+        """Those that its rows have as their class says, keys and times; all for dicts, tuples and whole batches."""
+        if self.vectorised or self.on_error.tag is not None:
+            return None
+        needed = []
+        for one, reader in zip(self.inputs, self.callee.readers([one.schema for one in self.inputs]), strict=True):
+            if not isinstance(reader, RowReader):
+                return None
+            times = [] if one.time_column is None else [one.time_column]
+            needed.append(frozenset([*reader.columns, *one.keys, *times]))
+        return needed
 
     @property
     def description(self) -> str:

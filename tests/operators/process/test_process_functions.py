@@ -272,7 +272,7 @@ async def later(row: dict[str, Any]) -> None: ...
         (Stateful(), True, "neither an lw.KeyedProcessFunction nor a function"),
         (Totals, True, "make one: Totals()"),
         (NoContext(), True, "too many positional arguments"),
-        (BadTimer(), True, "on_timer: (self, timestamp, ctx)"),
+        (BadTimer(), True, "it gets (self, timestamp, ctx)"),
         (BadRow(), True, "no column 'total'"),
         (Untyped(), True, "the type of state 'seen' is not known"),
         (Foldless(), True, "a ReducingState, which needs a function"),
@@ -422,3 +422,21 @@ def test_explain_says_which_functions_leave_the_fast_road() -> None:
     slow.sink_to(lw.BlackholeSink(), uid="out")
     text = stream._context.environment.explain()
     assert "process by shop with function 'Totals.process'" in text
+
+
+def test_columns_that_the_rows_class_has_not_are_not_read() -> None:
+    @dataclass
+    class Amount:
+        amount: int
+
+    def total(row: Any, ctx: lw.KeyedContext, held: lw.ValueState[int]) -> Iterator[Alert]:
+        held.value = (held.value or 0) + row.amount
+        yield Alert(ctx.current_key, held.value)
+
+    total.__annotations__["row"] = Amount
+    rows = [{"shop": "a", "amount": n, "at": NOON, "text": "x"} for n in (1, 2)]
+    stream = lw.StreamExecutionEnvironment().from_collection(rows)
+    result = stream.with_columns(long=lw.col("text") + lw.col("text")).key_by("shop").process(total)
+    result.sink_to(lw.BlackholeSink(), uid="out")
+    assert "long" not in stream._context.environment.explain()
+    assert result.execute_and_collect()["total"].to_pylist() == [1, 3]
