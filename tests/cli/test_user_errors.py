@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -44,9 +45,9 @@ CLI = ("-m", "lakeward.cli.main")
 def run(tmp_path: Path, *command: str, mentions: int = -1, on_error: str = "lw.OnError.fail()") -> tuple[int, str]:
     job = tmp_path / "job.py"
     job.write_text(textwrap.dedent(JOB).replace("MENTIONS", str(mentions)).replace("ON_ERROR", on_error))
-    done = subprocess.run(
-        [sys.executable, *command, "job.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
-    )
+    here = {**os.environ, "TMPDIR": str(tmp_path)}  # what killed jobs have left elsewhere is not this one's business
+    command = (sys.executable, *command, "job.py")
+    done = subprocess.run(command, cwd=tmp_path, env=here, capture_output=True, text=True, timeout=120, check=False)
     return done.returncode, done.stderr
 
 

@@ -12,10 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import lakeward as lw
-from lakeward.engine.api.row_types import schema_of
-from lakeward.engine.checkpoint.store import MemoryStore
-from lakeward.engine.execute import Ports, execute
-from lakeward.testing.sources import Item, Mark, ScriptedSource
+from lakeward.testing import ABORT, BARRIER, EOF, CollectSink, Item, JobHarness, ScriptedSource
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 Build = Callable[..., lw.DataStream]
@@ -46,50 +43,37 @@ def in_batches(rows: Sequence[Any], seed: int) -> list[list[Any]]:
 
 def straight(build: Build, *inputs: list[list[Any]], watermark: Any = None) -> list[dict[str, Any]]:
     """The rows that the job makes of its inputs."""
-    sink = lw.MemorySink()
-    env, _ = _job(build, inputs, watermark, 1, sink)
-    execute(env.definition())
-    return _rows(sink)
+    return _run(build, inputs, watermark, [1])
 
 
 def restored(build: Build, *inputs: list[list[Any]], watermark: Any = None) -> list[dict[str, Any]]:
     """The same with a crash behind a checkpoint, and a stop, after which it goes on with three subtasks."""
     first: list[Item] = list(inputs[0])
     third = len(first) // 3
-    script = [*first[:third], Mark.CHECKPOINT, *first[third : third + 2], Mark.FAIL]
-    script += [*first[third + 2 : 2 * third + 1], Mark.STOP, *first[2 * third + 1 :]]
-    store, sink, passed = MemoryStore(), lw.MemorySink(), set()
-    for parallelism in (2, 3):
-        env, source = _job(build, (script, *inputs[1:]), watermark, parallelism, sink)
-        source.passed |= passed
-        result = execute(env.definition("example", store), Ports(stop=source.stop))
-        passed = source.passed
-    assert result.ended
-    assert result.restored is not None
-    return _rows(sink)
+    script = [*first[:third], BARRIER, *first[third : third + 2], ABORT]
+    script += [*first[third + 2 : 2 * third + 1], EOF, *first[2 * third + 1 :]]
+    return _run(build, (script, *inputs[1:]), watermark, [2, 2, 3])
 
 
-def _job(
-    build: Build, scripts: Sequence[Sequence[Any]], watermark: Any, parallelism: int, sink: lw.MemorySink
-) -> tuple[lw.StreamExecutionEnvironment, ScriptedSource]:
-    config = lw.EngineConfig(restart=lw.RestartConfig(delay_min_ms=1))
-    env = lw.StreamExecutionEnvironment(parallelism=parallelism, checkpoint_interval="5ms", config=config)
+def _run(
+    build: Build, scripts: Sequence[Sequence[Any]], watermark: Any, parallelism: list[int]
+) -> list[dict[str, Any]]:
     time = watermark or lw.WatermarkStrategy.monotonous("at")
-    sources = []
+    sources, sink = [], CollectSink()
     for script in scripts:
-        row_class = next(type(item[0]) for item in script if not isinstance(item, Mark))
-        items = [item if isinstance(item, Mark) else list(map(dataclasses.asdict, item)) for item in script]
-        sources.append(ScriptedSource(schema_of(row_class), items))
-    names = [f"source-{number}" for number in range(len(sources))]
-    streams = [
-        env.from_source(source, watermark=time, uid=name, parallelism=1)
-        for source, name in zip(sources, names, strict=True)
-    ]
-    build(*streams).sink_to(sink, uid="sink")
-    return env, sources[0]
+        row_class = next(type(item[0]) for item in script if isinstance(item, list))
+        items = [list(map(dataclasses.asdict, item)) if isinstance(item, list) else item for item in script]
+        sources.append(ScriptedSource(row_class, items))
 
+    def job(env: lw.StreamExecutionEnvironment) -> None:
+        streams = [
+            env.from_source(source, watermark=time, uid=f"source-{number}", parallelism=1)
+            for number, source in enumerate(sources)
+        ]
+        build(*streams).sink_to(sink, uid="sink")
 
-def _rows(sink: lw.MemorySink) -> list[dict[str, Any]]:
+    runs = JobHarness(job, config=lw.EngineConfig(checkpoint_interval_ms=5)).run_to_end(parallelism)
+    assert len(runs) == len(parallelism)
     return sorted(sink.table().to_pylist(), key=repr)
 
 

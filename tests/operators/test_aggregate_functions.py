@@ -93,6 +93,8 @@ def expected(kind: str, rows: list[tuple[int, Any]], type_: pa.DataType) -> Any:
         return None
     if kind == "first":
         return min(present, key=lambda row: (row[0], row[1]))[2]
+    if kind == "collect":
+        return [value for _, _, value in sorted(present, key=lambda row: (row[0], row[1]))]
     if kind == "last":
         return max(present, key=lambda row: (row[0], row[1]))[2]
     return MODEL[kind]([value for _, _, value in present], type_)
@@ -100,6 +102,8 @@ def expected(kind: str, rows: list[tuple[int, Any]], type_: pa.DataType) -> Any:
 
 def same(a: Any, b: Any, largest: float = 0.0) -> bool:
     """Equal; floats but for rounding, which goes by the `largest` number that was added up."""
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
     if isinstance(a, float) and isinstance(b, float):
         return (is_nan(a) and is_nan(b)) or a == b or math.isclose(a, b, rel_tol=1e-9, abs_tol=largest * 1e-12)
     return bool(a == b)

@@ -27,8 +27,8 @@ from lakeward.operators.arguments import call_error
 from lakeward.operators.error_policy import FAILED, RETRY_WAIT_MAX_MS, RowErrors, failed_rows_schema
 from lakeward.operators.rows import CHUNK_ROWS
 from lakeward.operators.udf import FilterRows, FlatMapRows, MapBatches, MapRows
+from lakeward.testing import BARRIER, FAIL, ScriptedSource
 from lakeward.testing.harness import HarnessConfig, OperatorHarness
-from lakeward.testing.sources import Mark, ScriptedSource
 
 SCHEMA = pa.schema({"n": pa.int64(), "text": pa.string()})
 OUT = pa.schema({"n": pa.int64()})
@@ -421,7 +421,7 @@ def test_failed_rows_are_exactly_once_through_checkpoints_and_a_restart() -> Non
         return Number(refusing(row["n"]))
 
     script = [pa.RecordBatch.from_pylist(ROWS[i : i + 100], schema=SCHEMA) for i in range(0, len(ROWS), 100)]
-    steps = [*script[:4], Mark.CHECKPOINT, *script[4:6], Mark.FAIL, *script[6:]]
+    steps = [*script[:4], BARRIER, *script[4:6], FAIL, *script[6:]]
     source = ScriptedSource(SCHEMA, steps)
     env = lw.StreamExecutionEnvironment(
         checkpoint_interval="1ms", config=lw.EngineConfig(restart=lw.RestartConfig(delay_min_ms=1))

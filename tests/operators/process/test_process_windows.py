@@ -14,10 +14,8 @@ import pytest
 
 import lakeward as lw
 from lakeward import col
-from lakeward.engine.checkpoint.store import MemoryStore
 from lakeward.engine.core.errors import GraphError, SchemaError, UserCodeError
-from lakeward.engine.execute import Ports, execute
-from lakeward.testing.sources import Item, Mark, ScriptedSource
+from lakeward.testing import ABORT, BARRIER, EOF, FAIL, CollectSink, Item, JobHarness, ScriptedSource
 
 SCHEMA = pa.schema({"k": pa.string(), "v": pa.int64(), "at": pa.timestamp("us", tz="UTC")})
 SECOND = 1_000_000
@@ -120,41 +118,27 @@ def random_batches(seed: int) -> list[list[Row]]:
     return [rows[i : i + 7] for i in range(0, len(rows), 7)]
 
 
-def environment(parallelism: int) -> lw.StreamExecutionEnvironment:
-    restart = lw.RestartConfig(delay_min_ms=1)
-    return lw.StreamExecutionEnvironment(
-        parallelism=parallelism, checkpoint_interval="5ms", config=lw.EngineConfig(restart=restart)
-    )
-
-
-def job(script: list[Item], build: Any, parallelism: int, sink: lw.MemorySink) -> tuple[Any, ScriptedSource]:
-    env, source = environment(parallelism), ScriptedSource(SCHEMA, script)
-    watermark = lw.WatermarkStrategy.bounded_out_of_orderness("at", "1s")
-    build(env.from_source(source, watermark=watermark, uid="source", parallelism=1)).sink_to(sink, uid="sink")
-    return env, source
-
-
-def straight(batches: list[Any], build: Any, parallelism: int = 1) -> list[Row]:
-    sink = lw.MemorySink()
-    env, _ = job(batches, build, parallelism, sink)
-    execute(env.definition())
-    return sink.table().to_pylist()
-
-
-def restored(batches: list[Any], build: Any) -> list[Row]:
-    """With a crash and two stops, after each of which the parallelism is another one."""
-    marks = [Mark.CHECKPOINT, Mark.FAIL, Mark.STOP, Mark.CHECKPOINT, Mark.STOP]
+def run_of(batches: list[Any], build: Any, marks: list[Item], parallelism: list[int]) -> list[Row]:
     script: list[Item] = []
     for number, batch in enumerate(batches):
         script += [marks[number - 1], batch] if 0 < number <= len(marks) else [batch]
-    store, sink, passed = MemoryStore(), lw.MemorySink(), set()
-    for parallelism in (2, 3, 1):
-        env, source = job(script, build, parallelism, sink)
-        source.passed |= passed
-        result = execute(env.definition("windows", store), Ports(stop=source.stop))
-        passed = source.passed
-    assert result.ended
+    source, sink = ScriptedSource(SCHEMA, script), CollectSink()
+    watermark = lw.WatermarkStrategy.bounded_out_of_orderness("at", "1s")
+
+    def job(env: lw.StreamExecutionEnvironment) -> None:
+        build(env.from_source(source, watermark=watermark, uid="source", parallelism=1)).sink_to(sink, uid="sink")
+
+    JobHarness(job, config=lw.EngineConfig(checkpoint_interval_ms=5)).run_to_end(parallelism)
     return sink.table().to_pylist()
+
+
+def straight(batches: list[Any], build: Any, parallelism: int = 1) -> list[Row]:
+    return run_of(batches, build, [], [parallelism])
+
+
+def restored(batches: list[Any], build: Any) -> list[Row]:
+    """With crashes and stops, after each of which the parallelism is another one."""
+    return run_of(batches, build, [BARRIER, FAIL, EOF, BARRIER, ABORT], [2, 3, 1])
 
 
 def answers_of(rows: list[Row]) -> list[Answer]:
@@ -288,7 +272,7 @@ def test_sessions_that_are_joined_after_they_were_handed_over_come_again_as_one(
 
     windows = [[row("a", 1, 10)], [row("a", 2, 18)], [row("a", 3, 14), row("a", 4, 15)], [row("b", 9, 15)]]
     late = lw.WatermarkStrategy.bounded_out_of_orderness("at", "1m")
-    env = environment(1)
+    env = lw.StreamExecutionEnvironment()
     found = build(env.from_source(ScriptedSource(SCHEMA, windows), watermark=late)).execute_and_collect().to_pylist()
     assert [(one["start"], one["vs"]) for one in found] == [(10, [1]), (18, [2]), (10, [1, 3, 4, 2]), (15, [9])]
 
@@ -481,7 +465,7 @@ def test_an_error_of_the_function_names_it_and_the_window() -> None:
         yield {"n": 1 // (len(rows) - 1)}
 
     with pytest.raises(
-        UserCodeError, match=r"fails.* raised ZeroDivisionError.* key, window, rows \('a', TimeWindow"
+        UserCodeError, match=r"(?s)fails.* raised ZeroDivisionError.*key, window, rows: \('a', TimeWindow"
     ) as e:
         windows_of_one().process(fails, returns={"n": int}).execute_and_collect()
     assert "test_process_windows.py" in str(e.value)
