@@ -185,7 +185,8 @@ def test_after_the_last_try_the_error_names_function_row_and_cause_and_the_job_m
     message = str(caught.value)
     assert "Flaky.__call__" in message
     assert "test_async_map.py" in message
-    assert "ConnectionError: refused on row {'n': 5, 'name': 'name 5'} (tried 2 times)" in message
+    assert "ConnectionError: refused (tried 2 times)" in message
+    assert "row: {'n': 5, 'name': 'name 5'}" in message
     assert isinstance(caught.value.__cause__, ConnectionError)
     assert isinstance(caught.value, UserCodeError)
     assert caught.value.retry is Retry.BACKOFF
@@ -194,7 +195,7 @@ def test_after_the_last_try_the_error_names_function_row_and_cause_and_the_job_m
 def test_a_mistake_in_the_function_is_not_tried_again() -> None:
     with OperatorHarness(mapped(Flaky(9, lambda: KeyError("nmae"))), SCHEMA) as harness:
         harness.send(rows(5))
-        with pytest.raises(UserCodeError, match="KeyError: 'nmae' on row") as caught:
+        with pytest.raises(UserCodeError, match=r"(?s)KeyError: 'nmae'.*row: ") as caught:
             harness.finish()
     assert caught.value.retry is Retry.NO
 
@@ -227,7 +228,7 @@ def test_the_timeout_covers_all_tries_and_names_the_last_error() -> None:
         for _ in range(2):
             harness.finish()
             harness.tick(1999)
-        expected = "no answer within 5 s on row .*'n': 5.*the last try raised ConnectionError: refused"
+        expected = r"(?s)no answer within 5 s on a row; the last try raised ConnectionError: refused.*row: .*'n': 5"
         with pytest.raises(ExternalCallError, match=expected):
             harness.tick(1002)
 
@@ -282,7 +283,7 @@ def test_what_answers_in_time_of_need_must_not_fail() -> None:
     with OperatorHarness(mapped(timeout_ms=1000, on_timeout=failing_default), SCHEMA) as harness:
         harness.send(rows(5))
         harness.tick(1000)
-        with pytest.raises(ExternalCallError, match=r"failing_default.*still away on row"):
+        with pytest.raises(ExternalCallError, match=r"(?s)failing_default.*still away.*row: "):
             harness.finish()
 
 
@@ -334,7 +335,7 @@ def test_a_batch_must_be_answered_by_a_list_of_its_length(wrong: Any) -> None:
 
     with OperatorHarness(mapped(short, batch_rows=2), SCHEMA) as harness:
         harness.send(rows(1, 2))
-        with pytest.raises(UserCodeError, match=r"short.*returned .* for 2 rows, the first of which is row \{'n': 1"):
+        with pytest.raises(UserCodeError, match=r"(?s)short.*returned .* for 2 rows.*first row: \{'n': 1"):
             harness.finish()
 
 
@@ -364,7 +365,7 @@ def test_a_failed_batch_names_its_first_row() -> None:
 
     with OperatorHarness(mapped(explode, batch_rows=3), SCHEMA) as harness:
         harness.send(rows(7, 8))
-        with pytest.raises(UserCodeError, match=r"explode.* raised TypeError: no on 2 rows, the first of which is .*7"):
+        with pytest.raises(UserCodeError, match=r"(?s)explode.* raised TypeError: no on 2 rows.*first row: .*7"):
             harness.finish()
 
 
