@@ -95,8 +95,10 @@ def main() -> None:
         uid="names",
     )
     rated = named.map_async(with_rating, batch_rows=64, capacity=256, uid="ratings")
-    rated.sink_to(lw.FilesSink(os.environ.get("OUTPUT", "lakeward-enriched"), format="parquet"), uid="enriched")
+    target = os.environ.get("OUTPUT", "lakeward-enriched")
+    rated.sink_to(lw.FilesSink(target, format="parquet"), uid="enriched")
     env.execute("async-enrichment")
+    print(f"{count} orders with names and ratings are in {target}")
 
 
 if __name__ == "__main__":
