@@ -15,7 +15,7 @@ from lakeward.operators.process.key_batch import NO_TIME
 from lakeward.operators.process.operator import Domain, FunctionOperator, Process, keys_of, times_of
 from lakeward.operators.process.timers import DueTimers
 from lakeward.operators.udf import BatchChecker
-from lakeward.operators.windows.columns import Rows
+from lakeward.operators.windows.columns import Rows, group_rows
 
 _TIMESTAMP = pa.field("timestamp", pa.timestamp("us", tz="UTC"))
 
@@ -58,8 +58,8 @@ class BatchProcessOperator(FunctionOperator):
         assert handler is not None, "the base class has one"
         arrays, times = due.arrays, due.times_us[due.firsts]
         self._begin(arrays)
-        if len(arrays[0]) < len(due.keys):  # the later timers of a key have their turn when the first is done
-            rest = np.delete(np.arange(len(due.keys)), due.firsts)
+        rest = np.delete(np.arange(len(due.keys)), due.firsts)
+        if len(rest) and chained:  # the later timers of a key have their turn when the first is done
             self._queues[domain].register_all(due.times_us[rest], due.keys[rest])
         timers = pa.RecordBatch.from_arrays(
             [*arrays, pa.array(times).view(_TIMESTAMP.type)], schema=self._keys.append(_TIMESTAMP)
@@ -71,6 +71,8 @@ class BatchProcessOperator(FunctionOperator):
             self._handle(handler.function, timers, np.arange(len(times)), out)
         finally:
             context.time_domain = None
+        if len(rest) and not chained:
+            self._fire_some(domain, _part(due, rest), out, chained)
 
     def _handle(self, call: Any, batch: pa.RecordBatch, numbers: Rows, out: Output) -> None:
         context = self._context
@@ -88,3 +90,12 @@ class BatchProcessOperator(FunctionOperator):
         for part in parts:
             out.emit(part)
         self._side.flush(out)
+
+
+def _part(due: DueTimers, rest: Rows) -> DueTimers:
+    """Some of the timers."""
+    keys = pa.array(due.keys[rest])
+    arrays = [array.take(keys) for array in due.arrays]
+    numbers, firsts = group_rows(arrays)
+    chosen = pa.array(firsts)
+    return DueTimers([array.take(chosen) for array in arrays], firsts, numbers, due.times_us[rest])

@@ -18,7 +18,7 @@ from lakeward.operators.ranking.keyed_rows import KeyedRows
 from lakeward.operators.windows.columns import Rows, group_rows, to_numpy
 from lakeward.operators.windows.timed import KeyTypes
 
-_TOUCHED = "#touched_us"
+_TOUCHED = "##touched_us"  # no key column begins so, and no field
 _KEY_PREFIX = "key."
 
 

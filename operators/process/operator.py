@@ -307,7 +307,7 @@ class FunctionOperator(Operator):
         queue = self._queues[domain]
         left = len(queue) + _CHAIN_MAX
         for due in queue.due(upto_us):
-            left -= len(due.times_us)
+            left -= len(due.firsts)  # a vectorised function has the first timer of each key now, others in later parts
             if left < 0 and upto_us == WATERMARK_MAX_US:
                 raise UserCodeError(
                     f"at the end of the input {_CHAIN_MAX:,} timers have set one another, and no end is in sight",

@@ -23,7 +23,7 @@ from lakeward.operators.windows.columns import Rows, group_rows
 from lakeward.operators.windows.due import DueIndex
 from lakeward.operators.windows.timed import KeyTypes
 
-_TIME = "#time_us"
+_TIME = "##time_us"  # no key column begins so
 _AT_ONCE = 32_768
 _NEVER = -(2**63)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -24,7 +24,7 @@ from lakeward.operators.windows.timed import KeyTypes
 
 T = TypeVar("T")
 
-_TOUCHED = "touched_us"
+_TOUCHED = "##touched_us"  # no key column begins so, and no field
 
 
 class _Nothing:
@@ -60,6 +60,7 @@ class ValueCells:
         self._expiry = None if declared.ttl is None else Expiry(declared.ttl, self._remove_expired)
         self.changed: set[int] = set()
         self._lent: dict[int, Any] = {}
+        self._lent_us: dict[int, int] = {}
         self._touched: dict[int, int] = {}
         self._due_us: list[int] = []
         self.held: list[Any] | None = None
@@ -83,6 +84,7 @@ class ValueCells:
         held = self.held or self.load()
         index = self._batch.index
         if self._expiry is not None and held[index] is not NOTHING:
+            self._settle(index)
             touched_us = self._touched.get(index)
             due_us = self._due_us[index] if touched_us is None else self._expiry.due_at(touched_us)
             if due_us <= self._expiry.now_us(self._batch):
@@ -121,6 +123,8 @@ class ValueCells:
         index = self._batch.index
         self.changed.add(index)
         if self._expiry is not None:
+            self._lent.pop(index, None)
+            self._lent_us.pop(index, None)
             self._touched[index] = self._expiry.touched_us(self._batch)
 
     def lend(self, pristine: Any = NOTHING) -> None:
@@ -133,18 +137,28 @@ class ValueCells:
         if index not in self._lent:
             self._lent[index] = pristine
             if self._expiry is not None:
-                self._touched[index] = self._expiry.touched_us(self._batch)
+                self._lent_us[index] = self._expiry.touched_us(self._batch)
+
+    def _settle(self, index: int) -> None:
+        """A value that was given to the user lives longer if it was changed since."""
+        if index in self._lent_us and self.held is not None:
+            lent_us, pristine = self._lent_us.pop(index), self._lent.pop(index)
+            if self.held[index] != pristine:
+                self.changed.add(index)
+                self._touched[index] = lent_us
 
     def discard(self) -> None:
         """Forget what has changed."""
         self.changed = set()
-        self._lent, self._touched = {}, {}
+        self._lent, self._lent_us, self._touched = {}, {}, {}
         self.held = self._columns_now = self._slots = None
 
     def finish(self) -> None:
         """Write what has changed."""
         held, changed = self.held, self.changed
         if held is not None and (changed or self._lent):
+            for index in list(self._lent_us):
+                self._settle(index)
             changed.update(index for index, pristine in self._lent.items() if held[index] != pristine)
             rows = np.fromiter(changed, np.int64, len(changed))
             rows.sort()
@@ -205,8 +219,8 @@ class ValueCells:
         self._slots = slots = self._table.pane().find(self._batch.encoded(self._table))
         there = slots >= 0
         if self._expiry is not None:
-            due_us = self._expiry.due_us(self._table.pane().column(_TOUCHED)[slots])
-            there &= due_us > self._expiry.now_us(self._batch)
+            due_us = self._expiry.due_us(self._table.pane().column(_TOUCHED)[slots[there]])
+            there[there] = due_us > self._expiry.now_us(self._batch)
         if there.all():
             return self._whole(self._arrays(slots))
         rows = np.flatnonzero(there)
@@ -400,7 +414,10 @@ class BoundReducing(ReducingState[T], Generic[T]):
         """Fold a value in."""
         if value is None:
             raise UserCodeError("a ReducingState is given None", hint="add values only")
-        self._held.value = self.function(self._held.value, value) if self._held.exists else value
+        after = self.function(self._held.value, value) if self._held.exists else value
+        if after is None:
+            raise UserCodeError("the function of a ReducingState returned None", hint="return what is to be held")
+        self._held.value = after
 
     @property
     def value(self) -> T | None:

@@ -185,7 +185,7 @@ class NeverThere(lw.KeyedProcessFunction):
         (FieldNarrows(), "'stats': column 'count' was stored as int32 and is now int16"),
         (ListedBecomesText(), "'items': column 'price' was stored as float and is now string"),
         (ListBecomesValue(), "'items' was stored as a table of another kind"),
-        (LivesNowForAnHour(), "'total' was stored without 'touched_us'"),
+        (LivesNowForAnHour(), "'total' was stored without '##touched_us'"),
         (ListedForAnHour(), "'items' was stored by ['#k'], mutable []"),
         (NeverThere(), "'fresh' is said to have been 'totla', but the checkpoint has neither"),
     ],

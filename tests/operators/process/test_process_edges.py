@@ -1,0 +1,125 @@
+"""Names, times and ends that process functions meet seldom."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+import lakeward as lw
+from lakeward.engine.core.errors import UserCodeError
+
+NOON = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
+SHOWN = {"shown": str}
+
+
+def shown(function: Any, rows: int, key: str = "k") -> list[str]:
+    env = lw.StreamExecutionEnvironment(config=lw.EngineConfig(batch_rows=1))
+    given = [{key: 1, "n": n, "at": NOON + dt.timedelta(seconds=n)} for n in range(rows)]
+    stream = env.from_collection(given, watermark=lw.WatermarkStrategy.monotonous("at"))
+    found: list[str] = stream.key_by(key).process(function, returns=SHOWN).execute_and_collect()["shown"].to_pylist()
+    return found
+
+
+@dataclass
+class Touched:
+    touched_us: int
+
+
+class CountsTouches(lw.KeyedProcessFunction):
+    held = lw.ValueState(Touched, ttl="1h")
+    seen = lw.ListState(Touched, ttl="1h")
+    named = lw.MapState(str, Touched, ttl="1h")
+
+    def process(self, row: dict[str, Any], ctx: lw.KeyedContext) -> Any:
+        held = self.held.value or Touched(0)
+        self.held.value = Touched(held.touched_us + 1)
+        self.seen.append(self.held.value)
+        self.named["last"] = self.held.value
+        ctx.timers.register_event_time(0)
+        yield {"shown": f"{held.touched_us} {[one.touched_us for one in self.seen]}"}
+
+    def on_timer(self, timestamp: dt.datetime, ctx: lw.KeyedContext) -> None:
+        assert ctx.current_key == 1
+
+
+@pytest.mark.parametrize("key", ["touched_us", "time_us", "value"])
+def test_fields_and_keys_may_be_named_like_the_time_of_a_ttl(key: str) -> None:
+    assert shown(CountsTouches(), 3, key) == ["0 [1]", "1 [1, 2]", "2 [1, 2, 3]"]
+
+
+class Reads(lw.KeyedProcessFunction):
+    """Reads a list at some times, and changes it in place at one."""
+
+    held = lw.ValueState(list[int], ttl=lw.StateTtl("10s", time="event"))
+
+    def __init__(self, changed_at: int) -> None:
+        self.changed_at = changed_at
+
+    def process(self, row: dict[str, Any], ctx: lw.KeyedContext) -> None:
+        self.held.value = [1]
+        for second in (5, 8, 12, 16, 20):
+            ctx.timers.register_event_time(NOON + dt.timedelta(seconds=second))
+
+    def on_timer(self, timestamp: dt.datetime, ctx: lw.KeyedContext) -> Any:
+        held = self.held.value
+        if held is not None and timestamp == NOON + dt.timedelta(seconds=self.changed_at):
+            held.append(2)
+        yield {"shown": f"{held}"}
+
+
+@pytest.mark.parametrize(
+    ("changed_at", "expected"),
+    [
+        (99, ["[1]", "[1]", "None", "None", "None"]),
+        (8, ["[1]", "[1, 2]", "[1, 2]", "[1, 2]", "None"]),
+    ],
+)
+def test_a_list_lives_longer_if_it_was_changed_and_not_if_it_was_read(changed_at: int, expected: list[str]) -> None:
+    assert shown(Reads(changed_at), 1) == expected
+
+
+class CountsForAnHour(lw.KeyedBatchFunction):
+    count = lw.ValueState(int, default=0, ttl="1h")
+
+    def process_batch(self, batch: pa.RecordBatch, ctx: lw.KeyedBatchContext) -> Any:
+        self.count.column = counts = self.count.column.to_numpy() + 1
+        return pa.record_batch({"shown": [str(count) for count in counts]})
+
+
+def test_a_vectorised_state_with_a_ttl_begins_empty() -> None:
+    assert shown(CountsForAnHour(), 3) == ["1", "2", "3"]
+
+
+class ManyTimers(lw.KeyedBatchFunction):
+    def __init__(self, domain: str, count: int) -> None:
+        self.domain, self.count = domain, count
+
+    def process_batch(self, batch: pa.RecordBatch, ctx: lw.KeyedBatchContext) -> None:
+        register = getattr(ctx.timers, f"register_{self.domain}_time")
+        register(4_102_444_800_000_000 + np.arange(self.count), np.zeros(self.count, np.int64))
+
+    def on_timers(self, timers: pa.RecordBatch, ctx: lw.KeyedBatchContext) -> Any:
+        return pa.record_batch({"shown": [str(time.value) for time in timers.column("timestamp")]})
+
+
+@pytest.mark.parametrize(("domain", "count"), [("processing", 3), ("event", 3), ("event", 1500)])
+def test_all_timers_of_a_key_come_to_a_vectorised_function_at_the_end(domain: str, count: int) -> None:
+    expected = [str(4_102_444_800_000_000 + n) for n in range(count)]
+    assert shown(ManyTimers(domain, count), 1) == expected
+
+
+class Forgetful(lw.KeyedProcessFunction):
+    held = lw.ReducingState(int, lambda one, other: None)  # type: ignore[arg-type,return-value]
+
+    def process(self, row: dict[str, Any], ctx: lw.KeyedContext) -> None:
+        self.held.add(row["n"])
+
+
+def test_a_reducing_function_that_returns_nothing_is_named() -> None:
+    with pytest.raises(UserCodeError, match="the function of a ReducingState returned None"):
+        shown(Forgetful(), 2)
