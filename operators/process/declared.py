@@ -75,12 +75,19 @@ def states_of_class(function_class: type) -> dict[str, Declared]:
     for base in reversed(function_class.__mro__):
         hints = _hints(base)
         for name in {**hints, **{n: v for n, v in vars(base).items() if isinstance(v, State)}}:
-            given = vars(base).get(name)
+            given = _given(base, name)
             if isinstance(given, State) or _state_class(hints.get(name)) is not None:
                 found[name] = (given if isinstance(given, State) else None, hints.get(name))
             else:
                 found.pop(name, None)
     return {name: declared(name, state, hint, function_class.__qualname__) for name, (state, hint) in found.items()}
+
+
+def _given(base: type, name: str) -> Any:
+    """What a class says of an attribute; a dataclass with slots says it of its field alone."""
+    given = vars(base).get(name)
+    field = vars(base).get("__dataclass_fields__", {}).get(name)
+    return field.default if inspect.ismemberdescriptor(given) and field is not None else given
 
 
 def states_of_function(function: Callable[..., Any], hints: Mapping[str, Any]) -> dict[str, Declared]:

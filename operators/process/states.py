@@ -21,7 +21,10 @@ V = TypeVar("V")
 Added = TypeVar("Added")
 Out = TypeVar("Out")
 
-OUTSIDE_HINT = "state belongs to a key: use it where a row or a timer is handled, not in __init__ or open"
+OUTSIDE_HINT = (
+    "state belongs to a key: declare it in the class (seen: lw.ValueState[int]), not in __init__ or open, and use it "
+    "where a row or a timer is handled"
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -213,7 +213,9 @@ class ValueCells:
         if self._columns_now is None:
             self._columns_now = self._load_column()
         column = self._columns_now
-        return column if default is None or not column.null_count else column.fill_null(default)
+        if default is None or not column.null_count:
+            return column
+        return column.fill_null(self._whole(self._form.arrays([default]))[0])
 
     def _load_column(self) -> pa.Array:
         self._slots = slots = self._table.pane().find(self._batch.encoded(self._table))

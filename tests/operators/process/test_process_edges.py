@@ -123,3 +123,44 @@ class Forgetful(lw.KeyedProcessFunction):
 def test_a_reducing_function_that_returns_nothing_is_named() -> None:
     with pytest.raises(UserCodeError, match="the function of a ReducingState returned None"):
         shown(Forgetful(), 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Slotted(lw.KeyedProcessFunction):
+    step: int
+    count: lw.ValueState[int] = lw.ValueState(default=5)  # noqa: RUF009 (a declaration, not a value)
+
+    def process(self, row: dict[str, Any], ctx: lw.KeyedContext) -> Any:
+        self.count.value += self.step
+        yield {"shown": str(self.count.value)}
+
+
+def test_a_state_of_a_dataclass_with_slots_has_its_default() -> None:
+    assert shown(Slotted(2), 2) == ["7", "9"]
+
+
+class InInit(lw.KeyedProcessFunction):
+    def __init__(self) -> None:
+        self.seen = lw.ValueState(int)
+
+    def process(self, row: dict[str, Any], ctx: lw.KeyedContext) -> None:
+        self.seen.value = 1
+
+
+def test_a_state_that_is_made_in_init_is_told_where_to_be_declared() -> None:
+    with pytest.raises(UserCodeError) as caught:
+        shown(InInit(), 1)
+    assert "declare it in the class" in (caught.value.hint or "")
+
+
+class RowsByDefault(lw.KeyedBatchFunction):
+    held = lw.ValueState(Touched, default=Touched(4))
+
+    def process_batch(self, batch: pa.RecordBatch, ctx: lw.KeyedBatchContext) -> Any:
+        column = self.held.column
+        self.held.column = [{"touched_us": one["touched_us"] + 1} for one in column.to_pylist()]
+        return pa.record_batch({"shown": [str(one) for one in column.field("touched_us")]})
+
+
+def test_a_vectorised_state_of_rows_has_its_default() -> None:
+    assert shown(RowsByDefault(), 2) == ["4", "5"]
