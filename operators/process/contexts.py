@@ -195,7 +195,16 @@ class KeyedContext(ProcessContext):
 
     @property
     def current_key(self) -> Any:
-        """The key of the row or timer: a value, or a tuple of the values of several key columns."""
+        """The key of the row or timer: a value, or a tuple of the values of several key columns.
+
+        Raises:
+            UserCodeError: There is none: the row is one of a broadcast stream.
+        """
+        if self._batch.index < 0:
+            raise UserCodeError(
+                "a key is asked for where there is none",
+                hint="rows of process_broadcast have no key: use their columns",
+            )
         return self._batch.current
 
 

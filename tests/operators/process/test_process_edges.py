@@ -164,3 +164,18 @@ class RowsByDefault(lw.KeyedBatchFunction):
 
 def test_a_vectorised_state_of_rows_has_its_default() -> None:
     assert shown(RowsByDefault(), 2) == ["4", "5"]
+
+
+class KeyOfARule(lw.BroadcastProcessFunction):
+    def process(self, row: dict[str, Any], ctx: lw.KeyedContext) -> None: ...
+
+    def process_broadcast(self, row: dict[str, Any], ctx: Any) -> Any:
+        yield {"shown": str(ctx.current_key)}
+
+
+def test_a_broadcast_row_that_is_asked_for_its_key_is_told_that_it_has_none() -> None:
+    env = lw.StreamExecutionEnvironment()
+    rows, rules = env.from_collection([{"k": 1}]), env.from_collection([{"rule": 1}])
+    result = rows.key_by("k").connect(rules.broadcast()).process(KeyOfARule(), returns=SHOWN)
+    with pytest.raises(UserCodeError, match="a key is asked for where there is none"):
+        result.execute_and_collect()
