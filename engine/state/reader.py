@@ -11,6 +11,7 @@ import pyarrow as pa
 from lakeward.engine.api.state import ColumnSpec, RowsSpec
 from lakeward.engine.core.json_types import JsonObject
 from lakeward.engine.core.scratch import ScratchFolder
+from lakeward.engine.state.evolution import evolved
 from lakeward.engine.state.keys import KeyCodec
 from lakeward.engine.state.kv import KeyValueStore, StoreFactory
 from lakeward.engine.state.layout import Layouts
@@ -60,9 +61,18 @@ def read_rows(factory: StoreFactory, sources: Iterable[RestoreSource], spec: Row
         CheckpointError: A snapshot is of a newer version.
         CorruptionError: It is damaged.
     """
+    evolution = spec.evolution
     for source in sources:
-        for batch in read_tables(factory, source.directory, source.tables).get(spec.name, ()):
-            yield pa.RecordBatch.from_arrays([batch.column(name) for name in spec.schema.names], schema=spec.schema)
+        described = TableRegistry.from_json(source.tables).row_tables
+        stored = described.get(spec.name)
+        if stored is None and evolution is not None and evolution.renamed_from is not None:
+            stored = described.get(evolution.renamed_from)
+        if stored is None:
+            continue
+        old = stored.spec if evolution is not None else spec
+        for batch in read_tables(factory, source.directory, source.tables)[stored.spec.name]:
+            rows = pa.RecordBatch.from_arrays([batch.column(name) for name in old.schema.names], schema=old.schema)
+            yield rows if evolution is None else evolved(rows, old, spec)
 
 
 def table_schema(table: StoredTable) -> pa.Schema:

@@ -9,11 +9,12 @@ import numpy as np
 import pyarrow as pa
 
 from lakeward.engine.api.context import OperatorContext
-from lakeward.engine.api.state import RowsSpec
+from lakeward.engine.api.state import RowsEvolution, RowsSpec
 from lakeward.engine.core.errors import UserCodeError
 from lakeward.engine.core.hashing import hash_columns
 from lakeward.engine.core.keygroups import key_group_range, key_groups
 from lakeward.operators.process.declared import Declared
+from lakeward.operators.process.held_rows import evolving
 from lakeward.operators.process.states import BroadcastState, State
 
 K = TypeVar("K")
@@ -67,7 +68,9 @@ class _Cells:
         self._ours = key_group_range(context.subtask, context.parallelism, context.max_parallelism)
         self._names = tuple(_KEY_PREFIX + name for name in self._keys.schema.names)
         keys = [pa.field(name, field.type) for name, field in zip(self._names, self._keys.schema, strict=True)]
-        spec = RowsSpec(declared.table, pa.schema([*keys, *self._values.schema]), self._names)
+        forms = [(_KEY_PREFIX, self._keys), ("", self._values)]
+        evolution = RowsEvolution(tuple(evolving(forms)), declared.old_table)
+        spec = RowsSpec(declared.table, pa.schema([*keys, *self._values.schema]), self._names, evolution=evolution)
         self._rows = context.rows(spec)
         self.held: dict[Any, Any] = {}
         self._changed: dict[Any, Any] = {}

@@ -13,6 +13,7 @@ from lakeward.engine.api.context import OperatorContext
 from lakeward.engine.api.state import ColumnSpec, RowIds, RowsEvolution, RowsSpec
 from lakeward.operators.process.declared import Declared
 from lakeward.operators.process.expiry import Expiry
+from lakeward.operators.process.forms import ValueForm
 from lakeward.operators.process.key_batch import KeyBatch, prefixed
 from lakeward.operators.ranking.keyed_rows import KeyedRows
 from lakeward.operators.windows.columns import Rows, group_rows, to_numpy
@@ -56,17 +57,7 @@ class HeldRows:
         columns = [(prefix + field.name, field.type) for prefix, form in self._forms for field in form.schema]
         timed = [] if declared.ttl is None else [(_TOUCHED, pa.int64())]
         schema = pa.schema([*prefixed(keys), *columns, *timed])
-        given = [
-            ColumnSpec(
-                prefix + one.name,
-                one.type,
-                one.default,
-                None if one.renamed_from is None else prefix + one.renamed_from,
-            )
-            for prefix, form in self._forms
-            for one in form.columns
-        ]
-        evolution = RowsEvolution(tuple(given), declared.old_table)
+        evolution = RowsEvolution(tuple(evolving(self._forms)), declared.old_table)
         mutable = (_TOUCHED,) if timed else ()
         self._rows = KeyedRows(
             context, RowsSpec(declared.table, schema, tuple(self._keys), mutable, evolution=evolution)
@@ -151,3 +142,11 @@ class HeldRows:
         result = np.full(len(arrays[0]), -1, np.int64)
         result[firsts] = next_us
         return result
+
+
+def evolving(forms: Sequence[tuple[str, ValueForm]]) -> Iterator[ColumnSpec]:
+    """What the columns of some forms, named with a prefix, may have been called, and what stands for them."""
+    for prefix, form in forms:
+        for one in form.columns:
+            old = None if one.renamed_from is None else prefix + one.renamed_from
+            yield ColumnSpec(prefix + one.name, one.type, one.default, old)

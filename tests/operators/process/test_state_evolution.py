@@ -196,3 +196,55 @@ def test_a_change_that_stored_state_cannot_follow_is_refused_by_name(function: A
         harness(function, [saved(Before())], HarnessConfig())
     assert said in str(caught.value)
     assert caught.value.hint
+
+
+class OldRule(NamedTuple):
+    limit: Annotated[int, pa.int32()]
+
+
+class NewRule(NamedTuple):
+    limit: int
+    note: str = "none"
+
+
+class OldRules(lw.BroadcastProcessFunction):
+    rules: lw.BroadcastState[str, OldRule]
+
+    def process(self, row: dict[str, Any], ctx: lw.ProcessContext) -> None: ...
+
+    def process_broadcast(self, row: dict[str, Any], ctx: lw.ProcessContext) -> None:
+        self.rules[row["k"]] = OldRule(row["n"])
+
+
+class NewRules(lw.BroadcastProcessFunction):
+    known = lw.BroadcastState(str, NewRule, renamed_from="rules")
+
+    def process(self, row: dict[str, Any], ctx: lw.ProcessContext) -> Any:
+        yield {"k": row["k"], "shown": repr(sorted(self.known.items()))}
+
+    def process_broadcast(self, row: dict[str, Any], ctx: lw.ProcessContext) -> None:
+        self.known[row["k"]] = NewRule(row["n"], "new")
+
+
+def with_rules(function: Any, restored: list[HarnessSnapshot], config: HarnessConfig) -> OperatorHarness:
+    callee = Callee(function, ("process", "process_broadcast"))
+    factory = Process(callee, (ProcessInput(SCHEMA), ProcessInput(SCHEMA)), RESULT, RESULT)
+    return OperatorHarness(factory, (SCHEMA, SCHEMA), config, restored)
+
+
+def test_broadcast_state_is_renamed_and_its_values_evolve_at_any_parallelism() -> None:
+    with with_rules(OldRules(), [], HarnessConfig()) as one:
+        one.send([{"k": f"k{n}", "n": n} for n in range(3)], index=1)
+        snapshots = [one.snapshot()]
+    for parallelism in (2, 3):
+        held = [
+            with_rules(NewRules(), snapshots, HarnessConfig(subtask=number, parallelism=parallelism))
+            for number in range(parallelism)
+        ]
+        wanted = [(f"k{n}", NewRule(n)) for n in range(3)]
+        for one in held:
+            one.send([{"k": "x", "n": 0}])
+            assert one.take()[0]["shown"] == repr(wanted)
+        snapshots = [one.snapshot() for one in held]
+        for one in held:
+            one.close()
