@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any, TypeAlias
 
 import pyarrow as pa
@@ -30,7 +32,8 @@ def by_sink(answer: Answer) -> dict[str, Rows]:
 def differences(found: Answer, expected: Answer) -> str:
     """What is lost, what came twice and what should not have come at all, in words; empty when there is nothing.
 
-    Rows are compared as multisets, whatever their order; floating-point numbers in nine digits.
+    Rows are compared as multisets, whatever their order; floating-point numbers in nine digits, times by the moment,
+    whatever their time zone, decimals by their value.
 
     >>> differences([{"n": 1}, {"n": 2}, {"n": 2}], [{"n": 1}, {"n": 2}, {"n": 3}])
     '1 row lost: {n: 3}; 1 row doubled: {n: 2}'
@@ -80,4 +83,9 @@ def _text(value: Any) -> str:
         return "[" + ", ".join(map(_text, value)) + "]"
     if isinstance(value, float):
         return "nan" if math.isnan(value) else f"{value + 0.0:.{FLOAT_DIGITS}g}"
+    if isinstance(value, datetime) and value.tzinfo is not None:
+        return str(value.astimezone(UTC))
+    if isinstance(value, Decimal):
+        digits = f"{value:f}"
+        return digits.rstrip("0").rstrip(".") if "." in digits else digits
     return repr(value)

@@ -11,7 +11,8 @@ from typing import TypeAlias
 
 from lakeward.engine.checkpoint import paths
 from lakeward.engine.checkpoint.store import MemoryStore
-from lakeward.engine.core.errors import LakewardError
+from lakeward.engine.core.errors import ConfigError, LakewardError
+from lakeward.engine.core.expect import expect, refusal
 from lakeward.engine.execute import JobDefinition
 from lakeward.testing.compare import Answer, differences
 from lakeward.testing.crash import Life, SimulatedCrash
@@ -201,9 +202,10 @@ def assert_survives_crashes(
 
     Raises:
         AssertionError: Rows are lost or doubled; the text says after which crashes, and which rows.
-        ConfigError: A source has no end, or there is nothing to compare.
+        ConfigError: A source has no end, there is nothing to compare, or nowhere to crash.
         LakewardError: The job cannot run, even without a crash.
     """
+    chosen = _chosen(points)
     answer, rows = straight_answer(job, read)
     wanted = answer if expected is None else expected
     _check("the job's answer is wrong before anything has crashed", differences(answer, wanted))
@@ -212,7 +214,10 @@ def assert_survives_crashes(
     probe.run_to_end(parallelism)
     problem = differences(probe.answer(read), wanted)
     _check("the job's answer is wrong in small batches, before anything has crashed", problem)
-    plans = _plans(probe.faults.passed, set(CrashPoint) if points is None else set(points))
+    plans = _plans(probe.faults.passed, chosen)
+    if not plans:
+        names = ", ".join(point.value for point in CrashPoint if point in chosen)
+        raise ConfigError(f"the job comes by none of these points: {names}", hint="leave points out: it takes all")
     trial = _Trial(job, read, wanted, batch_rows, parallelism)
     failed = {plan: problem for plan in plans if (problem := trial.crash(plan))}
     if failed:
@@ -220,6 +225,18 @@ def assert_survives_crashes(
         more = [f"  and {len(failed) - REPORTED_MAX} more"] if len(failed) > REPORTED_MAX else []
         text = f"the job does not survive {len(failed)} of {len(plans)} crashes"
         raise AssertionError("\n".join([text, *shown, *more]))
+
+
+def _chosen(points: Collection[CrashPoint] | None) -> set[CrashPoint]:
+    if points is None:
+        return set(CrashPoint)
+    hint = "list some: points=[CrashPoint.AFTER_COMMIT], or leave points out"
+    expect(points, (list, tuple, set, frozenset), "assert_survives_crashes: points", hint)
+    for point in points:
+        expect(point, CrashPoint, "one of points", hint)
+    if not points:
+        raise refusal(points, "assert_survives_crashes: points", hint)
+    return set(points)
 
 
 def straight_answer(job: Job, read: Read | None) -> tuple[Answer, int]:

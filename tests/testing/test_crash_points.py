@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -246,6 +248,34 @@ def test_a_wrong_answer_is_said_before_anything_is_crashed() -> None:
         assert_survives_crashes(
             lambda env: env.from_collection([{"n": 1}, {"n": 2}]).sink_to(CollectSink(), uid="out"), expected=[{"n": 1}]
         )
+
+
+def test_expected_times_and_decimals_are_equal_in_whatever_zone_and_scale_they_are_written() -> None:
+    at = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    rows = [{"at": at, "price": Decimal("1.50")}]
+    expected = [{"at": at.astimezone(timezone(timedelta(hours=2))), "price": Decimal("1.5")}]
+    schema = pa.schema({"at": pa.timestamp("us", "UTC"), "price": pa.decimal128(38, 2)})
+
+    def job(env: lw.StreamExecutionEnvironment) -> None:
+        env.from_collection(rows, schema=schema, uid="in").sink_to(CollectSink(), uid="out")
+
+    assert_survives_crashes(job, expected=expected, points=[CrashPoint.AFTER_COMMIT])
+    with pytest.raises(AssertionError, match=r"1 row lost: \{at: 2026-01-01 12:00:01\+00:00, price: 1.5\}"):
+        assert_survives_crashes(job, expected=[{"at": at + timedelta(seconds=1), "price": Decimal("1.5")}])
+
+
+@pytest.mark.parametrize("points", [["AFTER_COMMIT"], CrashPoint.AFTER_COMMIT, [], "AFTER_COMMIT"])
+def test_points_that_are_none_are_refused(points: Any) -> None:
+    with pytest.raises(ConfigError, match="points"):
+        assert_survives_crashes(windowed, points=points)
+
+
+def test_a_test_that_crashes_nowhere_does_not_pass() -> None:
+    def job(env: lw.StreamExecutionEnvironment) -> None:
+        env.from_collection([{"n": n} for n in range(4)], uid="in").sink_to(CollectSink(), uid="out")
+
+    with pytest.raises(ConfigError, match="comes by none of these points: before state is stored"):
+        assert_survives_crashes(job, points=[CrashPoint.BEFORE_UPLOAD])
 
 
 def test_a_job_with_nothing_to_compare_is_refused() -> None:
