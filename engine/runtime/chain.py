@@ -49,7 +49,9 @@ class SnapshotPart:
     directory: str = ""
 
     def discard_files(self) -> None:
-        """Delete the local files."""
+        """Delete the local files, and make none any more."""
+        if self.frozen is not None:
+            self.frozen.give_up()
         if self.directory:
             shutil.rmtree(self.directory, ignore_errors=True)
 

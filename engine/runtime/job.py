@@ -240,6 +240,8 @@ class JobRunner:
         try:
             snapshots = tuple(self._store_part(part) for part in taken.parts)
         except CheckpointError as error:
+            for part in taken.parts:  # those that have not had their turn, too: files of theirs would stay for ever
+                part.discard_files()
             return Declined(taken.checkpoint, taken.task, str(error))
         return Acked(taken.checkpoint, taken.task, snapshots)
 

@@ -62,6 +62,10 @@ class FrozenState:
         """
         return StateFiles(self.tables, self._snapshot.finish())
 
+    def give_up(self) -> None:
+        """Nobody wants its files any more: if they are not there yet, they are never made."""
+        self._snapshot.give_up()
+
 
 class StateBackend:
     """All keyed tables of one operator subtask.

@@ -37,6 +37,7 @@ class DeferredSnapshot:
         self._files: list[LocalFile] | None = None
         self._error: Exception | None = None
         self._written = False
+        self._wanted = True
 
     def finish(self) -> list[LocalFile]:
         """Write what is left, and make the files; others may use the store between two pieces.
@@ -65,8 +66,13 @@ class DeferredSnapshot:
         if self._error is not None and not self._written:
             raise self._error
 
+    def give_up(self) -> None:
+        """No files are wanted any more: what is left is written when the store is used next, for the store alone."""
+        with self._lock:
+            self._wanted = False
+
     def _step(self) -> bool:
-        """Write one piece, or make the files; False when there is nothing more to do."""
+        """Write one piece, or make the files if they are wanted; False when there is nothing more to do."""
         with self._lock:
             if self._error is not None or self._files is not None:
                 return False
@@ -76,7 +82,7 @@ class DeferredSnapshot:
                     self._store.write(*piece)
                     return True
                 self._written = True
-                self._files = self._store.checkpoint(self._target_dir)
+                self._files = self._store.checkpoint(self._target_dir) if self._wanted else []
             except Exception as error:
                 self._error = error
             return False

@@ -68,7 +68,22 @@ class RocksDbStore:
         self._db.set_write_options(self._write_options)
 
     def write(self, puts: Iterable[KeyValue], deletes: Sequence[bytes] = ()) -> None:
-        """Delete `deletes`, then store `puts`; sorted input makes this several times faster."""
+        """Delete `deletes`, then store `puts`; sorted input makes this several times faster.
+
+        Raises:
+            CheckpointError: The disk is full or fails; the store lacks rows from then on.
+        """
+        try:
+            self._write(puts, deletes)
+        except Exception as error:
+            raise self._unwritten(error) from error
+
+    def _unwritten(self, error: Exception) -> CheckpointError:
+        return CheckpointError(
+            f"cannot write the state store {self._directory}: {error}", hint="is there room on its disk?"
+        )
+
+    def _write(self, puts: Iterable[KeyValue], deletes: Sequence[bytes]) -> None:
         if deletes:
             batch = WriteBatch(raw_mode=True)
             for key in deletes:
@@ -84,7 +99,10 @@ class RocksDbStore:
 
     def delete_range(self, start: bytes, end: bytes) -> None:
         """Forget every key with `start <= key < end`."""
-        self._db.delete_range(start, end, write_opt=self._write_options)
+        try:
+            self._db.delete_range(start, end, write_opt=self._write_options)
+        except Exception as error:
+            raise self._unwritten(error) from error
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """The value of each key, None where there is none."""

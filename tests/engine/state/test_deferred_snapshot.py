@@ -175,3 +175,26 @@ def test_a_store_that_lacks_rows_is_not_used_any_more() -> None:
     for use in (snapshot.finish, lambda: store.get_many([b"a"]), lambda: store.scan(b"a", b"b")):
         with pytest.raises(OSError, match="input/output error"):
             use()
+
+
+def test_of_a_snapshot_that_is_given_up_no_files_are_made_and_all_rows_are_written(tmp_path: Path) -> None:
+    store = DeferredStore(RocksDbStoreFactory().open(str(tmp_path / "store")))
+    given_up = store.defer([([(b"a", b"1")], ())], str(tmp_path / "unwanted"))
+    given_up.give_up()
+    assert store.get_many([b"a"]) == [b"1"]
+    assert not (tmp_path / "unwanted").exists()
+    assert store.checkpoint(str(tmp_path / "wanted"))
+    store.close()
+
+
+def test_a_store_that_cannot_be_written_says_which_and_the_job_may_start_again(tmp_path: Path) -> None:
+    store = RocksDbStoreFactory().open(str(tmp_path / "store"))
+    store.close()  # as a disk that fails: every write is refused
+    changes = (
+        lambda: store.write([(b"a", b"1")]),
+        lambda: store.write([], [b"a"]),
+        lambda: store.delete_range(b"a", b"b"),
+    )
+    for change in changes:
+        with pytest.raises(CheckpointError, match=r"cannot write the state store .*store"):
+            change()
