@@ -16,6 +16,7 @@ import pyarrow as pa
 from lakeward.engine.checkpoint.store import CheckpointStore, MemoryStore
 from lakeward.engine.config import EngineConfig
 from lakeward.engine.core.clock import Clock, ManualClock
+from lakeward.engine.core.expect import expect, expect_whole
 from lakeward.engine.core.ids import CheckpointId
 from lakeward.engine.execute import JobDefinition, JobResult, Ports, execute
 from lakeward.engine.runtime.drivers import IDLE_SLEEP_MAX_MS
@@ -148,6 +149,8 @@ class JobHarness:
             LakewardError: As `env.execute` does.
             AssertionError: It waits for what never comes: five minutes of virtual time went by, and all pauses.
         """
+        if parallelism is not None:
+            expect_whole(parallelism, "JobHarness.run: parallelism", least=1)
         return self._run(self._define(parallelism))
 
     def run_to_end(self, parallelism: Sequence[int] = ()) -> list[JobRun]:
@@ -169,6 +172,9 @@ class JobHarness:
             LakewardError: As `env.execute` does, and when a source has no end.
             AssertionError: It did not end in a hundred starts.
         """
+        expect(parallelism, (list, tuple), "parallelism", "give that of each start: (1, 3, 2)")
+        for one in parallelism:
+            expect_whole(one, "one of parallelism", least=1)
         runs: list[JobRun] = []
         while not runs or not runs[-1].ended:
             assert len(runs) < STARTS_MAX, f"the job was started {STARTS_MAX} times, and still has not ended"

@@ -13,6 +13,7 @@ from lakeward.dsl.environment import StreamExecutionEnvironment
 from lakeward.engine.api.changelog import is_updating
 from lakeward.engine.config import EngineConfig
 from lakeward.engine.core.errors import ConfigError
+from lakeward.engine.core.expect import refusal
 from lakeward.engine.core.ids import OperatorId
 from lakeward.engine.graph.logical import Exchange, LogicalGraph, Node, SourceSpec
 from lakeward.operators.changelog import materialise
@@ -58,6 +59,8 @@ def build_job(job: Job, config: EngineConfig | None, folder: Path) -> tuple[Logi
 def _environment(job: Job, config: EngineConfig | None, folder: Path) -> StreamExecutionEnvironment:
     if isinstance(job, StreamExecutionEnvironment):
         return job
+    if not callable(job):
+        raise refusal(job, "a job under test", "give a function that writes it: def job(env): ...")
     write: Callable[..., object] = job
     env = StreamExecutionEnvironment(config=config or EngineConfig(checkpoint_interval_ms=INTERVAL_MS))
     given = (env, folder)[: _parameters(write)]

@@ -14,8 +14,10 @@ from lakeward.engine.api.row_types import SchemaLike, given_schema
 from lakeward.engine.api.source import ReaderContext, Source, SourceReader, Split, SplitBatch, SplitFinished
 from lakeward.engine.core.clock import Clock
 from lakeward.engine.core.errors import ConfigError, SourceError
+from lakeward.engine.core.expect import expect, user_location
 from lakeward.engine.core.ids import CheckpointId, SplitId
 from lakeward.engine.core.json_types import JsonObject
+from lakeward.engine.core.names import did_you_mean
 from lakeward.testing.crash import SimulatedCrash
 from lakeward.testing.times import to_us
 
@@ -107,6 +109,9 @@ class ScriptedSource(Source):
         scripts: For each split, batches (or lists of dict rows) and marks.
         bounded: Whether the scripts' end is the end of the input.
 
+    Raises:
+        ConfigError: A step of a script is neither rows nor a mark, or a row has a column that the schema lacks.
+
     Guarantees: replayable from any batch; a run reads each batch at most once.
     """
 
@@ -123,6 +128,18 @@ class ScriptedSource(Source):
     def _item(self, item: Item) -> pa.RecordBatch | Mark | Pause | Watermark:
         if isinstance(item, Mark | Pause | Watermark | pa.RecordBatch):
             return item
+        hint = 'a batch is a list of rows: [{"n": 1}, {"n": 2}]; between batches stand marks: BARRIER, ABORT, ...'
+        expect(item, (list, tuple), "a step of a script", hint)
+        for row in item:
+            expect(row, Mapping, "a row of a script", hint)
+            unknown = sorted(row.keys() - set(self._schema.names))
+            if unknown:
+                names = ", ".join(self._schema.names)
+                raise ConfigError(
+                    f"a row of a script has '{unknown[0]}', and its schema has only {names}",
+                    hint=did_you_mean(unknown[0], self._schema.names) or "add it to the schema",
+                    location=user_location(),
+                )
         return pa.RecordBatch.from_pylist(list(item), schema=self._schema)
 
     @property
