@@ -267,7 +267,7 @@ class Pattern:
         """
         if isinstance(after, SkipTarget):
             return replace(self, after=after)
-        if after not in _SKIPS:
+        if not isinstance(after, str) or after not in _SKIPS:
             listed = ", ".join(f'"{one}"' for one in _SKIPS)
             raise ConfigError(f"skip takes {listed}, to_first(...) or to_last(...), not {after!r}")
         return replace(self, after=_SKIPS[after])
@@ -373,6 +373,10 @@ def match(keyed: KeyedStream, looked_for: Pattern, measures: Mapping[str, Expr],
     expect(looked_for, Pattern, "match", 'give a pattern: lw.pattern().start("a").next("b", where=...)')
     if options.late is not None:
         expect(options.late, OutputTag, "match: late", 'give an lw.OutputTag("late")')
+    hint = 'give a dict: {"top": lw.var("up").last("price")}'
+    expect(measures, Mapping, "match: measures", hint)
+    for name in measures:
+        expect(name, str, "the name of a measure", hint)
     stream._refuse_updates("match", "look for the pattern before the aggregation, or in the changes: .to_changelog()")
     try:
         return _matched(keyed, looked_for, measures, options)

@@ -12,7 +12,7 @@ import pytest
 import lakeward as lw
 from lakeward import col, to_first, to_last, var
 from lakeward.dsl.expressions import Expr
-from lakeward.engine.core.errors import UserCodeError
+from lakeward.engine.core.errors import ConfigError, UserCodeError
 from lakeward.operators.patterns.operator import Match
 from lakeward.testing.harness import OperatorHarness
 
@@ -348,3 +348,14 @@ def test_the_watermark_goes_on_later_only_where_results_have_event_time() -> Non
             assert harness.operator.passed_watermark(100) == 100 - held_us
             assert harness.operator.passed_watermark(2**63 - 1) == 2**63 - 1
             assert harness.operator.passed_watermark(-(2**63)) == -(2**63)
+
+
+@pytest.mark.parametrize("measures", [["x"], None, {5: var().count()}])
+def test_measures_that_are_no_dict_of_names_are_refused(measures: Any) -> None:
+    with pytest.raises(ConfigError, match=r"measure.* cannot be"):
+        ticks([1]).key_by("share").match(lw.pattern().start("a"), measures)
+
+
+def test_a_list_of_places_to_skip_to_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"skip takes .*, not \['a'\]"):
+        lw.pattern().start("a").skip(["a"])  # type: ignore[arg-type]
