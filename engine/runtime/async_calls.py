@@ -9,8 +9,9 @@ import random
 import threading
 from collections import deque
 from collections.abc import Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
+from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
 from lakeward.engine.api.calls import AsyncCalls, Finished, Work
@@ -95,12 +96,18 @@ class LoopCalls:
     def run(self, work: Work) -> Any:
         """Make one call and wait for it."""
 
-        async def call() -> Any:
-            return await work()
+        async def call() -> Finished:
+            try:
+                return Finished(0, await work())
+            except (KeyboardInterrupt, SystemExit) as error:  # here they would end the loop, and nobody would answer
+                return Finished(0, error=error)
 
         if self._is_stuck:
             raise UserCodeError("a coroutine does not give control back", hint="let it await what takes long")
-        return asyncio.run_coroutine_threadsafe(call(), self._loop).result()
+        ended = asyncio.run_coroutine_threadsafe(call(), self._loop).result()
+        if ended.error is not None:
+            raise ended.error
+        return ended.result
 
     def stop(self) -> None:
         """Cancel all calls and wait until they have ended."""
@@ -145,18 +152,29 @@ class LoopCalls:
 class PoolCalls:
     """Functions that block, in threads. What is given up runs on to its end, and nobody hears of it.
 
+    The threads are daemons, which those of a `ThreadPoolExecutor` are not: a call that never ends must not keep the
+    process alive.
+
     Args:
         threads: How many at a time.
     """
 
     def __init__(self, threads: int) -> None:
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="lakeward-calls")
+        self._threads_max = threads
+        self._threads = 0
+        self._idle = threading.Semaphore(0)
+        """Counts threads that have nothing to do."""
+        self._begun: SimpleQueue[tuple[int, Work] | None] = SimpleQueue()
+        """Calls that no thread has taken; None ends a thread."""
         self._finished: deque[Finished] = deque()
 
     def start(self, calls: Sequence[tuple[int, Work]]) -> None:
         """Start calls."""
-        for number, work in calls:
-            self._pool.submit(self._call, number, work)
+        for call in calls:
+            self._begun.put(call)
+            if not self._idle.acquire(blocking=False) and self._threads < self._threads_max:
+                self._threads += 1
+                threading.Thread(target=self._serve, name="lakeward-calls", daemon=True).start()
 
     def cancel(self, call: int) -> None:
         """A thread cannot be interrupted."""
@@ -171,7 +189,16 @@ class PoolCalls:
 
     def stop(self) -> None:
         """Drop the calls that no thread has begun."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        with suppress(Empty):
+            while True:
+                self._begun.get_nowait()
+        for _ in range(self._threads):
+            self._begun.put(None)
+
+    def _serve(self) -> None:
+        while (call := self._begun.get()) is not None:
+            self._call(*call)
+            self._idle.release()
 
     def _call(self, number: int, work: Work) -> None:
         try:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import random
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -109,6 +112,38 @@ def test_blocking_functions_run_in_so_many_threads(job: ThreadedJobCalls) -> Non
     calls.start([(n, lambda: together.wait(30)) for n in range(3)])
     assert sorted(one.result for one in ended(calls, 3)) == [0, 1, 2]
     calls.stop()
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_every_blocking_call_is_made_however_few_threads_there_are(job: ThreadedJobCalls, threads: int) -> None:
+    calls = job.open(threads)
+    for first in range(0, 200, 20):
+        calls.start([(n, partial(abs, -n)) for n in range(first, first + 20)])
+    assert sorted(one.result for one in ended(calls, 200)) == list(range(200))
+    calls.stop()
+
+
+def test_a_blocking_call_that_never_ends_does_not_keep_the_process_alive() -> None:
+    script = """
+import threading
+from lakeward.engine.runtime.async_calls import ThreadedJobCalls
+calls, begun = ThreadedJobCalls().open(2), threading.Event()
+calls.start([(0, lambda: (begun.set(), threading.Event().wait()))])
+assert begun.wait(30)
+calls.stop()
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=30)
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()])
+def test_what_ends_the_process_ends_no_event_loop(job: ThreadedJobCalls, error: BaseException) -> None:
+    async def ends() -> None:
+        raise error
+
+    calls = job.open(None)
+    with pytest.raises(type(error)):
+        calls.run(ends)
+    assert calls.run(returning(7)) == 7
 
 
 def test_a_plain_function_that_makes_a_coroutine_is_told_so(job: ThreadedJobCalls) -> None:
