@@ -8,7 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from lakeward.engine.core.errors import UserCodeError
+from lakeward.engine.api.failed_rows import failed_row
+from lakeward.engine.core.errors import LakewardError, UserCodeError
 from lakeward.engine.core.redaction import FailedRow, text_of
 from lakeward.engine.core.user_frames import UserFrame, user_trace
 from lakeward.operators.function_names import function_name, plain_function
@@ -49,6 +50,25 @@ class Calls(ABC):
     @abstractmethod
     def chunks(self, batch: pa.RecordBatch) -> Iterator[list[Sequence[Any]]]:
         """The arguments for the rows of a batch, some hundred rows at a time: a list of values an argument."""
+
+    def read(self, batch: pa.RecordBatch, row: int) -> list[Sequence[Any]]:
+        """The arguments for one row; classes of the user's that rows are made of may raise.
+
+        Raises:
+            LakewardError: It cannot be made.
+        """
+        try:
+            return next(self.chunks(batch.slice(row, 1)))
+        except LakewardError as error:
+            raise error.about(failed_row(batch, row)) from error.__cause__
+        except Exception as error:
+            trace = user_trace(error)
+            if not any(isinstance(line, UserFrame) for line in trace):
+                raise
+            problem = f"making a row for {self.name} raised {exception_text(error)}"
+            failure = UserCodeError(problem, hint=ROW_HINT, rows=(failed_row(batch, row),), trace=trace)
+            failure.raised = error
+            raise failure from error
 
     @abstractmethod
     def row(self, values: Sequence[Any]) -> Any:

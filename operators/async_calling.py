@@ -11,6 +11,7 @@ from typing import Any
 from lakeward.engine.api.calls import AsyncCalls, Finished
 from lakeward.engine.api.context import OperatorContext
 from lakeward.engine.core.errors import ExternalCallError, LakewardError
+from lakeward.operators.arguments import exception_text
 from lakeward.operators.async_options import AsyncOptions
 from lakeward.operators.async_queue import QueuedRow, Values
 from lakeward.operators.async_target import Target
@@ -94,6 +95,7 @@ class Calling:
 
         Raises:
             UserCodeError: A function raised what is not tried again.
+            BaseException: It raised what ends the process.
             ExternalCallError: It raised too often, or took too long.
         """
         finished = self._port.take()
@@ -127,6 +129,8 @@ class Calling:
         if error is None:
             self._answer(call, ended.result)
             return
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise error  # ends the process, as it does in any other function
         if call.target is not self._targets.function or not self._is_worth_a_try(call, error):
             raise self._failure(call, error) from error
         call.error = error
@@ -209,7 +213,7 @@ class Calling:
 
     def _timeout(self, call: _Call) -> LakewardError:
         rows = call.target.shown(call.values)
-        last = "" if call.error is None else f"; the last try raised {type(call.error).__name__}: {call.error}"
+        last = "" if call.error is None else f"; the last try raised {exception_text(call.error)}"
         seconds = (self._options.timeout_ms or 0) / 1000
         return ExternalCallError(
             f"{call.target.name} gave no answer within {seconds:g} s on {rows}{last}",

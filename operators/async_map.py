@@ -18,10 +18,11 @@ from lakeward.engine.api.calls import AsyncCalls
 from lakeward.engine.api.context import AsyncOutput, OperatorContext, Output
 from lakeward.engine.api.operator import AsyncOperator, Operator, OperatorFactory
 from lakeward.engine.api.state import RowsSpec, RowTable
-from lakeward.engine.core.errors import GraphError, SchemaError, UserCodeError
+from lakeward.engine.core.errors import GraphError, SchemaError
 from lakeward.engine.core.ids import CheckpointId
 from lakeward.engine.core.json_types import JsonObject
 from lakeward.engine.core.keygroups import key_group_range, keys_in_groups
+from lakeward.operators.arguments import call_error
 from lakeward.operators.async_calling import Calling, Targets
 from lakeward.operators.async_options import AsyncFunction, AsyncOptions
 from lakeward.operators.async_queue import AsyncQueue, QueuedRow
@@ -243,8 +244,7 @@ class AsyncMapOperator(AsyncOperator):
         try:
             self._port.run(method)
         except Exception as error:  # whatever the user's method may raise
-            name = function_name(method)
-            raise UserCodeError(f"{name} raised {type(error).__name__}: {error}") from error
+            raise call_error(method, error) from error
 
 
 class SavedRows:

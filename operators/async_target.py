@@ -6,13 +6,12 @@ import copy
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import chain
 from typing import Any
 
 import pyarrow as pa
 
 from lakeward.engine.api.calls import Work
-from lakeward.engine.core.errors import GraphError, UserCodeError
+from lakeward.engine.core.errors import GraphError, LakewardError, UserCodeError
 from lakeward.engine.core.redaction import FailedRow
 from lakeward.operators.arguments import call_error, calls_of
 from lakeward.operators.async_options import AsyncFunction
@@ -95,8 +94,26 @@ class Target:
         return f"{self.name}{of}"
 
     def values(self, batch: pa.RecordBatch) -> Iterator[Values]:
-        """The arguments for each row, some hundred rows at a time."""
-        return chain.from_iterable(zip(*chunk, strict=True) for chunk in self._calls.chunks(batch))
+        """The arguments for each row, some hundred rows at a time.
+
+        Raises:
+            LakewardError: A row cannot be made: Python does not have a value, or a class of the user's refuses it.
+        """
+        done = 0
+        try:
+            for chunk in self._calls.chunks(batch):
+                yield from zip(*chunk, strict=True)
+                done += len(chunk[0])
+        except Exception:
+            for row in range(done, batch.num_rows):
+                yield from zip(*self._read(batch, row), strict=True)
+
+    def _read(self, batch: pa.RecordBatch, row: int) -> list[Sequence[Any]]:
+        try:
+            return self._calls.read(batch, row)
+        except LakewardError as error:
+            error.place_rows(lambda row: None)  # the batch came a while ago: the row is not one of the source's latest
+            raise
 
     def work(self, rows: Sequence[Values]) -> Work:
         """A call for some rows."""

@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from lakeward.engine.api.failed_rows import failed_row
 from lakeward.engine.core.errors import LakewardError, UserCodeError
 from lakeward.engine.core.redaction import FailedRow
-from lakeward.engine.core.user_frames import UserFrame, user_trace
-from lakeward.operators.arguments import ROW_HINT, Calls, definition, exception_text
+from lakeward.engine.core.user_frames import user_trace
+from lakeward.operators.arguments import Calls, definition
 from lakeward.operators.error_policy import FAILED, RowErrors
 from lakeward.operators.rows import CHUNK_ROWS, RowWriter
 
@@ -94,28 +93,13 @@ class GuardedCalls:
     def _one_by_one(self, batch: pa.RecordBatch, rows: range) -> Iterator[Chunk]:
         for row in rows:
             try:
-                values = self._read(batch, row)
+                values = self._calls.read(batch, row)
             except LakewardError as error:
-                found = self._errors.settle(error, lambda: self._read(batch, row))  # noqa: B023 (called at once)
+                found = self._errors.settle(error, lambda: self._calls.read(batch, row))  # noqa: B023 (called at once)
                 if found is FAILED:
                     continue
                 values = found
             yield Chunk(row, values)
-
-    def _read(self, batch: pa.RecordBatch, row: int) -> list[Sequence[Any]]:
-        """The arguments for one row; classes of the user's that rows are made of may raise."""
-        try:
-            return next(self._calls.chunks(batch.slice(row, 1)))
-        except LakewardError as error:
-            raise error.about(failed_row(batch, row)) from error.__cause__
-        except Exception as error:
-            trace = user_trace(error)
-            if not any(isinstance(line, UserFrame) for line in trace):
-                raise
-            problem = f"making a row for {self._calls.name} raised {exception_text(error)}"
-            failure = UserCodeError(problem, hint=ROW_HINT, rows=(failed_row(batch, row),), trace=trace)
-            failure.raised = error
-            raise failure from error
 
     def results(self, chunk: Chunk) -> Results:
         """A result for each row, but for those that have failed."""

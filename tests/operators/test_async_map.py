@@ -233,6 +233,63 @@ def test_the_timeout_covers_all_tries_and_names_the_last_error() -> None:
             harness.tick(1002)
 
 
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+def test_an_exception_that_cannot_say_its_text_hides_no_timeout() -> None:
+    with OperatorHarness(mapped(Flaky(99, Mute), timeout_ms=50), SCHEMA) as harness:
+        harness.send(rows(5))
+        harness.finish()
+        with pytest.raises(ExternalCallError, match="the last try raised Mute: <whose text fails: RuntimeError>"):
+            harness.tick(50)
+
+
+def test_a_client_that_cannot_be_opened_says_which_line_failed() -> None:
+    class Client(lw.AsyncFunction):
+        async def open(self) -> None:
+            raise Mute
+
+        async def invoke(self, row: dict[str, Any]) -> dict[str, Any]:
+            return row
+
+    with pytest.raises(UserCodeError, match=r"(?s)Client.open' .* raised Mute.*in open: raise Mute"):
+        OperatorHarness(mapped(Client()), SCHEMA).__enter__()
+
+
+@dataclass
+class Small:
+    n: int
+
+    def __post_init__(self) -> None:
+        if self.n > 3:
+            raise ValueError("too large")
+
+
+@pytest.mark.parametrize("batch_rows", [None, 2])
+def test_a_row_that_its_class_refuses_is_shown(batch_rows: int | None) -> None:
+    async def each(row: Small) -> dict[str, Any]: ...
+
+    async def lists(rows: list[Small]) -> list[dict[str, Any]]: ...
+
+    with (
+        OperatorHarness(mapped(lists if batch_rows else each, batch_rows=batch_rows), SCHEMA) as harness,
+        pytest.raises(UserCodeError, match=r"(?s)making a row for .*too large.*row: {'n': 4"),
+    ):
+        harness.send(rows(1, 2, 4))
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+def test_what_ends_the_process_is_no_error_of_a_call(error: type[BaseException]) -> None:
+    def ends(row: dict[str, Any]) -> dict[str, Any]:
+        raise error
+
+    env = lw.StreamExecutionEnvironment()
+    with pytest.raises(error):
+        env.from_collection(rows(1)).map_async(ends, returns={"n": int}).execute_and_collect()
+
+
 def test_an_answer_that_has_come_in_time_counts_even_if_it_is_looked_at_late() -> None:
     with OperatorHarness(mapped(timeout_ms=1000), SCHEMA) as harness:
         harness.send(rows(5))

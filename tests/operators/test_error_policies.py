@@ -452,3 +452,13 @@ def test_the_plan_says_the_policy() -> None:
     assert "on error retry 3x, then skip" in of_a_map(OnError.retry().then(OnError.skip())).description
     assert "on error" not in of_a_map(OnError.fail()).description
     assert "on error side output failing" in of_map_batches(SIDE).description
+
+
+def test_an_exception_s_text_that_is_no_utf_8_is_written_with_escapes() -> None:
+    def refuse(row: dict[str, Any]) -> dict[str, int]:
+        raise Refused("no file caf\udce9")
+
+    with OperatorHarness(MapRows(refuse, SCHEMA, OUT, on_error=SIDE), SCHEMA) as harness:
+        harness.send(ROWS[:1])
+        (row,) = harness.take_side("failing")
+    assert row["error_message"] == "no file caf\\udce9"
