@@ -28,7 +28,7 @@ from dataclasses import replace
 from enum import Enum
 from typing import ClassVar
 
-from lakeward.engine.core.redaction import FailedRow, Redaction, text_of
+from lakeward.engine.core.redaction import FailedRow, Redaction, texts_of
 
 
 class Domain(Enum):
@@ -133,14 +133,15 @@ class LakewardError(Exception):
     def redact(self, redaction: Redaction) -> None:
         """Hide what `redaction` says, here and in the Lakeward errors chained to it.
 
-        An exception of the user's whose own text has a hidden value is no longer chained: Python would print it.
+        An exception of the user's is no longer chained if its text has a hidden value, or the text of one that it was
+        raised from or while handling, of a group's, or of a note: Python would print it.
         """
         self.hide(redaction)
         self.args = (self.message,)
         cause = self.__cause__
         if isinstance(cause, LakewardError):
             cause.redact(redaction)
-        elif cause is not None and self.without_hidden(text_of(cause)) != text_of(cause):
+        elif cause is not None and any(self.without_hidden(text) != text for text in texts_of(cause)):
             self.__cause__ = self.__context__ = None
 
     def without_hidden(self, text: str) -> str:

@@ -176,6 +176,25 @@ def text_of(error: BaseException) -> str:
         return f"<whose text fails: {type(failure).__name__}>"
 
 
+def texts_of(error: BaseException) -> list[str]:
+    """All texts that Python prints of an exception: its own, its notes', and those of exceptions that belong to it.
+
+    >>> texts_of(ExceptionGroup("two", [ValueError("a"), ValueError("b")]))
+    ['two (2 sub-exceptions)', 'a', 'b']
+    """
+    texts: list[str] = []
+    seen: set[int] = set()
+    left = [error]
+    while left:
+        one = left.pop(0)
+        if id(one) not in seen:
+            seen.add(id(one))
+            texts += [text_of(one), *(str(note) for note in getattr(one, "__notes__", ()))]
+            left += one.exceptions if isinstance(one, BaseExceptionGroup) else ()
+            left += [other for other in (one.__cause__, one.__context__) if other is not None]
+    return texts
+
+
 def _cut(text: str, chars_max: int) -> str:
     return text if len(text) <= chars_max else text[: chars_max - 1] + "…"
 

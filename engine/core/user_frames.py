@@ -76,7 +76,8 @@ class _Frame:
         if self.package == _PACKAGE:
             return self.module.startswith(_EXAMPLES)
         file = self.frame.file
-        if file.startswith("<frozen ") or (file == "<string>" and self.module != "__main__"):
+        generated = file == "<string>" and self.frame.function.startswith("__")
+        if file.startswith("<frozen ") or (generated and self.module != "__main__"):
             return False  # imports, and the methods that `dataclass` generates
         installed = any(f"/{folder}/" in file.replace("\\", "/") for folder in _INSTALLED)
         if self.package == own and installed:

@@ -99,3 +99,9 @@ def test_a_file_that_is_gone_shows_the_line_number_alone(tmp_path: Path) -> None
     scope: dict[str, Any] = {"__name__": "gone"}
     exec(compile("def f():\n    1 // 0\n", str(job), "exec"), scope)
     assert trace_of(scope["f"])[-1] == f"{job}:2 in f"
+
+
+@pytest.mark.parametrize("scope", [{}, {"__name__": "generated"}])
+def test_code_that_was_made_by_exec_is_the_user_s(scope: dict[str, Any]) -> None:
+    exec("def made(row):\n    return 1 // 0", scope)
+    assert trace_of(scope["made"], 1)[-1] == "<string>:2 in made"

@@ -101,3 +101,35 @@ def test_a_job_that_gives_up_hides_as_well() -> None:
     with pytest.raises(JobFailedError) as caught:
         joined.execute_and_collect()
     assert "t-123456" not in printed(caught.value)
+
+
+def raised_from(row: dict[str, Any]) -> Any:
+    try:
+        refuse(row)
+    except KeyError as error:
+        raise ValueError("no such buyer") from error
+
+
+def raised_while_handling(row: dict[str, Any]) -> Any:
+    try:
+        refuse(row)
+    except KeyError:
+        raise ValueError("no such buyer")  # noqa: B904 (as users write it)
+
+
+def grouped(row: dict[str, Any]) -> Any:
+    raise ExceptionGroup("all failed", [KeyError(row["email"])])
+
+
+def noted(row: dict[str, Any]) -> Any:
+    error = ValueError("no such buyer")
+    error.add_note(f"it was {row['email']}")
+    raise error
+
+
+@pytest.mark.parametrize("function", [raised_from, raised_while_handling, grouped, noted])
+def test_what_belongs_to_an_exception_shows_no_hidden_value_either(function: Callable[[dict[str, Any]], Any]) -> None:
+    env = lw.StreamExecutionEnvironment(config=lw.EngineConfig(redact_columns=("email",)))
+    with pytest.raises(LakewardError) as caught:
+        env.from_collection(ROWS).map(function, returns={"a": int}).execute_and_collect()
+    assert EMAIL not in printed(caught.value)
