@@ -290,8 +290,6 @@ class RowErrors:
         text = error.message if raised is None else error.without_hidden(text_of(raised))
         frame = innermost(error.trace)
         kind = type(error if raised is None else raised).__name__
-        # Columns hold UTF-8: a text with half a character, such as a file's name, is written with an escape.
-        text = text.encode("utf-8", "backslashreplace").decode()
         self._noted.append(_Noted(index, kind, text, None if frame is None else frame.place))
         self._unlogged += 1
         self._log(error)

@@ -165,13 +165,15 @@ def short(value: Any) -> str:
 
 
 def text_of(error: BaseException) -> str:
-    """An exception's text; one that cannot say it must not hide what happened.
+    r"""An exception's text; one that cannot say it must not hide what happened.
 
-    >>> text_of(ValueError("no"))
-    'no'
+    Half a character, as in a name of a file that is no UTF-8, becomes an escape: logs and columns hold UTF-8.
+
+    >>> text_of(ValueError("no")), text_of(ValueError("caf\udce9"))
+    ('no', 'caf\\udce9')
     """
     try:
-        return str(error)
+        return str(error).encode("utf-8", "backslashreplace").decode()
     except Exception as failure:
         return f"<whose text fails: {type(failure).__name__}>"
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,6 +11,17 @@ from click.testing import CliRunner
 from lakeward.cli.demo import BIDS, Place, _report
 from lakeward.cli.main import main
 from lakeward.connectors.nexmark import NexmarkSource
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_before() -> Iterator[None]:
+    """The command line sets up logging for its whole process, which here is the tests'."""
+    loggers = [logging.getLogger(name) for name in ("lakeward", "lakeward.kafka")]
+    before = [(logger.level, logger.handlers[:]) for logger in loggers]
+    yield
+    for logger, (level, handlers) in zip(loggers, before, strict=True):
+        logger.setLevel(level)
+        logger.handlers[:] = handlers
 
 
 @pytest.mark.kill

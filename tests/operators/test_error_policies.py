@@ -454,7 +454,9 @@ def test_the_plan_says_the_policy() -> None:
     assert "on error side output failing" in of_map_batches(SIDE).description
 
 
-def test_an_exception_s_text_that_is_no_utf_8_is_written_with_escapes() -> None:
+def test_an_exception_s_text_that_is_no_utf_8_is_written_with_escapes(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "lakeward")
+
     def refuse(row: dict[str, Any]) -> dict[str, int]:
         raise Refused("no file caf\udce9")
 
@@ -462,3 +464,5 @@ def test_an_exception_s_text_that_is_no_utf_8_is_written_with_escapes() -> None:
         harness.send(ROWS[:1])
         (row,) = harness.take_side("failing")
     assert row["error_message"] == "no file caf\\udce9"
+    assert "raised Refused: no file caf\\udce9" in caplog.text
+    caplog.text.encode("utf-8")
