@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from lakeward.engine.api.sink import Sink
 from lakeward.engine.checkpoint.coordinator import CheckpointCoordinator, CoordinatorConfig
 from lakeward.engine.checkpoint.manifest import CheckpointManifest
+from lakeward.engine.checkpoint.savepoint import Beginning, Owner, check_has_begun
 from lakeward.engine.checkpoint.store import CheckpointStore
 from lakeward.engine.checkpoint.workflow import CheckpointWorkflow, Recovery, Started
 from lakeward.engine.config import EngineConfig
@@ -110,12 +111,16 @@ class JobDefinition:
         name: Given to `execute`; part of the default sink ids.
         config: Limits and intervals.
         store: The checkpoint directory.
+        savepoint: Another directory, from whose checkpoint this one is begun; None: it begins empty.
+        dropped_state: Operators that the job no longer has, and whose state may be dropped.
     """
 
     graph: LogicalGraph
     name: str
     config: EngineConfig
     store: CheckpointStore
+    savepoint: CheckpointStore | None = None
+    dropped_state: frozenset[OperatorId] = frozenset()
 
 
 def execute(job: JobDefinition, ports: Ports | None = None) -> JobResult:
@@ -149,6 +154,7 @@ def execute(job: JobDefinition, ports: Ports | None = None) -> JobResult:
         attempt = Attempt(job, physical, ports, metrics)
         try:
             attempt.start()
+            job = replace(job, savepoint=None)  # it is begun; a restart does not need the savepoint any more
             first_restored = attempt.restored if policy.restarts == 0 else first_restored
             attempt.run()
         except LakewardError as error:
@@ -272,17 +278,16 @@ class Attempt:
             self._scratch.close()
 
     def _recover(self) -> tuple[Started, Recovery]:
-        owner = f"{socket.gethostname()}:{os.getpid()}"
-        fresh = JobId(self._ports.new_id())
-        started = self._workflow.start_generation(self._job.name, fresh, owner, self._ports.clock.wall_us())
-        self.job_id = started.job_id
+        started = self._start_generation()
         recovery = self._workflow.recover(started.generation)
         for checkpoint, reason in recovery.skipped:
             log.warning("checkpoint %d cannot be used: %s", checkpoint, reason)
         manifest = recovery.manifest
-        if manifest is not None:
+        if manifest is None:
+            check_has_begun(self._job.store)
+        else:
             _check_max_parallelism(manifest, self._job.config.max_parallelism)
-            check_covers(manifest, self._job.graph)
+            check_covers(manifest, self._job.graph, self._job.dropped_state, recovery.needs_commit)
             self.restored = manifest.checkpoint
             log.info("going on from checkpoint %d", manifest.checkpoint)
         self._committers = JobCommitters(self._job.graph, self.job_id, self._job.name, manifest)
@@ -291,6 +296,19 @@ class Attempt:
         if manifest is not None and recovery.needs_commit:
             self._workflow.mark_committed(self._workflow.claim(manifest), self._ports.clock.wall_us())
         return started, recovery
+
+    def _start_generation(self) -> Started:
+        job, now_us = self._job, self._ports.clock.wall_us()
+        owner = Owner(f"{socket.gethostname()}:{os.getpid()}", now_us, self._scratch.path)
+        beginning = None if job.savepoint is None else Beginning(job.savepoint, job.store)
+        taken_on = None if beginning is None else beginning.job_id()
+        fresh = taken_on or JobId(self._ports.new_id())
+        started = self._workflow.start_generation(job.name, fresh, owner.name, now_us)
+        self.job_id = started.job_id
+        if beginning is not None and taken_on is not None:
+            started = beginning.copy(self._workflow, started, job.name, owner)
+            log.info("begun from a savepoint: checkpoint %d of job %s", started.next_checkpoint - 1, taken_on)
+        return started
 
     def _list_splits(self, restored: RestoredState) -> dict[OperatorId, list[SplitState]]:
         splits = {}

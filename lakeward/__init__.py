@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from lakeward.dsl.patterns import Pattern, pattern, to_first, to_last
     from lakeward.dsl.process import ConnectedStreams
     from lakeward.dsl.ranking import asc, desc
+    from lakeward.dsl.savepoints import StateTable, read_state, savepoint, state_tables
     from lakeward.dsl.stream import DataStream
     from lakeward.dsl.windows import (
         CountWindow,
@@ -131,6 +132,7 @@ _HOMES = {
     "dsl.patterns": ("Pattern", "pattern", "to_first", "to_last"),
     "dsl.ranking": ("asc", "desc"),
     "dsl.process": ("ConnectedStreams",),
+    "dsl.savepoints": ("StateTable", "read_state", "savepoint", "state_tables"),
     "dsl.stream": ("DataStream",),
     "dsl.windows": (
         "CountWindow",
@@ -225,6 +227,7 @@ __all__ = [
     "SameWindow",
     "Session",
     "Sliding",
+    "StateTable",
     "StateTtl",
     "StreamExecutionEnvironment",
     "TimeWindow",
@@ -258,6 +261,9 @@ __all__ = [
     "min",
     "month",
     "pattern",
+    "read_state",
+    "savepoint",
+    "state_tables",
     "struct",
     "sum",
     "to_first",

@@ -49,7 +49,8 @@ class CommitterContext:
         job_id: The job's identity, for the record only: a commit's owner is the sink id.
         job_name: The job's name; with the uid it makes the default sink id.
         schema: The schema of the rows.
-        restored: The checkpoint the job goes on from; None on a first run or a stateless restart.
+        restored: The checkpoint the job goes on from; None on a first run, a stateless restart, or where the job did
+            not have this sink when that checkpoint was taken.
         restored_state: What `Committer.snapshot` returned when that checkpoint was taken; None as above.
     """
 

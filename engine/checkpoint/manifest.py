@@ -255,6 +255,46 @@ class JobRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class SavepointOrigin:
+    """Which savepoint a checkpoint directory was begun from; written once, before anything else.
+
+    Args:
+        checkpoint: The savepoint's number.
+        job_id: The job that took it, whose identity the new job takes on.
+        manifest_sha256: Checksum of its manifest.
+    """
+
+    checkpoint: CheckpointId
+    job_id: JobId
+    manifest_sha256: str
+
+    def to_bytes(self) -> bytes:
+        """The document."""
+        return _encode(
+            "savepoint origin",
+            {
+                "version": FORMAT_VERSION,
+                "checkpoint": self.checkpoint,
+                "job_id": self.job_id,
+                "manifest_sha256": self.manifest_sha256,
+            },
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes, where: str = paths.SAVEPOINT) -> SavepointOrigin:
+        """Read a document; raises as `CheckpointManifest.from_bytes` does."""
+        fields = _decode("savepoint origin", data, where)
+        fields.integer("version")
+        origin = cls(
+            CheckpointId(fields.integer("checkpoint")),
+            JobId(fields.text("job_id")),
+            fields.text("manifest_sha256"),
+        )
+        fields.done()
+        return origin
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationRecord:
     """One start of the job.
 

@@ -2,6 +2,7 @@
 
 ```
 job.json                                        whose directory this is; written once
+savepoint.json                                  which savepoint it was begun from, if any; written once
 generations/000003.json                         the third start of the job
 checkpoints/000000000042/manifest-000003.json   what checkpoint 42, taken by generation 3, consists of
 checkpoints/000000000042/claim.json             which manifest of checkpoint 42 may be committed
@@ -19,6 +20,7 @@ from typing import Literal
 from lakeward.engine.core.ids import CheckpointId, Generation
 
 JOB = "job.json"
+SAVEPOINT = "savepoint.json"
 GENERATIONS = "generations/"
 CHECKPOINTS = "checkpoints/"
 FILES = "files/"

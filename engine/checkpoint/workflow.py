@@ -20,6 +20,7 @@ from lakeward.engine.checkpoint.manifest import (
     sha256_hex,
 )
 from lakeward.engine.checkpoint.protocol import (
+    CheckpointState,
     ManifestId,
     RefuseDamaged,
     Restore,
@@ -94,6 +95,21 @@ class Recovery:
 
 
 @dataclass(frozen=True, slots=True)
+class WholeCheckpoint:
+    """A checkpoint whose files are all there.
+
+    Args:
+        manifest: What it consists of.
+        sha256: Checksum of the manifest's bytes.
+        state: What its files amount to: `READY` or `COMMITTING`.
+    """
+
+    manifest: CheckpointManifest
+    sha256: str
+    state: CheckpointState
+
+
+@dataclass(frozen=True, slots=True)
 class CommitPermit:
     """The right to commit a checkpoint. Got from `CheckpointWorkflow.claim` and from nowhere else.
 
@@ -106,6 +122,15 @@ class CommitPermit:
     checkpoint: CheckpointId
     manifest: ManifestId
     holder: Generation
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A checkpoint to restore, with all its files read and found whole."""
+
+    resolution: Restore
+    view: CheckpointView
+    manifest: CheckpointManifest
 
 
 class CheckpointWorkflow:
@@ -182,19 +207,36 @@ class CheckpointWorkflow:
         """
         self._generation = generation
         self._check_current(generation)
-        views = take_inventory(self._store)
-        damage = self._foreign(views)
-        while True:
-            resolution = resolve([view.candidate(damage.get(view_key(view), "")) for view in views], generation)
-            if not isinstance(resolution, Restore):
-                self._check_current(generation)  # for a zombie, files may be missing because others have moved on
-                return _without_checkpoint(resolution, generation)
-            chosen = (resolution.checkpoint, resolution.generation)
-            view = next(view for view in views if view_key(view) == chosen)
-            problem = next(file_problems(view, self._transfer), "")
-            if view.manifest is not None and not problem:
-                return self._restored(view, view.manifest, resolution)
-            damage[chosen] = problem
+        found = self._resolve(take_inventory(self._store), generation)
+        if not isinstance(found, _Found):
+            self._check_current(generation)  # for a zombie, files may be missing because others have moved on
+            return _without_checkpoint(found, generation)
+        return self._restored(found)
+
+    def newest_whole(self, checkpoint: CheckpointId | None = None) -> WholeCheckpoint | None:
+        """Find the newest checkpoint that is whole and was committed, or whose commit has begun; changes nothing.
+
+        One that nobody has claimed is passed over: it may be on its way in a running job.
+
+        Args:
+            checkpoint: This one or none.
+
+        Returns:
+            The checkpoint; None if there is none.
+
+        Raises:
+            CorruptionError: There are checkpoints, but not one of them is whole.
+            CheckpointError: The store failed, or a newer version of Lakeward wrote a checkpoint.
+        """
+        views = [view for view in take_inventory(self._store) if view.state is not CheckpointState.UNCLAIMED]
+        if checkpoint is not None:
+            views = [view for view in views if view.checkpoint == checkpoint]
+        newest = max((view.generation or Generation(0) for view in views), default=Generation(0))
+        found = self._resolve(views, newest)
+        if not isinstance(found, _Found):
+            _without_checkpoint(found, newest)
+            return None
+        return WholeCheckpoint(found.manifest, found.view.sha256, found.view.state)
 
     # State files
 
@@ -375,8 +417,25 @@ class CheckpointWorkflow:
 
     # Parts
 
-    def _restored(self, view: CheckpointView, manifest: CheckpointManifest, resolution: Restore) -> Recovery:
-        self._manifests[manifest.checkpoint, manifest.generation] = view.sha256
+    def _resolve(
+        self, views: Sequence[CheckpointView], generation: Generation
+    ) -> _Found | StartFresh | StopStale | RefuseDamaged:
+        """What to restore, and its manifest, with all its files read and found whole."""
+        damage = self._foreign(views)
+        while True:
+            resolution = resolve([view.candidate(damage.get(view_key(view), "")) for view in views], generation)
+            if not isinstance(resolution, Restore):
+                return resolution
+            chosen = (resolution.checkpoint, resolution.generation)
+            view = next(view for view in views if view_key(view) == chosen)
+            problem = next(file_problems(view, self._transfer), "")
+            if view.manifest is not None and not problem:
+                return _Found(resolution, view, view.manifest)
+            damage[chosen] = problem
+
+    def _restored(self, found: _Found) -> Recovery:
+        manifest, resolution = found.manifest, found.resolution
+        self._manifests[manifest.checkpoint, manifest.generation] = found.view.sha256
         if resolution.claim_first:
             self.claim(manifest)
         return Recovery(manifest, resolution.repeat_commit, resolution.skipped)

@@ -25,6 +25,7 @@ class JobCommitters:
 
     def __init__(self, graph: LogicalGraph, job_id: JobId, job_name: str, manifest: CheckpointManifest | None) -> None:
         self._committers: dict[OperatorId, tuple[Node, Committer]] = {}
+        self._known = frozenset(manifest.committers if manifest is not None else ())
         for node in graph:
             if isinstance(node.work, Sink):
                 with errors_named(node):
@@ -35,12 +36,15 @@ class JobCommitters:
     def recover(self, pending: Sequence[OperatorSnapshot] | None) -> None:
         """Let each compare its marker with the restored checkpoint and repeat a commit that may be missing.
 
+        For a sink that the job did not have then, it is a first run.
+
         Args:
             pending: The restored checkpoint's snapshots when its commit may not have happened, else None.
         """
         for uid, (node, committer) in self._committers.items():
             with errors_named(node):
-                committer.recover(None if pending is None else _committables(pending, uid))
+                own = None if pending is None or uid not in self._known else _committables(pending, uid)
+                committer.recover(own)
 
     def commit(self, checkpoint: CheckpointId, snapshots: Sequence[OperatorSnapshot]) -> None:
         """Make the rows of a checkpoint visible in every sink, in the order of the graph."""
@@ -60,6 +64,8 @@ class JobCommitters:
 
 
 def _open(node: Node, sink: Sink, job: tuple[JobId, str], manifest: CheckpointManifest | None) -> Committer | None:
+    if manifest is not None and node.uid not in manifest.committers:
+        manifest = None  # the job did not have this sink then
     return sink.open_committer(
         CommitterContext(
             uid=node.uid,

@@ -73,20 +73,36 @@ class RestoredState:
         return source
 
 
-def check_covers(manifest: CheckpointManifest, graph: LogicalGraph) -> None:
-    """Refuse a graph that has lost an operator whose state the checkpoint holds.
+def check_covers(
+    manifest: CheckpointManifest,
+    graph: LogicalGraph,
+    dropped: frozenset[OperatorId] = frozenset(),
+    needs_commit: bool = False,
+) -> None:
+    """Refuse a graph that has lost an operator whose state, or rows to be committed, the checkpoint holds.
+
+    Args:
+        manifest: The checkpoint.
+        graph: The job.
+        dropped: Operators whose state may be dropped.
+        needs_commit: Whether its commit may not have happened.
 
     Raises:
         GraphError: State of an operator that is gone would be dropped silently.
     """
     known = {node.uid for node in graph}
-    for one in manifest.operators:
-        if one.uid not in known and (one.keyed is not None or one.state is not None):
-            raise GraphError(
-                f"checkpoint {manifest.checkpoint} holds state of operator '{one.uid}', which the job no longer has "
-                f"(it has: {', '.join(sorted(known))})",
-                hint="give the operator its old uid=..., or start with a new checkpoint_dir",
-            )
+    gone = [one for one in manifest.operators if one.uid not in known and one.uid not in dropped]
+    lost = dict.fromkeys(
+        one.uid for one in gone if one.keyed is not None or one.state is not None or (needs_commit and one.committables)
+    )
+    if lost:
+        names = ", ".join(f"'{uid}'" for uid in lost)
+        raise GraphError(
+            f"checkpoint {manifest.checkpoint} holds state of {names}, which the job no longer has "
+            f"(it has: {', '.join(sorted(known))})",
+            hint="give the operator its old uid=..., allow its state to be dropped by its name "
+            "(--drop-state), or start with a new checkpoint_dir",
+        )
 
 
 def _overlap(keyed: TableSnapshot, groups: range) -> bool:

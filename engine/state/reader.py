@@ -49,6 +49,13 @@ def read_tables(factory: StoreFactory, directory: str, tables: JsonObject) -> di
     return {name: _read(factory, directory, read) for name, read in readers.items()}
 
 
+def table_schemas(tables: JsonObject) -> dict[str, pa.Schema]:
+    """The schemas of the batches that `read_tables` yields, by table name."""
+    registry = TableRegistry.from_json(tables)
+    schemas = {name: table_schema(table) for name, table in registry.tables.items()}
+    return schemas | {name: _with_namespace(list(table.spec.schema)) for name, table in registry.row_tables.items()}
+
+
 def read_rows(factory: StoreFactory, sources: Iterable[RestoreSource], spec: RowsSpec) -> Iterator[pa.RecordBatch]:
     """The rows of one row table in the snapshots of several subtasks, without their namespaces.
 

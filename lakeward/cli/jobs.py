@@ -16,22 +16,18 @@ from lakeward.engine.core.names import did_you_mean
 from lakeward.engine.core.user_frames import user_trace
 
 
-def run_job(job: str, parallelism: int | None, checkpoint_dir: str | None, checkpoint_interval: str | None) -> None:
+def run_job(job: str, options: LaunchOptions) -> None:
     """Run the jobs that a file or function executes."""
-    options = LaunchOptions(
-        parallelism=parallelism, checkpoint_dir=checkpoint_dir, checkpoint_interval=checkpoint_interval
-    )
     with launched_with(options):
         load_and_call(job)
 
 
-def explain_job(job: str, parallelism: int | None, checkpoint_dir: str | None, checkpoint_interval: str | None) -> None:
+def explain_job(job: str, options: LaunchOptions) -> None:
     """Print the plans of the jobs that a file or function would execute.
 
     Raises:
         ConfigError: It executes none.
     """
-    options = LaunchOptions(True, parallelism, checkpoint_dir, checkpoint_interval)
     with launched_with(options):
         load_and_call(job)
     if not options.plans:

@@ -55,24 +55,70 @@ def _with_options(command: Any) -> Any:
 @main.command()
 @_JOB
 @_with_options
-def run(job: str, parallelism: int | None, checkpoint_dir: str | None, checkpoint_interval: str | None) -> None:
+@click.option("--from", "savepoint", metavar="DIR", help="Savepoint, or another job's checkpoints, to begin from.")
+@click.option("--drop-state", "dropped_state", metavar="UID", multiple=True, help="Operator whose state may be lost.")
+def run(job: str, dropped_state: tuple[str, ...], **options: Any) -> None:
     """Run the job that a file or function defines.
 
     Ctrl-C stops it with a last checkpoint; run it again to go on from there.
     """
     from lakeward.cli.jobs import run_job
+    from lakeward.dsl.launch import LaunchOptions
 
-    run_job(job, parallelism, checkpoint_dir, checkpoint_interval)
+    run_job(job, LaunchOptions(dropped_state=dropped_state, **options))
 
 
 @main.command()
 @_JOB
 @_with_options
-def explain(job: str, parallelism: int | None, checkpoint_dir: str | None, checkpoint_interval: str | None) -> None:
+def explain(job: str, **options: Any) -> None:
     """Show the plan of a job without running it."""
     from lakeward.cli.jobs import explain_job
+    from lakeward.dsl.launch import LaunchOptions
 
-    explain_job(job, parallelism, checkpoint_dir, checkpoint_interval)
+    explain_job(job, LaunchOptions(explain_only=True, **options))
+
+
+@main.command()
+@click.argument("checkpoint_dir")
+@click.argument("directory")
+@click.option("--checkpoint", type=int, help="Which; by default the newest that is whole.")
+def savepoint(checkpoint_dir: str, directory: str, checkpoint: int | None) -> None:
+    """Copy a committed checkpoint of the job with CHECKPOINT_DIR, which may be running, into DIRECTORY.
+
+    `lakeward run --from DIRECTORY` starts a job from it, at any parallelism.
+    """
+    from lakeward.cli.state import write_savepoint
+
+    write_savepoint(checkpoint_dir, directory, checkpoint)
+
+
+@main.group()
+def state() -> None:
+    """Look at the keyed state in a savepoint or checkpoint directory."""
+
+
+@state.command("list")
+@click.argument("directory")
+@click.option("--checkpoint", type=int, help="Which; by default the newest that is whole.")
+def list_state_command(directory: str, checkpoint: int | None) -> None:
+    """List the tables of all operators in DIRECTORY, with their rows and columns."""
+    from lakeward.cli.state import list_state
+
+    list_state(directory, checkpoint)
+
+
+@state.command("read")
+@click.argument("directory")
+@click.option("--uid", required=True, help="The operator.")
+@click.option("--table", help="Which of its tables, if it has several.")
+@click.option("--checkpoint", type=int, help="Which; by default the newest that is whole.")
+@click.option("--to", "file", metavar="FILE.parquet|FILE.csv", help="Where to write all rows; else some are printed.")
+def read_state_command(directory: str, uid: str, table: str | None, checkpoint: int | None, file: str | None) -> None:
+    """Show a table of an operator's state in DIRECTORY, or write it to a file."""
+    from lakeward.cli.state import show_state
+
+    show_state(directory, uid, table, checkpoint, file)
 
 
 @main.command()

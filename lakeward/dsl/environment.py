@@ -13,6 +13,7 @@ from lakeward.connectors.collection import CollectionSource
 from lakeward.connectors.memory import MemorySink
 from lakeward.dsl.graph_builder import GraphBuilder
 from lakeward.dsl.launch import current_launch
+from lakeward.dsl.savepoints import open_existing
 from lakeward.dsl.stream import DataStream, EventTime, StreamContext
 from lakeward.engine.api.row_types import SchemaLike
 from lakeward.engine.api.source import Source
@@ -23,6 +24,7 @@ from lakeward.engine.config import EngineConfig
 from lakeward.engine.core.durations import Duration, parse_duration_us
 from lakeward.engine.core.errors import ConfigError, Domain, LakewardError
 from lakeward.engine.core.expect import expect
+from lakeward.engine.core.ids import OperatorId
 from lakeward.engine.core.keygroups import parallelism_hint
 from lakeward.engine.execute import JobDefinition, JobResult, Ports, execute, stop_on_signals
 from lakeward.engine.graph.logical import SourceSpec
@@ -164,7 +166,9 @@ class StreamExecutionEnvironment:
         _, physical = prepare(self._builder.graph(), self.config)
         return render(physical)
 
-    def execute(self, name: str = "job") -> JobResult | None:
+    def execute(
+        self, name: str = "job", *, savepoint: str | os.PathLike[str] | None = None, drop_state: Sequence[str] = ()
+    ) -> JobResult | None:
         """Run the job until its input ends or it is stopped.
 
         SIGINT and SIGTERM stop it with a last checkpoint; a second SIGINT stops it at once (nothing is lost: it goes
@@ -180,6 +184,9 @@ class StreamExecutionEnvironment:
 
         Args:
             name: The job's name; with a sink's uid it makes the default sink id, so keep it.
+            savepoint: A savepoint, or another job's checkpoint directory, to begin from, at any parallelism. The
+                environment's own `checkpoint_dir` has to be empty. The same call, made again after a crash, goes on.
+            drop_state: Operators that the job no longer has, and whose state in what it goes on from may be dropped.
 
         Returns:
             How it ended; None under `lakeward explain`, which runs nothing.
@@ -192,7 +199,17 @@ class StreamExecutionEnvironment:
             launch.plans[name] = self.explain()
             return None
         with stop_on_signals() as stop:
-            return _run(self.definition(name), Ports(stop=stop))
+            return _run(self._begun(self.definition(name), savepoint, drop_state), Ports(stop=stop))
+
+    def _begun(
+        self, job: JobDefinition, savepoint: str | os.PathLike[str] | None, drop_state: Sequence[str]
+    ) -> JobDefinition:
+        """A job with what it begins from."""
+        expect(drop_state, (list, tuple), "drop_state", 'list the operators: drop_state=["old-window"]')
+        launch = current_launch()
+        place = launch.savepoint or savepoint
+        dropped = frozenset(OperatorId(uid) for uid in (*launch.dropped_state, *drop_state))
+        return replace(job, savepoint=None if place is None else open_existing(place), dropped_state=dropped)
 
     def definition(self, name: str = "job", store: CheckpointStore | None = None) -> JobDefinition:
         """The job as data, for whoever runs it another way (tests, tools).

@@ -17,6 +17,8 @@ class LaunchOptions:
         parallelism: Wins over the job's own.
         checkpoint_dir: Wins over the job's own.
         checkpoint_interval: Wins over the job's own.
+        savepoint: Wins over what `execute` says.
+        dropped_state: Added to what `execute` says.
         plans: The plans of the jobs that were only explained, by name.
     """
 
@@ -24,6 +26,8 @@ class LaunchOptions:
     parallelism: int | None = None
     checkpoint_dir: str | None = None
     checkpoint_interval: str | None = None
+    savepoint: str | None = None
+    dropped_state: tuple[str, ...] = ()
     plans: dict[str, str] = field(default_factory=dict)
 
 

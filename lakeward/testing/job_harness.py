@@ -6,18 +6,20 @@ import random
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from lakeward.engine.checkpoint.savepoint import Owner, write_savepoint
 from lakeward.engine.checkpoint.store import CheckpointStore, MemoryStore
 from lakeward.engine.config import EngineConfig
 from lakeward.engine.core.clock import Clock, ManualClock
 from lakeward.engine.core.expect import expect, expect_whole
-from lakeward.engine.core.ids import CheckpointId
+from lakeward.engine.core.ids import CheckpointId, OperatorId
+from lakeward.engine.core.scratch import ScratchFolder
 from lakeward.engine.execute import JobDefinition, JobResult, Ports, execute
 from lakeward.engine.runtime.drivers import IDLE_SLEEP_MAX_MS
 from lakeward.engine.runtime.io import SteppedIo
@@ -134,13 +136,21 @@ class JobHarness:
         self._collected = Collected()
         self._ids = 0
 
-    def run(self, *, parallelism: int | None = None) -> JobRun:
+    def run(
+        self,
+        *,
+        parallelism: int | None = None,
+        savepoint: CheckpointStore | None = None,
+        drop_state: Collection[str] = (),
+    ) -> JobRun:
         """Start the job, and let it run until its input ends, it meets an `EOF`, or it dies.
 
         Errors that a restart can heal are healed as in production, within the run.
 
         Args:
             parallelism: Subtasks of each operator that says nothing else, for this start; None: as the job says.
+            savepoint: From `savepoint`: begin with it, in a checkpoint directory that is new.
+            drop_state: Operators that the job no longer has, and whose state may be dropped.
 
         Returns:
             How it went.
@@ -151,7 +161,33 @@ class JobHarness:
         """
         if parallelism is not None:
             expect_whole(parallelism, "JobHarness.run: parallelism", least=1)
-        return self._run(self._define(parallelism))
+        if savepoint is not None:
+            self._store = MemoryStore()
+        dropped = frozenset(OperatorId(uid) for uid in drop_state)
+        return self._run(replace(self._define(parallelism), savepoint=savepoint, dropped_state=dropped))
+
+    def savepoint(self) -> CheckpointStore:
+        """Make a savepoint of the newest committed checkpoint, in memory.
+
+        >>> from lakeward.testing import BARRIER, EOF, CollectSink, ScriptedSource
+        >>> source = ScriptedSource({"n": int}, [[{"n": 1}], BARRIER, [{"n": 2}], EOF, [{"n": 3}]])
+        >>> harness = JobHarness(lambda env: env.from_source(source, uid="in").sink_to(CollectSink(), uid="out"))
+        >>> harness.run().stopped, harness.run(savepoint=harness.savepoint(), parallelism=2).ended, harness.rows()
+        (True, True, [{'n': 1}, {'n': 2}, {'n': 3}])
+
+        Returns:
+            The savepoint; other harnesses may start from it, too.
+
+        Raises:
+            ConfigError: There is no committed checkpoint.
+        """
+        target = MemoryStore()
+        scratch = ScratchFolder(str(self._root))
+        try:
+            write_savepoint(self._store, target, Owner("harness", self.clock.wall_us(), scratch.path))
+        finally:
+            scratch.close()
+        return target
 
     def run_to_end(self, parallelism: Sequence[int] = ()) -> list[JobRun]:
         """Start the job again and again until its input has ended.

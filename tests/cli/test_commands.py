@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 JOB = """
@@ -88,3 +89,52 @@ def test_explain_shows_the_plan_and_runs_nothing(directory: Path) -> None:
     assert "<- hash by auction from" in shown.stdout
     assert not (directory / "out").exists()
     assert not (directory / "checkpoints").exists()
+
+
+TOTALS = """
+import lakeward as lw
+
+env = lw.StreamExecutionEnvironment(checkpoint_dir="checkpoints")
+words = env.from_collection([{"word": word} for word in "abcab"], uid="words")
+words.key_by("word").aggregate(n=lw.count(), uid="totals").sink_to(lw.BlackholeSink(), uid="nowhere")
+env.execute("words")
+"""
+
+
+def test_a_savepoint_is_written_looked_into_and_started_from(directory: Path) -> None:
+    (directory / "totals.py").write_text(TOTALS)
+    lakeward(directory, "run", "totals.py")
+    saved = lakeward(directory, "savepoint", "checkpoints", "saved")
+    assert saved.returncode == 0, saved.stderr
+    assert "checkpoint 1 is saved in saved" in saved.stdout
+    assert "checkpoints already" in lakeward(directory, "savepoint", "checkpoints", "saved").stderr
+
+    assert "totals  group  3 rows" in lakeward(directory, "state", "list", "saved").stdout
+    shown = lakeward(directory, "state", "read", "saved", "--uid", "totals").stdout.splitlines()
+    assert sorted(shown)[0] == "{'namespace': 0, 'word': 'a', 'rows': 2}"
+    written = lakeward(directory, "state", "read", "saved", "--uid", "totals", "--to", "out.parquet")
+    assert "3 rows in out.parquet" in written.stdout
+    assert pq.read_table(directory / "out.parquet").num_rows == 3
+    assert "did you mean 'totals'" in lakeward(directory, "state", "read", "saved", "--uid", "total").stderr
+    assert (
+        "call it .parquet or .csv"
+        in lakeward(directory, *["state", "read", "saved", "--uid", "totals", "--to", "x.orc"]).stderr
+    )
+
+    again = ("run", "totals.py", "--from", "saved", "--checkpoint-dir", "second", "--parallelism", "2")
+    for _ in range(2):  # the same command once more goes on
+        begun = lakeward(directory, *again)
+        assert begun.returncode == 0, begun.stderr
+        assert "going on from checkpoint 1" in begun.stderr
+    assert "used already, and not from this savepoint" in lakeward(directory, *again[:4]).stderr
+    assert "there is no directory nowhere" in lakeward(directory, "run", "totals.py", "--from", "nowhere").stderr
+
+
+def test_state_of_an_operator_that_is_gone_is_dropped_by_its_name_only(directory: Path) -> None:
+    (directory / "totals.py").write_text(TOTALS)
+    lakeward(directory, "run", "totals.py")
+    lakeward(directory, "savepoint", "checkpoints", "saved")
+    (directory / "totals.py").write_text(TOTALS.replace("totals", "counts"))
+    begin = ("run", "totals.py", "--from", "saved", "--checkpoint-dir", "second")
+    assert "holds state of 'totals', which the job no longer has" in lakeward(directory, *begin).stderr
+    assert lakeward(directory, *begin, "--drop-state", "totals").returncode == 0

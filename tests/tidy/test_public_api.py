@@ -27,11 +27,11 @@ PUBLIC = """
     KeyedBatchContext KeyedBatchFunction KeyedContext KeyedProcessFunction KeyedStream LakewardError ListState
     LookupCache LookupReader LookupSource MapState MemorySink NexmarkSource OnError OutputTag OverStream
     Pattern PrintSink ProcessContext ProcessFunction ProcessWindowFunction ReducingState RenamedFrom
-    RestartConfig SameWindow Session Sliding StateTtl StreamExecutionEnvironment TimeWindow Tumbling
-    ValueState WatermarkStrategy WindowedStream
+    RestartConfig SameWindow Session Sliding StateTable StateTtl StreamExecutionEnvironment TimeWindow
+    Tumbling ValueState WatermarkStrategy WindowedStream
     asc bucket coalesce col collect concat_str count count_distinct day desc duration every every_rows first
-    from_epoch greatest hour last least lit match_time max mean min month pattern struct sum to_first to_last
-    truncate udf var vectorised_udf when year
+    from_epoch greatest hour last least lit match_time max mean min month pattern read_state savepoint
+    state_tables struct sum to_first to_last truncate udf var vectorised_udf when year
 """
 
 VERBS = [

@@ -10,9 +10,10 @@ import pyarrow as pa
 import pytest
 
 import lakeward as lw
-from lakeward.engine.core.errors import CheckpointError
+from lakeward.engine.core.errors import CheckpointError, LakewardError
 from lakeward.operators.process.calls import Callee
 from lakeward.operators.process.operator import Process, ProcessInput
+from lakeward.testing import EOF, CollectSink, JobHarness, ScriptedSource
 from lakeward.testing.harness import HarnessConfig, HarnessSnapshot, OperatorHarness
 
 SCHEMA = pa.schema({"k": pa.string(), "n": pa.int64()})
@@ -248,3 +249,52 @@ def test_broadcast_state_is_renamed_and_its_values_evolve_at_any_parallelism() -
         snapshots = [one.snapshot() for one in held]
         for one in held:
             one.close()
+
+
+@pytest.mark.parametrize("parallelism", [1, 2, 3])
+def test_a_new_version_begins_from_a_savepoint_of_the_old_one_at_another_parallelism(parallelism: int) -> None:
+    script = [
+        [{"k": k, "n": n} for n, k in enumerate("abcdefgh", start=1)],
+        EOF,
+        [{"k": k, "n": 0} for k in "abcdefgh"],
+    ]
+    source, sink = ScriptedSource({"k": str, "n": int}, script), CollectSink()
+    versions: list[type[lw.KeyedProcessFunction]] = [Before]
+
+    def job(env: lw.StreamExecutionEnvironment) -> None:
+        keyed = env.from_source(source, uid="in").key_by("k")
+        keyed.process(versions[-1](), returns=RESULT, uid="function").sink_to(sink, uid="out")
+
+    harness = JobHarness(job, state="rocksdb")
+    assert harness.run(parallelism=2).stopped
+    versions.append(After)
+    assert harness.run(parallelism=parallelism, savepoint=harness.savepoint()).ended
+    stats = "New(name='name3', orders=3, since=datetime.datetime(2026, 1, 1, 12, 0, tzinfo=datetime.timezone.utc), "
+    shown = {row["k"]: row["shown"] for row in sink.rows()}
+    assert len(shown) == 8
+    assert stats + "tags=['none'], rank=None), 3, [NewItem(price=3.5, title='label3', amount=1)]" in shown["c"]
+
+
+class Refused(Before):
+    total: lw.ValueState[str]  # type: ignore[assignment]
+
+
+def test_an_incompatible_version_is_refused_by_name_before_the_job_starts() -> None:
+    source, sink = (
+        ScriptedSource({"k": str, "n": int}, [[{"k": "a", "n": 1}], EOF, [{"k": "a", "n": 2}]]),
+        CollectSink(),
+    )
+    versions: list[type[lw.KeyedProcessFunction]] = [Before]
+
+    def job(env: lw.StreamExecutionEnvironment) -> None:
+        keyed = env.from_source(source, uid="in").key_by("k")
+        keyed.process(versions[-1](), returns=RESULT, uid="function").sink_to(sink, uid="out")
+
+    harness = JobHarness(job, state="rocksdb")
+    assert harness.run().stopped
+    kept = harness.savepoint()
+    versions.append(Refused)
+    with pytest.raises(LakewardError, match=r"(?s)'function'.*total"):
+        harness.run(savepoint=kept)
+    versions.append(After)
+    assert harness.run(savepoint=kept).ended
