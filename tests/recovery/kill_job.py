@@ -49,7 +49,7 @@ def main() -> None:
         .aggregate(n=lw.count(), total=lw.sum("price"), uid="windows")
         .sink_to(lw.IcebergSink("db.windows", catalog=options["catalog"]), uid="windows-table")
     )
-    env.execute("kill")
+    env.execute("kill", savepoint=options["savepoint"])
 
 
 if __name__ == "__main__":

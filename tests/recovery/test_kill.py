@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+import lakeward as lw
 from lakeward.cli.demo import compare
 from lakeward.connectors.nexmark import NexmarkSource, json_lines
 from lakeward.testing.brokers import Broker
@@ -28,6 +29,8 @@ JOB = Path(__file__).parent / "kill_job.py"
 PARTITIONS = 4
 COLUMNS = ["auction", "bidder", "price", "dateTime"]
 ROUND_TIMEOUT_S = 60
+MOVES_EVERY = 5
+"""After so many deaths the job goes on from a savepoint, in another checkpoint directory."""
 
 
 @dataclass
@@ -39,6 +42,7 @@ class Arena:
     expected: pa.Table
     seen: set[int] = field(default_factory=set)
     visible_rows: int = 0
+    moves: int = 0
     running: subprocess.Popen[bytes] | None = None
 
     def start(self, kill_at: str, nth: int, parallelism: int) -> subprocess.Popen[bytes]:
@@ -46,6 +50,13 @@ class Arena:
         with self.log.open("wb") as log:
             self.running = subprocess.Popen([sys.executable, str(JOB), json.dumps(options)], stderr=log)
         return self.running
+
+    def move(self) -> None:
+        """From now on the job runs from a savepoint of where it is, in a directory of its own."""
+        self.moves += 1
+        savepoint = f"{self.options['checkpoints']}-saved"
+        lw.savepoint(self.options["checkpoints"], savepoint)
+        self.options |= {"savepoint": savepoint, "checkpoints": f"{savepoint}-{self.moves}"}
 
     def close(self) -> None:
         """End what runs, also after a failed assertion."""
@@ -93,6 +104,7 @@ def make_arena(broker: Broker, directory: Path, events: int, topic: str) -> Aren
         "topic": topic,
         "catalog": lake.catalog,
         "checkpoints": str(directory / "checkpoints"),
+        "savepoint": None,
         "batch_rows": 300,
     }
     return Arena(options, lake, pa.Table.from_batches([bids]).select(COLUMNS))
@@ -107,10 +119,12 @@ def rounds(count: int, seed: int) -> Iterator[tuple[str, int, int]]:
 
 
 def run_rounds(arena: Arena, count: int, seed: int) -> int:
-    """Kill the job again and again; returns how often it really died."""
+    """Kill the job again and again, moving it by a savepoint now and then; returns how often it really died."""
     rng = random.Random(seed + 1)
     deaths = 0
-    for kill_at, nth, parallelism in rounds(count, seed):
+    for number, (kill_at, nth, parallelism) in enumerate(rounds(count, seed)):
+        if number % MOVES_EVERY == MOVES_EVERY - 1 and arena.visible_rows:
+            arena.move()
         process = arena.start(kill_at, nth, parallelism)
         deadline = time.monotonic() + ROUND_TIMEOUT_S
         random_kill = time.monotonic() + rng.uniform(0.8, 3.0)
@@ -147,6 +161,7 @@ def test_twenty_kills_lose_nothing_and_double_nothing(broker: Broker, tmp_path: 
         check_end(arena)
     print(f"{deaths} deaths, {len(arena.seen)} snapshots seen by the reader, {arena.visible_rows} rows")
     assert deaths >= 20
+    assert arena.moves >= 3
 
 
 @pytest.mark.soak
