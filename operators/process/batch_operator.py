@@ -66,7 +66,7 @@ class BatchProcessOperator(FunctionOperator):
         )
         context.times_us, context.time_domain = times, domain
         if domain == "event":
-            self._batch.times_us, self._batch.watermark_us = times, max(int(times.min()), self._passed_us)
+            self._batch.times_us, self._batch.watermarks_us = times, np.maximum(times, self._passed_us)
         try:
             self._handle(handler.function, timers, np.arange(len(times)), out)
         finally:

@@ -52,10 +52,16 @@ class Expiry:
 
     def touched_of_all(self, batch: KeyBatch) -> Rows:
         """The time at which the state of each key of a batch is touched."""
-        times = np.full(len(batch), batch.watermark_us if self.by_event_time else batch.now_us)
+        times = self.now_of_all(batch)
         if self.by_event_time and batch.times_us is not None:
             times = np.maximum(times, batch.times_us)
         return times
+
+    def now_of_all(self, batch: KeyBatch) -> Rows:
+        """The time by which the state of each key of a batch has expired or not."""
+        if self.by_event_time and batch.watermarks_us is not None:
+            return batch.watermarks_us
+        return np.full(len(batch), self.now_us(batch))
 
     def note(self, arrays: Sequence[pa.Array], touched_us: Rows) -> None:
         """These keys hold something that was touched at these times."""

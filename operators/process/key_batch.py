@@ -27,9 +27,21 @@ class KeyBatch:
         now_us: Processing time when the batch began.
         watermark_us: How far event time has come: the watermark, for a timer its time.
         times_us: For all keys at once: the newest event time of each; None: there is none.
+        watermarks_us: For all keys at once: how far event time has come for each; None: the watermark, for all.
     """
 
-    __slots__ = ("_encoded", "_values", "arrays", "by_clock", "index", "now_us", "time_us", "times_us", "watermark_us")
+    __slots__ = (
+        "_encoded",
+        "_values",
+        "arrays",
+        "by_clock",
+        "index",
+        "now_us",
+        "time_us",
+        "times_us",
+        "watermark_us",
+        "watermarks_us",
+    )
 
     def __init__(self) -> None:
         self.arrays: Sequence[pa.Array] = ()
@@ -39,6 +51,7 @@ class KeyBatch:
         self.now_us = 0
         self.watermark_us = 0
         self.times_us: Rows | None = None
+        self.watermarks_us: Rows | None = None
         self._encoded: Keys | None = None
         self._values: list[Any] | None = None
 
@@ -46,7 +59,7 @@ class KeyBatch:
         """Handle these keys from now on."""
         self.arrays, self.now_us, self.watermark_us = arrays, now_us, watermark_us
         self.by_clock = False
-        self.times_us = self._encoded = self._values = None
+        self.times_us = self.watermarks_us = self._encoded = self._values = None
 
     def end(self) -> None:
         """No key is being handled."""

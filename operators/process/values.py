@@ -222,7 +222,7 @@ class ValueCells:
         there = slots >= 0
         if self._expiry is not None:
             due_us = self._expiry.due_us(self._table.pane().column(_TOUCHED)[slots[there]])
-            there[there] = due_us > self._expiry.now_us(self._batch)
+            there[there] = due_us > self._expiry.now_of_all(self._batch)[there]
         if there.all():
             return self._whole(self._arrays(slots))
         rows = np.flatnonzero(there)

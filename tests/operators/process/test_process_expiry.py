@@ -1,0 +1,60 @@
+"""When state with a TTL is there and when it is gone, for one key among others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+import lakeward as lw
+from lakeward.operators.process.calls import Callee
+from lakeward.operators.process.operator import Process, ProcessInput
+from lakeward.testing.harness import HarnessConfig, OperatorHarness
+
+SCHEMA = pa.schema({"k": pa.string(), "n": pa.int64(), "at": pa.timestamp("us", tz="UTC")})
+RESULT = pa.schema({"k": pa.string(), "at": pa.int64(), "held": pa.int64()})
+BRIEFLY = lw.StateTtl("10us", time="event")
+
+
+def harness(function: Any) -> OperatorHarness:
+    factory = Process(Callee(function, methods_of(function)), (ProcessInput(SCHEMA, ("k",), "at"),), RESULT, RESULT)
+    return OperatorHarness(factory, SCHEMA, HarnessConfig())
+
+
+def methods_of(function: Any) -> tuple[str, ...]:
+    return ("process_batch",) if isinstance(function, lw.KeyedBatchFunction) else ("process",)
+
+
+class ShowsAtTimers(lw.KeyedProcessFunction):
+    held = lw.ValueState(int, ttl=BRIEFLY)
+
+    def process(self, row: dict[str, Any], ctx: lw.KeyedContext) -> None:
+        self.held.value = row["n"]
+        ctx.timers.register_event_time(row["n"])
+
+    def on_timer(self, timestamp: Any, ctx: lw.KeyedContext) -> Any:
+        yield ctx.current_key, ctx.timestamp_us, self.held.value
+
+
+class ShowsManyAtTimers(lw.KeyedBatchFunction):
+    held = lw.ValueState(int, ttl=BRIEFLY)
+
+    def process_batch(self, batch: pa.RecordBatch, ctx: lw.KeyedBatchContext) -> None:
+        last = np.zeros(len(ctx.keys), np.int64)
+        last[ctx.key_numbers] = batch.column("n")
+        self.held.column = last
+        ctx.timers.register_event_time(batch.column("n"), ctx.key_numbers)
+
+    def on_timers(self, timers: pa.RecordBatch, ctx: lw.KeyedBatchContext) -> pa.RecordBatch:
+        return pa.record_batch([timers.column("k"), pa.array(ctx.times_us), self.held.column], schema=RESULT)
+
+
+@pytest.mark.parametrize("function", [ShowsAtTimers(), ShowsManyAtTimers()], ids=["rows", "batches"])
+def test_state_has_expired_by_the_time_of_each_key_s_own_timer(function: Any) -> None:
+    rows = [{"k": k, "n": n, "at": 0} for k, n in (("a", 4), ("b", 9), ("c", 10), ("d", 25))]
+    with harness(function) as one:
+        one.send(rows)
+        one.watermark(30)
+        assert {(row["k"], row["held"]) for row in one.take()} == {("a", 4), ("b", 9), ("c", None), ("d", None)}
