@@ -19,7 +19,7 @@ from lakeward.operators.process.expiry import Expiry
 from lakeward.operators.process.key_batch import KeyBatch, prefixed
 from lakeward.operators.process.states import AggregatingState, ReducingState, ValueState, unbound
 from lakeward.operators.rows import list_to_column
-from lakeward.operators.windows.columns import Rows, is_fixed, storage_type, to_arrow, to_numpy
+from lakeward.operators.windows.columns import Rows, group_rows, is_fixed, storage_type, to_arrow, to_numpy
 from lakeward.operators.windows.timed import KeyTypes
 
 T = TypeVar("T")
@@ -287,7 +287,9 @@ class ValueCells:
 
     def _remove_expired(self, arrays: Sequence[pa.Array], now_us: int) -> Rows:
         assert self._expiry is not None, "only then anything expires"
-        pane, keys = self._table.pane(), self._table.keys(arrays, distinct=True)
+        _, firsts = group_rows(arrays)  # a key that was cleared and set again was noted several times
+        chosen = pa.array(firsts)
+        pane, keys = self._table.pane(), self._table.keys([array.take(chosen) for array in arrays], distinct=True)
         slots = pane.find(keys)
         due_us = np.full(len(slots), -1, np.int64)
         known = np.flatnonzero(slots >= 0)
@@ -296,7 +298,9 @@ class ValueCells:
         if len(expired):
             due_us[expired] = -1
             pane.remove(keys.take(expired))
-        return due_us
+        result = np.full(len(arrays[0]), -1, np.int64)
+        result[firsts] = due_us
+        return result
 
 
 def _some(column: pa.Array, rows: Rows) -> pa.Array:

@@ -10,7 +10,7 @@ import pytest
 
 import lakeward as lw
 from lakeward.operators.process.calls import Callee
-from lakeward.operators.process.operator import Process, ProcessInput
+from lakeward.operators.process.operator import FunctionOperator, Process, ProcessInput
 from lakeward.testing.harness import HarnessConfig, OperatorHarness
 
 SCHEMA = pa.schema({"k": pa.string(), "n": pa.int64(), "at": pa.timestamp("us", tz="UTC")})
@@ -58,3 +58,27 @@ def test_state_has_expired_by_the_time_of_each_key_s_own_timer(function: Any) ->
         one.send(rows)
         one.watermark(30)
         assert {(row["k"], row["held"]) for row in one.take()} == {("a", 4), ("b", 9), ("c", None), ("d", None)}
+
+
+class SetsAndClears(lw.KeyedProcessFunction):
+    value = lw.ValueState(int, ttl=BRIEFLY)
+    listed = lw.ListState(int, ttl=BRIEFLY)
+    mapped = lw.MapState(str, int, ttl=BRIEFLY)
+
+    def process(self, row: dict[str, Any], ctx: lw.KeyedContext) -> None:
+        if row["n"] % 2:
+            for state in (self.value, self.listed, self.mapped):
+                state.clear()
+        else:
+            self.value.value = self.mapped["x"] = row["n"]
+            self.listed.append(row["n"])
+
+
+def test_a_key_that_is_cleared_and_set_again_and_again_is_not_noted_for_ever() -> None:
+    with harness(SetsAndClears()) as one:
+        for n in range(400):
+            one.send([{"k": "a", "n": n, "at": n}])
+            one.watermark(n)
+        assert isinstance(one.operator, FunctionOperator)
+        assert one.operator._states is not None
+        assert [len(expiry._due) <= 15 for expiry in one.operator._states._expiries] == [True] * 3
