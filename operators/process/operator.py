@@ -81,9 +81,13 @@ class RowResults:
     Args:
         writer: Makes batches.
         name: The function, for errors.
+
+    Attributes:
+        is_writing: Whether rows are becoming columns: a row that fails then need not be of the call at hand.
     """
 
     def __init__(self, writer: RowWriter, name: str) -> None:
+        self.is_writing = False
         self._writer = writer
         self._name = name
         self._rows: list[Any] = []
@@ -100,8 +104,7 @@ class RowResults:
         rows = self._rows
         rows.extend(found)
         if len(rows) >= _ROWS_A_PART:
-            self._parts.append(self._writer.batch(rows))
-            self._rows = []
+            self.mark()
 
     def mark(self) -> int:
         """Make columns of what was gathered; says how much that is, for `reset`.
@@ -110,13 +113,14 @@ class RowResults:
             UserCodeError: A row is not of the declared type.
         """
         if self._rows:
+            self.is_writing = True
             self._parts.append(self._writer.batch(self._rows))
-            self._rows = []
+            self._rows, self.is_writing = [], False
         return len(self._parts)
 
     def reset(self, mark: int) -> None:
         """Forget what was gathered after a `mark`."""
-        self._rows = []
+        self._rows, self.is_writing = [], False
         del self._parts[mark:]
 
     def flush(self, out: Output) -> None:
@@ -392,6 +396,8 @@ class ProcessOperator(FunctionOperator):
                 if found is not None:
                     results.extend(found)
         except LakewardError as error:
+            if results.is_writing:
+                raise
             raise error.about(FailedRow(row, at, label)) from error.__cause__
         except Exception as error:
             raise call_error(call, error, row=FailedRow(row, at, label), hint=ROW_HINT) from error

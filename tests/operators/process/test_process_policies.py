@@ -102,6 +102,34 @@ def test_rows_are_tried_again_and_then_skipped() -> None:
     assert function.calls == [1, 3, 1, 3, 3, 5]
 
 
+class Several(lw.KeyedProcessFunction):
+    """Sends several rows for each, of which one does not fit once."""
+
+    total: lw.ValueState[int] = lw.ValueState(default=0)
+
+    def process(self, row: dict[str, Any], ctx: lw.KeyedContext) -> Iterator[dict[str, Any]]:
+        self.total.value += 1
+        for n in range(3):
+            yield {"k": row["k"], "total": "text" if (row["n"], n) == (7, 1) else self.total.value}
+
+
+@pytest.mark.parametrize("rows", [20, 400, 2000])
+def test_of_many_results_the_row_whose_result_does_not_fit_is_the_one_that_fails(rows: int) -> None:
+    policy = lw.OnError.side_output(FAILED)
+    result = (
+        stream(list(range(rows)), 10_000)
+        .key_by("k")
+        .process(Several(), returns={"k": str, "total": int}, on_error=policy)
+    )
+    found, failed = lw.MemorySink(), lw.MemorySink()
+    result.sink_to(found)
+    result.side_output(FAILED).sink_to(failed)
+    result._context.environment.execute("several")
+    assert failed.table()["n"].to_pylist() == [7]
+    assert found.table().num_rows == 3 * (rows - 1)
+    assert max(found.table()["total"].to_pylist()) == rows // 2
+
+
 class Broken(lw.KeyedProcessFunction):
     """Fails where no policy helps."""
 
