@@ -110,6 +110,18 @@ def unbound(state: State) -> NoReturn:
     raise UserCodeError(f"a {type(state).__name__} is used where no row is being handled", hint=OUTSIDE_HINT)
 
 
+def no_column() -> NoReturn:
+    """A state is used as a column in a function of rows, or where nothing is handled.
+
+    Raises:
+        UserCodeError: Always.
+    """
+    raise UserCodeError(
+        "a ValueState is used as a column where no batch of keys is being handled",
+        hint="columns are for process_batch and on_timers of an lw.KeyedBatchFunction; functions of rows use .value",
+    )
+
+
 class ValueState(State, Generic[T]):
     """One value a key.
 
@@ -161,6 +173,27 @@ class ValueState(State, Generic[T]):
     def exists(self) -> bool:
         """Whether the current key has a value."""
         unbound(self)
+
+    @property
+    def column(self) -> Any:
+        """In a vectorised function: the values of all keys of the batch, an Arrow array in the order of `ctx.keys`.
+
+        Set it to an array or a list to hold these values instead; null clears.
+        """
+        no_column()
+
+    @column.setter
+    def column(self, values: Any) -> None:
+        no_column()
+
+    def update(self, values: Any, where: Any = None) -> None:
+        """In a vectorised function: hold these values for the keys of the batch; null clears.
+
+        Args:
+            values: One a key, in the order of `ctx.keys`.
+            where: A mask that says which keys to change; None: all.
+        """
+        no_column()
 
     def clear(self) -> None:
         """Forget the current key's value."""

@@ -153,6 +153,19 @@ def test_a_state_that_is_made_in_init_is_told_where_to_be_declared() -> None:
     assert "declare it in the class" in (caught.value.hint or "")
 
 
+class ColumnOfARow(lw.KeyedProcessFunction):
+    seen: lw.ValueState[int]
+
+    def process(self, row: dict[str, Any], ctx: lw.KeyedContext) -> None:
+        self.seen.column = [1]
+
+
+def test_a_function_of_rows_that_sets_a_column_is_told_to_use_the_value() -> None:
+    with pytest.raises(UserCodeError, match="used as a column where no batch of keys") as caught:
+        shown(ColumnOfARow(), 1)
+    assert "functions of rows use .value" in (caught.value.hint or "")
+
+
 class RowsByDefault(lw.KeyedBatchFunction):
     held = lw.ValueState(Touched, default=Touched(4))
 
