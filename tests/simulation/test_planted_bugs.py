@@ -45,12 +45,18 @@ from lakeward.engine.state.backend import StateBackend
 from lakeward.operators import async_queue
 from lakeward.operators.async_map import SavedRows
 from lakeward.operators.group_aggregate import Changelog, Results
+from lakeward.operators.process.batch_operator import BatchProcessOperator
+from lakeward.operators.process.broadcast import BroadcastStates
+from lakeward.operators.process.expiry import Expiry
+from lakeward.operators.process.lists import ListCells
+from lakeward.operators.process.maps import MapCells
+from lakeward.operators.process.timers import TimerQueue
 from lakeward.operators.top_n import TopN
 from lakeward.operators.windows.operator import WindowOperator
 from lakeward.operators.windows.progress import Progress
 from lakeward.operators.windows.sent import SentResults
 from lakeward.testing.simulation import Fault, SimulationViolation, Swarm, simulate
-from lakeward.testing.simulation.knobs import IDLE, UPDATING
+from lakeward.testing.simulation.knobs import FUNCTIONS, IDLE, UPDATING
 from lakeward.testing.simulation.sink import COMMIT_TRIES_MAX, SimTableCommitter
 from lakeward.testing.simulation.table import CommitConflict
 
@@ -259,7 +265,64 @@ def combine_with_ended_inputs(marks: list[Watermark], floor_us: int) -> Watermar
     return Watermark(max(min(active), floor_us)) if active else Watermark(furthest_us, idle=True)
 
 
+# -- process functions
+
+
+def open_with_nothing_due(self: TimerQueue, *arguments: Any) -> None:
+    """Restored timers are in the table of state, but nobody knows when they are due."""
+    real_queue(self, *arguments)
+    self._due = type(self._due)()
+
+
+real_queue = TimerQueue.__init__
+
+
+def firing_without_chains(self: TimerQueue, timers: Any, chained: bool = True) -> Any:
+    """Timers that are set while others fire come after all of these, whatever their time is."""
+    return real_firing(self, timers, chained=False)
+
+
+real_firing = TimerQueue.firing
+
+
+def finish_maps_without_removals(self: MapCells) -> None:
+    self._gone = []
+    real_finish_maps(self)
+
+
+real_finish_maps = MapCells.finish
+
+
+def finish_lists_without_removals(self: ListCells) -> None:
+    self._replaced = set()
+    real_finish_lists(self)
+
+
+real_finish_lists = ListCells.finish
+
+
+def open_with_broadcast_entries_of_own_key_groups(self: BroadcastStates, *arguments: Any) -> None:
+    real_broadcast(self, *arguments)
+    for cells in self._cells.values():
+        names = list(cells.held)
+        groups = key_groups(hash_columns(cells._keys.arrays(names)), cells._max_parallelism)
+        cells.held = {name: cells.held[name] for name, group in zip(names, groups, strict=True) if group in cells._ours}
+
+
+real_broadcast = BroadcastStates.__init__
+
+
 # -- bugs that were there
+
+
+def handle_by_the_earliest_timer(self: BatchProcessOperator, *arguments: Any) -> None:
+    times_us = self._batch.watermarks_us
+    if times_us is not None:
+        self._batch.watermarks_us = np.full(len(times_us), times_us.min())
+    real_handle(self, *arguments)
+
+
+real_handle = BatchProcessOperator._handle
 
 
 def key_of_the_input_alone(self: TopN) -> tuple[str, ...] | None:
@@ -428,6 +491,51 @@ PLANTS = [
         "a source is called idle just before it ends, and windows go on with the first subtask that has heard of it",
         both(ONE_BY_ONE, set_method(SourceTask, "step", step_that_says_idle_before_the_end)),
         Swarm(rates={}, programs=("cascade",), parallelism=(2, 3)),
+    ),
+    Plant(
+        "restored timers never fire",
+        set_method(TimerQueue, "__init__", open_with_nothing_due),
+        Swarm(rates=STOPS, programs=FUNCTIONS, rows=(10, 60)),
+    ),
+    Plant(
+        "a timer that is deleted fires",
+        set_method(TimerQueue, "delete", lambda self, time: None),
+        Swarm(rates={}, programs=("reminders",), rows=(10, 60)),
+    ),
+    Plant(
+        "timers that other timers set fire out of their order",
+        set_method(TimerQueue, "firing", firing_without_chains),
+        Swarm(rates={}, programs=("reminders",), rows=(10, 60)),
+    ),
+    Plant(
+        "state expires by the clock that should by event time",
+        set_method(Expiry, "by_event_time", property(lambda self: False)),
+        Swarm(rates={}, programs=("reminders", "vectorised"), rows=(10, 60)),
+    ),
+    Plant(
+        "entries that are taken out of maps come back",
+        set_method(MapCells, "finish", finish_maps_without_removals),
+        Swarm(rates={}, programs=("connected",), rows=(10, 60)),
+    ),
+    Plant(
+        "what is replaced in lists comes back",
+        set_method(ListCells, "finish", finish_lists_without_removals),
+        Swarm(rates={}, programs=("rules",), rows=(10, 60)),
+    ),
+    Plant(
+        "rescaling restores each subtask's own old lists and maps",
+        set_method(RestoredState, "keyed", keyed_of_the_same_number),
+        Swarm(rates=STOPS, programs=FUNCTIONS, rows=(10, 60)),
+    ),
+    Plant(
+        "each subtask restores the broadcast entries of its own key groups",
+        set_method(BroadcastStates, "__init__", open_with_broadcast_entries_of_own_key_groups),
+        Swarm(rates=STOPS, programs=("rules",), parallelism=(2, 3), rows=(10, 60)),
+    ),
+    Plant(
+        "state of a vectorised function expires by the earliest of the timers that come together",
+        set_method(BatchProcessOperator, "_handle", handle_by_the_earliest_timer),
+        Swarm(rates={}, programs=("vectorised",), rows=(10, 60)),
     ),
     Plant(
         "a stopped job is called ended when its tasks have ended meanwhile",

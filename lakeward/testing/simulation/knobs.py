@@ -26,7 +26,10 @@ EARLY = ("early", "early_totals", "early_sessions", "idle_early")
 IDLE = ("idle", "idle_early", "idle_cascade")
 """Programs whose splits fall silent; see `event_time`."""
 
-PROGRAMS = (*APPENDING, "recent", *UPDATING, *EARLY, "idle", "idle_cascade", "asynchronous", "match")
+FUNCTIONS = ("reminders", "connected", "rules", "vectorised")
+"""Programs of process functions; see `functions`."""
+
+PROGRAMS = (*APPENDING, "recent", *UPDATING, *EARLY, "idle", "idle_cascade", "asynchronous", "match", *FUNCTIONS)
 """The programs to draw from."""
 
 CALM_TIMEOUT_MS = 10_000_000

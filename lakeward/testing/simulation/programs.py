@@ -14,6 +14,7 @@ from lakeward.dsl.environment import StreamExecutionEnvironment
 from lakeward.dsl.expressions import col, lit
 from lakeward.dsl.windows import Sliding, Tumbling
 from lakeward.testing.simulation.event_time import EVENT_TIME
+from lakeward.testing.simulation.functions import FUNCTIONS
 from lakeward.testing.simulation.oracle import Cut, Truth, Windows
 from lakeward.testing.simulation.program import Bench, Inputs, Program
 from lakeward.testing.simulation.source import START_US, InputRow
@@ -264,6 +265,7 @@ PROGRAMS_BY_NAME: Mapping[str, Program] = {
     "recent": Program(("a",), _build_recent, _truth_of_recent),
     "asynchronous": Program(("a",), _build_asynchronous, _truth_of_tumbling),
     **EVENT_TIME,
+    **FUNCTIONS,
     **UPDATING,
 }
 """Every program, by the name that knobs draw."""
