@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import datetime as dt
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from process_model import ModelContext, ModelFolded, ModelList, ModelMap, ModelValue, Now
@@ -21,15 +22,38 @@ from lakeward.operators.process.calls import Callee
 from lakeward.operators.process.operator import Process, ProcessInput
 from lakeward.testing.harness import HarnessConfig, OperatorHarness
 
-SCHEMA = pa.schema({"k": pa.string(), "op": pa.string(), "n": pa.int64(), "at": pa.timestamp("us", tz="UTC")})
-RESULT = pa.schema({"k": pa.string(), "what": pa.string()})
-ASIDE = lw.OutputTag("aside", {"k": str, "n": int})
+MOMENT = pa.timestamp("us", tz="UTC")
+FIELDS = [pa.field("id", pa.int64()), pa.field("op", pa.string()), pa.field("n", pa.int64()), pa.field("at", MOMENT)]
+RESULT = pa.schema({"id": pa.int64(), "what": pa.string()})
+ASIDE = lw.OutputTag("aside", {"id": int, "n": int})
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 MAX_PARALLELISM = 8
 EVENT, CLOCK = (lambda **o: lw.StateTtl("20us", time="event", **o)), (lambda **o: lw.StateTtl("30ms", **o))
 
 
+NAN = float("nan")
+NO_NUMBER = np.array([0xFFF8_0000_0000_0001], np.uint64).view(np.float64)[0]  # not a number either, in other bits
+NAMES = ["a", "b", None, "", *(f"k{n}" for n in range(20))]
+KEYS: dict[str, tuple[list[pa.DataType], list[Any]]] = {
+    "text": ([pa.string()], NAMES),
+    "float": ([pa.float64()], [(0.0, -0.0), (NAN, NO_NUMBER), None, 1.5, -1.5, float("inf"), 5e-324]),
+    "small float": ([pa.float32()], [(0.0, -0.0), NAN, None, 1.5]),
+    "dictionary": ([pa.dictionary(pa.int8(), pa.string())], NAMES[:8]),
+    "nanoseconds": ([pa.timestamp("ns")], [0, 1, 999, 1000, -1, None]),
+    "time": ([pa.timestamp("s", "Europe/Berlin")], [0, 1, -1, None]),
+    "bytes": ([pa.binary()], [b"", b"\0", b"\0\0", b"\xff", None]),
+    "true or false": ([pa.bool_()], [True, False, None]),
+    "numbers and names": (
+        [pa.uint8(), pa.large_string()],
+        [(n, name) for n in (0, 255, None) for name in ("", "x", None)],
+    ),
+    "floats and days": ([pa.float64(), pa.date32()], [(n, day) for n in (0.0, NAN, None) for day in (0, -1, None)]),
+}
+"""Types of key columns, and keys; those of one column may be written in several ways."""
+
+
 class Everything(lw.KeyedProcessFunction):
+    id: lw.ValueState[int]
     value: lw.ValueState[int]
     text = lw.ValueState(str, default="-")
     held: lw.ValueState[list[int]] = lw.ValueState(default=[])
@@ -53,11 +77,12 @@ class Everything(lw.KeyedProcessFunction):
 
     def process(self, row: dict[str, Any], ctx: Any) -> Iterator[dict[str, Any]]:
         n = row["n"]
+        self.id.value = row["id"]
         getattr(self, f"do_{row['op']}")(n, ctx)
         if n % 3 == 0:
             yield self.shown(ctx, row["op"])
         if n % 7 == 0:
-            ctx.output(ASIDE, {"k": ctx.current_key, "n": n})
+            ctx.output(ASIDE, {"id": row["id"], "n": n})
 
     def on_timer(self, timestamp: dt.datetime, ctx: Any) -> Iterator[dict[str, Any]]:
         time = (timestamp - EPOCH) // dt.timedelta(microseconds=1)
@@ -76,7 +101,7 @@ class Everything(lw.KeyedProcessFunction):
         old += [list(self.old_listed), list(self.old_mapped), self.old_most.value]
         now = [self.value.value, self.value.exists, self.text.value, self.held.value, self.held.exists, self.row.value]
         now += [list(self.listed), list(self.mapped.items()), self.most.value, self.mean.value]
-        return {"k": ctx.current_key, "what": repr((why, ctx.timestamp_us, now, old))}
+        return {"id": self.id.value, "what": repr((why, ctx.timestamp_us, now, old))}
 
     def do_set(self, n: int, ctx: Any) -> None:
         self.value.value = n
@@ -160,7 +185,7 @@ class Model:
                 elif isinstance(state, lw.AggregatingState):
                     folded = ModelFolded(self.now, state, state.create, state.fold, state.result)
                     setattr(made, name, folded)
-            for name, kind in (("value", ModelValue), ("listed", ModelList), ("mapped", ModelMap)):
+            for name, kind in (("id", ModelValue), ("value", ModelValue), ("listed", ModelList), ("mapped", ModelMap)):
                 setattr(made, name, kind(self.now, lw.ValueState()))
         return self.functions[key]
 
@@ -172,8 +197,8 @@ class Model:
         return self.function(key)
 
     def row(self, row: dict[str, Any]) -> None:
-        function = self.at(row["k"], (row["at"] - EPOCH) // dt.timedelta(microseconds=1))
-        self.rows += [(one["k"], one["what"]) for one in function.process(row, self.context)]
+        function = self.at(row["id"], (row["at"] - EPOCH) // dt.timedelta(microseconds=1))
+        self.rows += [(one["id"], one["what"]) for one in function.process(row, self.context)]
         self.settle(function)
 
     def settle(self, function: Everything) -> None:
@@ -191,7 +216,7 @@ class Model:
             self.now.by_clock = domain == "processing"
             function = self.at(key, time, max(time, before) if domain == "event" else None)
             self.rows += [
-                (one["k"], one["what"])
+                (one["id"], one["what"])
                 for one in function.on_timer(EPOCH + dt.timedelta(microseconds=time), self.context)
             ]
             self.settle(function)
@@ -203,18 +228,21 @@ class Model:
 class Subtasks:
     """The operator at some parallelism, restored at others in between."""
 
-    def __init__(self, parallelism: int, memory_bytes: int) -> None:
+    def __init__(self, parallelism: int, memory_bytes: int, kinds: list[pa.DataType]) -> None:
         self.memory_bytes = memory_bytes
+        self.names = [f"k{number}" for number in range(len(kinds))]
+        keys = [pa.field(name, kind) for name, kind in zip(self.names, kinds, strict=True)]
+        self.schema = pa.schema([*keys, *FIELDS])
         self.start(parallelism, [])
         self.rows: list[tuple[Any, str]] = []
         self.side: list[Any] = []
 
     def start(self, parallelism: int, snapshots: list[Any]) -> None:
-        factory = Process(Callee(Everything()), (ProcessInput(SCHEMA, ("k",), "at"),), RESULT, RESULT)
+        factory = Process(Callee(Everything()), (ProcessInput(self.schema, tuple(self.names), "at"),), RESULT, RESULT)
         self.harnesses = [
             OperatorHarness(
                 factory,
-                SCHEMA,
+                self.schema,
                 HarnessConfig(number, parallelism, MAX_PARALLELISM, memory_bytes=self.memory_bytes),
                 snapshots,
             )
@@ -229,9 +257,12 @@ class Subtasks:
         for one in self.harnesses:
             one.clock.advance_ms(clock_ms)
 
-    def send(self, rows: list[dict[str, Any]]) -> None:
-        batch = pa.RecordBatch.from_pylist(rows, schema=SCHEMA)
-        groups = key_groups(hash_columns([batch.column("k")]), MAX_PARALLELISM)
+    def send(self, rows: list[dict[str, Any]], keys: list[tuple[Any, ...]]) -> None:
+        fields = zip(self.schema, zip(*keys, strict=True), strict=False)
+        columns = [column_of(values, field.type) for field, values in fields]
+        rest = pa.RecordBatch.from_pylist(rows, schema=pa.schema(FIELDS))
+        batch = pa.RecordBatch.from_arrays([*columns, *rest.columns], schema=self.schema)
+        groups = key_groups(hash_columns(columns), MAX_PARALLELISM)
         for number, one in enumerate(self.harnesses):
             mine = key_group_range(SubtaskIndex(number), len(self.harnesses), MAX_PARALLELISM)
             part = batch.filter(pa.array((groups >= mine.start) & (groups < mine.stop)))
@@ -241,12 +272,17 @@ class Subtasks:
 
     def take(self) -> None:
         for one in self.harnesses:
-            self.rows += [(row["k"], row["what"]) for row in one.take()]
+            self.rows += [(row["id"], row["what"]) for row in one.take()]
             self.side += one.take_side("aside")
 
     def close(self) -> None:
         for one in self.harnesses:
             one.close()
+
+
+def column_of(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    as_numbers = {pa.types.lib.Type_TIMESTAMP: pa.int64(), pa.types.lib.Type_DATE32: pa.int32()}
+    return pa.array(values, as_numbers.get(kind.id, kind)).cast(kind)
 
 
 def by_key(rows: list[tuple[Any, str]]) -> dict[Any, list[str]]:
@@ -256,26 +292,36 @@ def by_key(rows: list[tuple[Any, str]]) -> dict[Any, list[str]]:
     return found
 
 
-def random_row(rng: random.Random, time_us: int) -> dict[str, Any]:
-    key = rng.choice(["a", "b", "c", None, *(f"k{n}" for n in range(20))])
+def random_row(rng: random.Random, time_us: int, number: int) -> dict[str, Any]:
     at = EPOCH + dt.timedelta(microseconds=max(0, time_us + rng.randrange(-8, 12)))
-    return {"k": key, "op": rng.choice(OPS), "n": rng.randrange(1, 40), "at": at}
+    return {"id": number, "op": rng.choice(OPS), "n": rng.randrange(1, 40), "at": at}
 
 
 @pytest.mark.parametrize("memory_bytes", [1 << 28, 1 << 14])
 @pytest.mark.parametrize("seed", range(3))
 def test_every_state_is_that_of_one_row_after_the_other(seed: int, memory_bytes: int) -> None:
     print(f"seed {seed}")
-    rng = random.Random(seed)
-    model, subtasks = Model(), Subtasks(rng.randrange(1, 4), memory_bytes)
+    compare(random.Random(seed), "text", memory_bytes, 60)
+
+
+@pytest.mark.parametrize("keys", [name for name in KEYS if name != "text"])
+def test_keys_of_every_type_have_states_and_timers_of_their_own(keys: str) -> None:
+    for seed in range(2):
+        print(f"seed {seed}")
+        compare(random.Random(f"{keys}/{seed}"), keys, 1 << (28 if seed else 13), 25)
+
+
+def compare(rng: random.Random, keys: str, memory_bytes: int, steps: int) -> None:
+    kinds, chosen = KEYS[keys]
+    model, subtasks = Model(), Subtasks(rng.randrange(1, 4), memory_bytes, kinds)
     model.now.clock_us = START_US
     time_us, clock_ms = 0, 0
     try:
-        for _ in range(60):
+        for _ in range(steps):
             what = rng.random()
             if what < 0.6:
-                rows = [random_row(rng, time_us) for _ in range(rng.choice([1, 3, 40]))]
-                subtasks.send(rows)
+                rows = [random_row(rng, time_us, rng.randrange(len(chosen))) for _ in range(rng.choice([1, 3, 40]))]
+                subtasks.send(rows, [key_of(rng, chosen[row["id"]], len(kinds)) for row in rows])
                 for row in copy.deepcopy(rows):
                     model.row(row)
             elif what < 0.8:
@@ -298,13 +344,23 @@ def test_every_state_is_that_of_one_row_after_the_other(seed: int, memory_bytes:
             one.watermark(20_000)
         subtasks.take()
         model.advance("event", 20_000)
-        found, wanted = by_key(subtasks.rows), by_key(model.rows)
-        for key, rows in wanted.items():
-            for number, (one, other) in enumerate(zip(found.get(key, []), rows, strict=False)):
-                assert one == other, f"row {number} of key {key}"
-        assert found == wanted
-        shown = [(row["k"], row["n"]) for row in subtasks.side]
-        assert sorted(shown, key=str) == sorted(((row["k"], row["n"]) for row in model.context.side), key=str)
-        assert len(model.rows) > 50
+        check(model, subtasks)
     finally:
         subtasks.close()
+
+
+def key_of(rng: random.Random, key: Any, columns: int) -> tuple[Any, ...]:
+    if columns > 1:
+        return tuple(key)
+    return (rng.choice(key) if isinstance(key, tuple) else key,)
+
+
+def check(model: Model, subtasks: Subtasks) -> None:
+    found, wanted = by_key(subtasks.rows), by_key(model.rows)
+    for key, rows in wanted.items():
+        for number, (one, other) in enumerate(zip(found.get(key, []), rows, strict=False)):
+            assert one == other, f"row {number} of key {key}"
+    assert found == wanted
+    shown = [(row["id"], row["n"]) for row in subtasks.side]
+    assert sorted(shown) == sorted((row["id"], row["n"]) for row in model.context.side)
+    assert len(model.rows) > 20
