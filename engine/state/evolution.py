@@ -74,12 +74,8 @@ def evolved(rows: pa.RecordBatch, old: RowsSpec, new: RowsSpec) -> pa.RecordBatc
 def _origins(old: RowsSpec, new: RowsSpec) -> dict[str, str]:
     """The stored column of each column that has one."""
     assert new.evolution is not None, "only then rows become others"
-    renamed = {column.name: column.renamed_from for column in new.evolution.columns}
-    found: dict[str, str] = {}
-    for name in new.schema.names:
-        before = renamed.get(name)
-        if name in old.schema.names:
-            found[name] = name
-        elif before is not None and before in old.schema.names:
-            found[name] = before
-    return found
+    stored, wanted = set(old.schema.names), new.schema.names
+    before = {column.name: column.renamed_from for column in new.evolution.columns if column.renamed_from in stored}
+    renamed = {name: origin for name, origin in before.items() if origin is not None and name not in stored}
+    kept = stored - set(renamed.values())  # an old name may be that of a new column by now
+    return {name: renamed.get(name, name) for name in wanted if name in kept or name in renamed}

@@ -15,6 +15,7 @@ from lakeward.engine.core.hashing import hash_columns
 from lakeward.engine.core.keygroups import key_group_range, key_groups
 from lakeward.operators.process.declared import Declared
 from lakeward.operators.process.held_rows import evolving
+from lakeward.operators.process.renames import in_opening_order
 from lakeward.operators.process.states import BroadcastState, State
 
 K = TypeVar("K")
@@ -38,7 +39,7 @@ class BroadcastStates:
 
     def __init__(self, context: OperatorContext, states: Mapping[str, Declared]) -> None:
         self.writable = False
-        self._cells = {name: _Cells(context, declared) for name, declared in states.items()}
+        self._cells = {one.name: _Cells(context, one) for one in in_opening_order(states)}
         self.bound: dict[str, State] = {
             name: BoundBroadcast(states[name].state, cells, self) for name, cells in self._cells.items()
         }

@@ -17,6 +17,7 @@ from lakeward.operators.function_names import function_name
 from lakeward.operators.process.contexts import FunctionContext
 from lakeward.operators.process.declared import Declared, states_of_class, states_of_function
 from lakeward.operators.process.functions import Function, KeyedBatchFunction
+from lakeward.operators.process.renames import in_opening_order
 from lakeward.operators.process.states import BroadcastState, ValueState
 from lakeward.operators.rows import ColumnReader, RowReader
 from lakeward.operators.signatures import hints_of
@@ -167,9 +168,11 @@ class Callee:
 
         Raises:
             SchemaError: A state's type is not known, or has no Arrow type.
-            GraphError: There is no key, or nothing is broadcast.
+            GraphError: There is no key, or nothing is broadcast, or old names do not tell states apart.
         """
-        for name, one in self.states.items():
+        states = self.states
+        in_opening_order(states)
+        for name, one in states.items():
             if self.vectorised and not isinstance(one.state, ValueState):
                 kind = type(one.state).__name__
                 hint = "use several ValueStates, or a KeyedProcessFunction"

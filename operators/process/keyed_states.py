@@ -13,6 +13,7 @@ from lakeward.operators.process.held_rows import HeldRows
 from lakeward.operators.process.key_batch import KeyBatch
 from lakeward.operators.process.lists import BoundList, ListCells
 from lakeward.operators.process.maps import BoundMap, MapCells
+from lakeward.operators.process.renames import in_opening_order
 from lakeward.operators.process.states import (
     AggregatingState,
     ListState,
@@ -60,7 +61,7 @@ class KeyedStates:
         self._batch = batch
         self._cells: list[_Cells] = []
         self._expiries: list[Expiry] = []
-        self.bound: dict[str, State] = {name: self._bind(one) for name, one in states.items()}
+        self.bound: dict[str, State] = {one.name: self._bind(one) for one in in_opening_order(states)}
 
     def _bind(self, declared: Declared) -> State:
         state, batch = declared.state, self._batch

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 import lakeward as lw
-from lakeward.engine.core.errors import CheckpointError, LakewardError
+from lakeward.engine.core.errors import CheckpointError, GraphError, LakewardError
 from lakeward.operators.process.calls import Callee
 from lakeward.operators.process.operator import Process, ProcessInput
 from lakeward.testing import EOF, CollectSink, JobHarness, ScriptedSource
@@ -298,3 +298,116 @@ def test_an_incompatible_version_is_refused_by_name_before_the_job_starts() -> N
         harness.run(savepoint=kept)
     versions.append(After)
     assert harness.run(savepoint=kept).ended
+
+
+class Total(lw.KeyedProcessFunction):
+    total: lw.ValueState[int]
+    items: lw.ListState[OldItem]
+
+    def process(self, row: dict[str, Any], ctx: lw.KeyedContext) -> None:
+        self.total.value = row["n"]
+        self.items.append(OldItem(row["n"], "old"))
+
+
+class NewUnderTheOldName(lw.KeyedProcessFunction):
+    """Declares what bears the old name now before what bore it."""
+
+    total = lw.ValueState(int)
+    gross = lw.ValueState(int, renamed_from="total")
+    items: lw.ListState[OldItem]
+    things = lw.ListState(OldItem, renamed_from="items")
+
+    def process(self, row: dict[str, Any], ctx: lw.KeyedContext) -> Any:
+        held = [self.gross.value, self.total.value, len(self.things), len(self.items)]
+        self.gross.value, self.total.value = row["n"], -row["n"]
+        yield {"k": row["k"], "shown": repr(held)}
+
+
+class Shifted(lw.KeyedProcessFunction):
+    total = lw.ValueState(int)
+    gross = lw.ValueState(int, renamed_from="total")
+    whole = lw.ValueState(int, renamed_from="gross")
+
+    def process(self, row: dict[str, Any], ctx: lw.KeyedContext) -> Any:
+        yield {"k": row["k"], "shown": repr([self.whole.value, self.gross.value, self.total.value])}
+
+
+def after(function: Any, restored: list[HarnessSnapshot], n: int) -> tuple[str, list[HarnessSnapshot]]:
+    with harness(function, restored, HarnessConfig()) as one:
+        one.send([{"k": "k1", "n": n}])
+        return str(one.take()[0]["shown"]), [one.snapshot()]
+
+
+def test_a_new_state_may_have_the_name_that_another_one_had() -> None:
+    shown, again = after(NewUnderTheOldName(), [saved(Total())], 5)
+    assert shown == "[1, None, 1, 0]"
+    shown, again = after(NewUnderTheOldName(), again, 6)
+    assert shown == "[5, -5, 1, 0]"
+    assert after(Shifted(), again, 7)[0] == "[6, -6, None]"
+
+
+class Renamed(lw.KeyedProcessFunction):
+    gross = lw.ValueState(int, renamed_from="total")
+
+    def process(self, row: dict[str, Any], ctx: lw.KeyedContext) -> Any:
+        yield {"k": row["k"], "shown": repr(self.gross.value)}
+
+
+class RenamedAgain(lw.KeyedProcessFunction):
+    whole = lw.ValueState(int, renamed_from="gross")
+
+    def process(self, row: dict[str, Any], ctx: lw.KeyedContext) -> Any:
+        yield {"k": row["k"], "shown": repr(self.whole.value)}
+
+
+def test_a_state_is_renamed_from_version_to_version_and_none_is_left_out() -> None:
+    shown, again = after(Renamed(), [saved(Total())], 0)
+    assert (shown, after(RenamedAgain(), again, 0)[0]) == ("1", "1")
+    with pytest.raises(CheckpointError, match="'whole' is said to have been 'gross', but the checkpoint has neither"):
+        after(RenamedAgain(), [saved(Total())], 0)
+
+
+class Exchanged(lw.KeyedProcessFunction):
+    one = lw.ValueState(int, renamed_from="other")
+    other = lw.ValueState(int, renamed_from="one")
+
+    def process(self, row: dict[str, Any], ctx: lw.KeyedContext) -> None: ...
+
+
+class Twice(lw.KeyedProcessFunction):
+    one = lw.ValueState(int, renamed_from="total")
+    other = lw.ValueState(int, renamed_from="total")
+
+    def process(self, row: dict[str, Any], ctx: lw.KeyedContext) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (Exchanged(), "the states 'one', 'other' have exchanged their names"),
+        (Twice(), "the states 'one' and 'other' are both said to have been 'total'"),
+    ],
+    ids=["exchanged", "twice"],
+)
+def test_old_names_that_do_not_tell_states_apart_are_refused(function: Any, said: str) -> None:
+    with pytest.raises(GraphError, match=said):
+        Process(Callee(function), (ProcessInput(SCHEMA, ("k",)),), RESULT, RESULT)
+
+
+class ItemUnderTheOldName(NamedTuple):
+    label: str = "new"
+    title: Annotated[str, lw.RenamedFrom("label")] = "none"
+
+
+class FieldUnderTheOldName(lw.KeyedProcessFunction):
+    items: lw.ListState[ItemUnderTheOldName]
+    by_name: lw.MapState[str, ItemUnderTheOldName]
+
+    def process(self, row: dict[str, Any], ctx: lw.KeyedContext) -> Any:
+        yield {"k": row["k"], "shown": repr([list(self.items), dict(self.by_name)])}
+
+
+def test_a_new_field_may_have_the_name_that_another_one_had() -> None:
+    shown, again = after(FieldUnderTheOldName(), [saved(Before())], 0)
+    assert shown == repr([[ItemUnderTheOldName("new", "label1")], {"x1": ItemUnderTheOldName("new", "m")}])
+    assert after(FieldUnderTheOldName(), again, 0)[0] == shown
