@@ -44,10 +44,10 @@ class ValueForm:
 
     def __init__(self, hint: Any, what: str) -> None:
         self.what = what
-        hint = bare(hint)
+        given, hint = hint, bare(hint)
         self.rows = is_row_class(hint) or isinstance(hint, Mapping | pa.Schema)
         try:
-            self.schema = schema_of(hint) if self.rows else pa.schema({VALUE: arrow_type(hint)})
+            self.schema = schema_of(hint) if self.rows else pa.schema({VALUE: arrow_type(given)})
         except SchemaError as error:
             raise SchemaError(f"{what}: {error.message}", hint=error.hint) from None
         if self.rows:
@@ -57,8 +57,8 @@ class ValueForm:
         else:
             self._make = value_maker(hint, self.schema.types[0])
         self.mutable = _mutable(hint, self.schema, self.rows)
-        given = _given_columns(hint) if is_row_class(hint) else {}
-        self.columns = [given.get(field.name, ColumnSpec(field.name, field.type)) for field in self.schema]
+        columns = _given_columns(hint) if is_row_class(hint) else {}
+        self.columns = [columns.get(field.name, ColumnSpec(field.name, field.type)) for field in self.schema]
 
     @property
     def description(self) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 from dataclasses import dataclass
-from typing import Any
+from decimal import Decimal
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
@@ -151,6 +152,24 @@ def test_a_state_that_is_made_in_init_is_told_where_to_be_declared() -> None:
     with pytest.raises(UserCodeError) as caught:
         shown(InInit(), 1)
     assert "declare it in the class" in (caught.value.hint or "")
+
+
+class Exact(lw.KeyedProcessFunction):
+    local: lw.ValueState[Annotated[dt.datetime, pa.timestamp("us")]]
+    small: lw.ListState[Annotated[float, pa.float32()] | None]
+    named: lw.MapState[Annotated[bytes, pa.binary(2)], Annotated[Decimal, pa.decimal128(6, 2)]]
+
+    def process(self, row: dict[str, Any], ctx: lw.KeyedContext) -> Any:
+        yield {"shown": repr((self.local.value, list(self.small), dict(self.named)))}
+        self.local.value = dt.datetime(2026, 1, 1)  # noqa: DTZ001 (without a time zone)
+        self.small.replace([0.1, None])
+        self.named[b"ab"] = Decimal("1.5")
+
+
+def test_states_are_of_the_arrow_type_that_their_annotation_says() -> None:
+    local = dt.datetime(2026, 1, 1)  # noqa: DTZ001 (without a time zone)
+    held = (local, [float(np.float32(0.1)), None], {b"ab": Decimal("1.50")})
+    assert shown(Exact(), 2) == [repr((None, [], {})), repr(held)]
 
 
 class ColumnOfARow(lw.KeyedProcessFunction):
