@@ -14,6 +14,7 @@ from lakeward.engine.core.errors import UserCodeError
 from lakeward.engine.core.hashing import hash_columns
 from lakeward.engine.core.keygroups import key_group_range, key_groups
 from lakeward.operators.process.declared import Declared
+from lakeward.operators.process.forms import canonical
 from lakeward.operators.process.held_rows import evolving
 from lakeward.operators.process.renames import in_opening_order
 from lakeward.operators.process.states import BroadcastState, State
@@ -73,11 +74,12 @@ class _Cells:
         evolution = RowsEvolution(tuple(evolving(forms)), declared.old_table)
         spec = RowsSpec(declared.table, pa.schema([*keys, *self._values.schema]), self._names, evolution=evolution)
         self._rows = context.rows(spec)
+        self.name = canonical(self._keys) or _same
         self.held: dict[Any, Any] = {}
         self._changed: dict[Any, Any] = {}
         for batch in context.restored_rows(spec):
             columns = batch.columns
-            names = self._keys.values(columns[: len(self._names)])
+            names = map(self.name, self._keys.values(columns[: len(self._names)]))
             self.held.update(zip(names, self._values.values(columns[len(self._names) :]), strict=True))
 
     def change(self, name: Any) -> None:
@@ -116,6 +118,10 @@ class _Cells:
             self._rows.append(pa.RecordBatch.from_arrays(columns, schema=self._rows.spec.schema))
 
 
+def _same(name: Any) -> Any:
+    return name
+
+
 class BoundBroadcast(BroadcastState[K, V], Generic[K, V]):
     """A `BroadcastState` in a running job."""
 
@@ -133,19 +139,19 @@ class BoundBroadcast(BroadcastState[K, V], Generic[K, V]):
         return self._cells.held
 
     def __getitem__(self, key: K) -> V:
-        return self._cells.held[key]  # type: ignore[no-any-return]
+        return self._cells.held[self._cells.name(key)]  # type: ignore[no-any-return]
 
     def __setitem__(self, key: K, value: V) -> None:
-        held = self._check()
-        self._cells.change(key)
-        held[key] = value
+        held, name = self._check(), self._cells.name(key)
+        self._cells.change(name)
+        held[name] = value
 
     def __delitem__(self, key: K) -> None:
-        held = self._check()
-        if key not in held:
+        held, name = self._check(), self._cells.name(key)
+        if name not in held:
             raise KeyError(key)
-        self._cells.change(key)
-        del held[key]
+        self._cells.change(name)
+        del held[name]
 
     def __iter__(self) -> Iterator[K]:
         return iter(list(self._cells.held))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from lakeward.engine.api.context import OperatorContext
 from lakeward.engine.api.state import ColumnSpec, RowIds, RowsEvolution, RowsSpec
 from lakeward.operators.process.declared import Declared
 from lakeward.operators.process.expiry import Expiry
-from lakeward.operators.process.forms import ValueForm
+from lakeward.operators.process.forms import ValueForm, canonical
 from lakeward.operators.process.key_batch import KeyBatch, prefixed
 from lakeward.operators.ranking.keyed_rows import KeyedRows
 from lakeward.operators.windows.columns import Rows, group_rows, to_numpy
@@ -66,6 +66,11 @@ class HeldRows:
         if self.expiry is not None:
             for _, rows in self._rows.scan():
                 self.expiry.note([rows.column(name) for name in self._keys], to_numpy(rows.column(_TOUCHED)))
+
+    @property
+    def canonical_name(self) -> Callable[[Any], Any] | None:
+        """What to make of a map's key before it is looked for; None: nothing."""
+        return canonical(self._forms[0][1])
 
     def __len__(self) -> int:
         return len(self._rows)

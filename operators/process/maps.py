@@ -49,6 +49,7 @@ class MapCells:
     def __init__(self, rows: HeldRows, batch: KeyBatch, reads_count: bool) -> None:
         self.rows = rows
         self.reads_count = reads_count
+        self.canonical_name = rows.canonical_name
         self._batch = batch
         self._held: list[dict[Any, Entry]] | None = None
         self._changed: dict[tuple[int, Any], Entry] = {}
@@ -71,6 +72,8 @@ class MapCells:
         found = self.rows.find()
         if len(found.ids):
             names, values = self.rows.values(found.ids)
+            if self.canonical_name is not None:
+                names = list(map(self.canonical_name, names))
             due_us = repeat(_NEVER) if found.due_us is None else found.due_us.tolist()
             rows = zip(found.keys.tolist(), names, values, found.ids.tolist(), due_us, strict=False)
             for key, name, value, row, due in rows:
@@ -150,6 +153,7 @@ class BoundMap(MapState[K, V], Generic[K, V]):
         super().__init__(declared.key, declared.value, ttl=declared.ttl)
         self._cells = cells
         self._batch = batch
+        self._name = cells.canonical_name
 
     def _check(self) -> MapCells:
         if self._batch.index < 0:
@@ -157,16 +161,16 @@ class BoundMap(MapState[K, V], Generic[K, V]):
         return self._cells
 
     def __getitem__(self, key: K) -> V:
-        return self._check().get(key)  # type: ignore[no-any-return]
+        return self._check().get(key if self._name is None else self._name(key))  # type: ignore[no-any-return]
 
     def __setitem__(self, key: K, value: V) -> None:
-        self._check().put(key, value)
+        self._check().put(key if self._name is None else self._name(key), value)
 
     def __delitem__(self, key: K) -> None:
-        self._check().remove(key)
+        self._check().remove(key if self._name is None else self._name(key))
 
     def __contains__(self, key: object) -> bool:
-        return key in self._check().current()
+        return (key if self._name is None else self._name(key)) in self._check().current()
 
     def __iter__(self) -> Iterator[K]:
         return iter(list(self._check().current()))

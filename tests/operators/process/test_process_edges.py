@@ -172,6 +172,52 @@ def test_states_are_of_the_arrow_type_that_their_annotation_says() -> None:
     assert shown(Exact(), 2) == [repr((None, [], {})), repr(held)]
 
 
+class NamesOfMaps(lw.KeyedProcessFunction):
+    """Sets the same keys again and again, written in several ways."""
+
+    numbers: lw.MapState[float, int]
+    small: lw.MapState[Annotated[float, pa.float32()], int]
+    moments: lw.MapState[dt.datetime, int]
+    local: lw.MapState[Annotated[dt.datetime, pa.timestamp("us")], int]
+
+    def process(self, row: dict[str, Any], ctx: lw.KeyedContext) -> Any:
+        n = row["n"]
+        zone = dt.timezone(dt.timedelta(hours=2 * n))
+        moment = NOON.astimezone(zone) if n % 2 else NOON.replace(tzinfo=None)
+        for state, name in ((self.numbers, float("nan")), (self.small, 0.1), (self.small, 1e300)):
+            state[name] = n
+        for state in (self.moments, self.local):
+            state[moment] = n
+            assert moment in state
+            assert state[moment] == n
+        self.numbers[(0.0, -0.0)[n % 2]] = n
+        del self.small[1e300]
+        yield {"shown": repr([list(state.values()) for state in (self.numbers, self.small, self.moments, self.local)])}
+
+
+def test_a_key_of_a_map_is_the_same_however_it_is_written_and_wherever_batches_end() -> None:
+    assert shown(NamesOfMaps(), 4) == [repr([[n, n], [n], [n], [n]]) for n in range(4)]
+
+
+class BroadcastNames(lw.BroadcastProcessFunction):
+    limits: lw.BroadcastState[float, int]
+    since: lw.BroadcastState[dt.datetime, int]
+
+    def process(self, row: dict[str, Any], ctx: lw.ProcessContext) -> None: ...
+
+    def process_broadcast(self, row: dict[str, Any], ctx: lw.ProcessContext) -> Any:
+        self.limits[float("nan")] = row["n"]
+        self.since[NOON if row["n"] % 2 else NOON.replace(tzinfo=None)] = row["n"]
+        yield {"shown": repr([list(self.limits.values()), list(self.since.values())])}
+
+
+def test_a_key_of_broadcast_state_is_the_same_however_it_is_written() -> None:
+    env = lw.StreamExecutionEnvironment(config=lw.EngineConfig(batch_rows=1))
+    rows, rules = env.from_collection([{"k": 1}]), env.from_collection([{"n": n} for n in range(3)])
+    result = rows.connect(rules.broadcast()).process(BroadcastNames(), returns=SHOWN)
+    assert result.execute_and_collect()["shown"].to_pylist() == [repr([[n], [n]]) for n in range(3)]
+
+
 class ColumnOfARow(lw.KeyedProcessFunction):
     seen: lw.ValueState[int]
 
