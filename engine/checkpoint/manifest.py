@@ -15,7 +15,7 @@ from itertools import chain
 import orjson
 
 from lakeward.engine.checkpoint import paths
-from lakeward.engine.core.errors import CheckpointError, CorruptionError, InternalError
+from lakeward.engine.core.errors import CheckpointError, CorruptionError, InternalError, StateMigrationError
 from lakeward.engine.core.ids import CheckpointId, Generation, JobId, OperatorId
 from lakeward.engine.core.json_types import Json, JsonObject
 from lakeward.engine.core.snapshots import (
@@ -111,7 +111,7 @@ class CheckpointManifest:
 
         Raises:
             CorruptionError: The bytes are damaged, or no manifest.
-            CheckpointError: A newer version of Lakeward wrote it.
+            StateMigrationError: A newer version of Lakeward wrote it.
         """
         fields = _decode("checkpoint manifest", data, where)
         manifest = cls(
@@ -382,7 +382,7 @@ def _check_kind(fields: JsonFields, decoded: Json, kind: str, where: str) -> Non
         raise CorruptionError(f"{where} holds a {found}, not a {kind}")
     version = decoded.get("version") if isinstance(decoded, Mapping) else None
     if isinstance(version, int) and version > FORMAT_VERSION:
-        raise CheckpointError(
+        raise StateMigrationError(
             f"{where} has format version {version}; this Lakeward reads versions up to {FORMAT_VERSION}",
             hint="a newer Lakeward wrote it: upgrade this one, or use another checkpoint directory",
         )

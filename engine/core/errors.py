@@ -244,6 +244,13 @@ class CorruptionError(CheckpointError):
     retry = Retry.NO
 
 
+class StateMigrationError(CheckpointError):
+    """Stored state cannot be read as the job, or this version of Lakeward, wants to. Those that wrote it still can."""
+
+    domain = Domain.USER
+    retry = Retry.NO
+
+
 class JobFailedError(LakewardError):
     """The job gave up; the error that ended it is chained as the cause."""
 

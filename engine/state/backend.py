@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from lakeward.engine.api.state import RowsSpec, StateUsage, TableSpec
-from lakeward.engine.core.errors import CheckpointError, GraphError, InternalError
+from lakeward.engine.core.errors import CheckpointError, GraphError, InternalError, StateMigrationError
 from lakeward.engine.core.json_types import JsonObject
 from lakeward.engine.core.snapshots import LocalFile
 from lakeward.engine.state.budget import MemoryBudget
@@ -121,7 +121,8 @@ class StateBackend:
         overlaps (rescaling).
 
         Raises:
-            CheckpointError: The sources do not hold all our key groups, or were made with another `max_parallelism`.
+            CheckpointError: The sources do not hold all our key groups.
+            StateMigrationError: They were made with another `max_parallelism`.
             CorruptionError: Files are damaged or missing.
         """
         if self._store is not None:
@@ -141,7 +142,7 @@ class StateBackend:
         """Open a table, with the rows it had in the restored checkpoint.
 
         Raises:
-            CheckpointError: The stored rows cannot be read as `spec` says.
+            StateMigrationError: The stored rows cannot be read as `spec` says.
             SchemaError: A column cannot be a key, or a default is not of its column's type.
             TypeError: State cannot hold a column's type.
         """
@@ -157,7 +158,7 @@ class StateBackend:
         """Open a row table, with the rows it had in the restored checkpoint.
 
         Raises:
-            CheckpointError: It was stored with other columns or another key.
+            StateMigrationError: It was stored with other columns or another key.
             CorruptionError: Its stored rows are damaged.
             SchemaError: A column cannot be a key, or cannot be mutable.
         """
@@ -228,7 +229,7 @@ class StateBackend:
         for source in sources:
             made_with = source.tables.get("max_parallelism")
             if made_with != self._registry.max_parallelism:
-                raise CheckpointError(
+                raise StateMigrationError(
                     f"the state has {made_with} key groups, the job {self._registry.max_parallelism}",
                     hint="max_parallelism is fixed for the life of a job's state: set it to what it was",
                 )

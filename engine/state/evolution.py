@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 from lakeward.engine.api.state import RowsSpec
-from lakeward.engine.core.errors import CheckpointError
+from lakeward.engine.core.errors import StateMigrationError
 from lakeward.engine.state.layout import can_follow
 from lakeward.engine.state.row_blobs import Part, RowBlobs
 
@@ -18,20 +18,20 @@ def check_evolution(old: RowsSpec, new: RowsSpec) -> None:
         new: What is wanted.
 
     Raises:
-        CheckpointError: Names the column, and both types.
+        StateMigrationError: Names the column, and both types.
     """
     origins = _origins(old, new)
     for name, origin in origins.items():
         before, now = old.schema.field(origin).type, new.schema.field(name).type
         if not can_follow(before, now):
-            raise CheckpointError(
+            raise StateMigrationError(
                 f"state table '{new.name}': column '{name}' was stored as {before} and is now {now}",
                 hint="columns can be added, dropped, renamed, or widened (int32 to int64, float32 to float64); "
                 "give the new column another name, or start without the old state",
             )
     if (old.key, old.mutable, old.routing) != (new.key, new.mutable, new.routing):
         before, now = (f"by {list(one.key)}, mutable {list(one.mutable)}" for one in (old, new))
-        raise CheckpointError(
+        raise StateMigrationError(
             f"state table '{new.name}' was stored {before}, and is now {now}",
             hint="the key of stored state cannot change, nor whether it has a TTL; give it another name",
         )

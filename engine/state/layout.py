@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from lakeward.engine.api.state import ColumnSpec
-from lakeward.engine.core.errors import CheckpointError, CorruptionError
+from lakeward.engine.core.errors import CorruptionError, StateMigrationError
 from lakeward.engine.core.hashing import is_binary_like
 from lakeward.engine.core.json_types import JsonObject
 from lakeward.engine.state.values import AnyArray, as_objects, default_value, fixed_dtype, object_codec, repeat_default
@@ -163,7 +163,7 @@ class Layouts:
         stored: The layouts found in a checkpoint.
 
     Raises:
-        CheckpointError: A column changed in a way that stored rows cannot follow.
+        StateMigrationError: A column changed in a way that stored rows cannot follow.
     """
 
     def __init__(self, table: str, columns: Sequence[ColumnSpec], stored: Sequence[RowLayout] = ()) -> None:
@@ -210,7 +210,7 @@ def _check_change(table: str, old: pa.Schema, new: pa.Schema) -> None:
     for field in new:
         index = old.get_field_index(field.name)
         if index >= 0 and not can_follow(old.field(index).type, field.type):
-            raise CheckpointError(
+            raise StateMigrationError(
                 f"state table '{table}': column '{field.name}' was stored as {old.field(index).type} and is now "
                 f"{field.type}",
                 hint="columns can be added, dropped, or widened (int32 to int64, float32 to float64); "
@@ -221,7 +221,7 @@ def _check_change(table: str, old: pa.Schema, new: pa.Schema) -> None:
 def _check_added(table: str, old: pa.Schema, columns: Sequence[ColumnSpec]) -> None:
     for column in columns:
         if not column.addable and column.name not in old.names:
-            raise CheckpointError(
+            raise StateMigrationError(
                 f"state table '{table}' was stored without '{column.name}', for which nothing can stand",
                 hint="a TTL cannot be added to stored state: give the state another name, or start without the old one",
             )

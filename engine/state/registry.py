@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from lakeward.engine.api.state import RowsSpec, TableSpec
-from lakeward.engine.core.errors import CheckpointError, CorruptionError
+from lakeward.engine.core.errors import CorruptionError, StateMigrationError
 from lakeward.engine.core.json_types import Json, JsonObject
 from lakeward.engine.state.evolution import check_evolution
 from lakeward.engine.state.layout import Layouts, RowLayout, renamed_layout, schema_from_text, schema_to_text
@@ -39,7 +39,7 @@ class StoredTable:
         """Keys cannot change.
 
         Raises:
-            CheckpointError: The table was stored with another key; names the column and both types.
+            StateMigrationError: The table was stored with another key; names the column and both types.
         """
         for number, (name, kind) in enumerate(spec.key):
             old = self.key.field(number).type if number < len(self.key) else None
@@ -50,13 +50,13 @@ class StoredTable:
             raise self._other_key(lost.name, f"was stored as {lost.type} and is now gone")
         if self.routing != routing_of(spec):
             was, now = (len(spec.key) if n is None else n for n in (self.routing, routing_of(spec)))
-            raise CheckpointError(
+            raise StateMigrationError(
                 f"state table '{self.name}': the first {was} key columns decided the key group, now the first {now} do",
                 hint="what state is spread by cannot change; give the operator another uid, or start without state",
             )
 
-    def _other_key(self, column: str, change: str) -> CheckpointError:
-        return CheckpointError(
+    def _other_key(self, column: str, change: str) -> StateMigrationError:
+        return StateMigrationError(
             f"state table '{self.name}': key column '{column}' {change}",
             hint="the key of stored state cannot change; give the operator another uid, or start without state",
         )
@@ -105,7 +105,7 @@ class StoredRows:
         """Rows are read as they were written, perhaps without some of their columns.
 
         Raises:
-            CheckpointError: The table was stored without a column or with another key; names what changed.
+            StateMigrationError: The table was stored without a column or with another key; names what changed.
         """
         stored = {field.name: field for field in self.spec.schema}
         for new in spec.schema:
@@ -121,8 +121,8 @@ class StoredRows:
         if routing_of(self.spec) != routing_of(spec):
             raise self._changed("other columns of the key decide where its rows go")
 
-    def _changed(self, change: str) -> CheckpointError:
-        return CheckpointError(
+    def _changed(self, change: str) -> StateMigrationError:
+        return StateMigrationError(
             f"state table '{self.spec.name}': {change}",
             hint="stored rows have the columns that were read when they came; give the operator another uid, or start "
             "without state",
@@ -171,7 +171,7 @@ class TableRegistry:
         """The row table of this name, made when missing.
 
         Raises:
-            CheckpointError: It was stored without one of the columns, or with another key.
+            StateMigrationError: It was stored without one of the columns, or with another key.
         """
         if spec.name not in self.row_tables:
             self._check_free(spec.name, self.tables)
@@ -185,7 +185,7 @@ class TableRegistry:
         """The row table of this name, and what its stored rows are if they have to be made into others first.
 
         Raises:
-            CheckpointError: Stored rows cannot be read as `spec` says.
+            StateMigrationError: Stored rows cannot be read as `spec` says.
         """
         evolution = spec.evolution
         if evolution is None:
@@ -207,14 +207,14 @@ class TableRegistry:
         """A table gets its new name; once it has it, the old one is not looked for any more.
 
         Raises:
-            CheckpointError: There is a checkpoint, and it has a table of neither name.
+            StateMigrationError: There is a checkpoint, and it has a table of neither name.
         """
         if old is None or name in tables:
             return
         if old in tables:
             tables[name] = tables.pop(old)
         elif self._restored:
-            raise CheckpointError(
+            raise StateMigrationError(
                 f"state table '{name}' is said to have been '{old}', but the checkpoint has neither",
                 hint=f"it has {', '.join(self._restored)}; leave renamed_from out to begin without",
             )
@@ -224,7 +224,7 @@ class TableRegistry:
 
     def _check_free(self, name: str, others: Collection[str]) -> None:
         if name in others:
-            raise CheckpointError(
+            raise StateMigrationError(
                 f"state table '{name}' was stored as a table of another kind",
                 hint="slot tables and row tables share their names; give the operator another uid",
             )
@@ -233,7 +233,7 @@ class TableRegistry:
         """The table and its layouts, with one for the present columns.
 
         Raises:
-            CheckpointError: Stored rows cannot be read as `spec` says.
+            StateMigrationError: Stored rows cannot be read as `spec` says.
         """
         self._rename(self.tables, spec.name, spec.renamed_from)
         key = pa.schema([pa.field(name, kind) for name, kind in spec.key])
@@ -262,12 +262,12 @@ class TableRegistry:
         """The inverse of `to_json`.
 
         Raises:
-            CheckpointError: Written by a newer version.
+            StateMigrationError: Written by a newer version.
             CorruptionError: Not such a description.
         """
         version = described.get("version")
         if version != FORMAT_VERSION:
-            raise CheckpointError(
+            raise StateMigrationError(
                 f"the state has format version {version}, this Lakeward reads {FORMAT_VERSION}",
                 hint="restore it with the Lakeward version that wrote it, or a newer one",
             )

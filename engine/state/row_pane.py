@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from lakeward.engine.api.state import RowIds
-from lakeward.engine.core.errors import CheckpointError, InternalError, LakewardError
+from lakeward.engine.core.errors import InternalError, LakewardError, StateMigrationError
 from lakeward.engine.core.hashing import Int64Array
 from lakeward.engine.state.keys import KeyBatch
 from lakeward.engine.state.row_chunks import Chunk
@@ -64,7 +64,7 @@ class RowPane:
         """Enter the rows of the log in the index.
 
         Raises:
-            CheckpointError: Restored rows have one key, in a table whose keys are now said to be unique.
+            StateMigrationError: Restored rows have one key, in a table whose keys are now said to be unique.
             InternalError: Rows have one key in such a table.
         """
         if self.log.rows:
@@ -81,7 +81,7 @@ class RowPane:
         problem = f"state table '{spec.name}', whose keys are unique, has two rows of {row}"
         if not self.restored:
             return InternalError(problem)
-        return CheckpointError(
+        return StateMigrationError(
             f"restored {problem}",
             hint="the job that wrote them did not say that keys are unique: do not say so now (validate= of a join), "
             "or give the operator another uid, or start without state",
