@@ -105,8 +105,13 @@ class Committer(ABC):
 
         Called for every checkpoint in rising order, also with no committables: the marker advances all the same.
 
+        A number alone does not tell a commit: two runs may reach the same checkpoint with other rows, and a run that is
+        taken for dead may wake up. So the marker says whose commit it is as well, by a digest of the committables for
+        example. Of a checkpoint at or before the marker, what this committer or a run before it has committed is
+        passed over, and anything else is stale.
+
         Raises:
-            StaleWriterError: A newer run of the job has committed past this one.
+            StaleWriterError: Another run has committed this checkpoint with other committables, or a later one.
             SinkError: It failed and may be tried again, also when its outcome is unknown.
         """
 

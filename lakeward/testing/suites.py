@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -10,7 +11,7 @@ Check = Callable[[Any], None]
 
 
 def with_tests(checks: Iterable[Check], run: Callable[[Any, Check], None]) -> Callable[[type[Suite]], type[Suite]]:
-    """Give a class a test method for every check, named as the check is.
+    """Give a class a test method for every check, named as the check is. A failure says what the check is about.
 
     >>> def it_works(case): ...
     >>> with_tests([it_works], lambda suite, check: check(suite))(type("Suite", (), {})).test_it_works.__name__
@@ -32,7 +33,11 @@ def with_tests(checks: Iterable[Check], run: Callable[[Any, Check], None]) -> Ca
 
 def _method(check: Check, run: Callable[[Any, Check], None]) -> Callable[[Any], None]:
     def test(self: Any) -> None:
-        run(self, check)
+        try:
+            run(self, check)
+        except Exception as error:
+            error.add_note(f"what is checked: {inspect.getdoc(check)}")
+            raise
 
     test.__name__ = f"test_{check.__name__.removeprefix('check_')}"
     test.__qualname__ = f"Suite.{test.__name__}"

@@ -69,8 +69,9 @@ def test_a_source_that_forgets_positions_fails_where_it_resumes_and_nowhere_else
 
     case: Any = Case()
     case.test_every_row_is_read_once()
-    with pytest.raises(AssertionError, match="resumed at"):
+    with pytest.raises(AssertionError, match="resumed at") as caught:
         case.test_resume_from_every_position()
+    assert any(note.startswith("what is checked: ") for note in caught.value.__notes__)
 
 
 class RacingStore(MemoryStore):
