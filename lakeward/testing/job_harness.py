@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import sys
 import tempfile
 import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -270,13 +271,16 @@ class JobHarness:
             return JobRun(None, str(crash))
 
     def _stop_signal(self, scripts: Sequence[ScriptedSource]) -> Callable[[], bool]:
-        """Asked between steps: whether a script has come to an `EOF`; also notices a job that waits for ever."""
+        """Asked between steps: whether a script has come to an `EOF`. Notices a job that waits, or fails, for ever."""
         until_ms = self.clock.monotonic_ms() + VIRTUAL_MS_MAX + sum(one.pauses_ms for one in scripts)
+        failure: BaseException | None = None
 
         def signal() -> bool:
-            if isinstance(self.clock, ManualClock):
-                waited = self.clock.monotonic_ms() > until_ms
-                assert not waited, "minutes of virtual time went by, and the job still waits for something"
+            nonlocal failure
+            failure = sys.exception() or failure  # between two attempts it is the one that is being handled
+            if isinstance(self.clock, ManualClock) and self.clock.monotonic_ms() > until_ms:
+                why = "" if failure is None else f"; it was restarted, the last time because of: {failure}"
+                raise AssertionError(f"minutes of virtual time went by, and the job still waits for something{why}")
             return any(one.stop() for one in scripts)
 
         return signal

@@ -141,6 +141,10 @@ class JobWorld(SimulatedWorld):
         self._scripts = list(sources(graph).values())
         return tapped(graph, Tap(self.faults, Life()))
 
+    def describe_knobs(self) -> str:
+        """Without what is drawn for programs only: the user's job has its own input."""
+        return self.knobs.describe(program=False)
+
     def draw(self) -> AttemptKnobs:
         """As drawn, in batches that fit the size of the input."""
         attempt = super().draw()

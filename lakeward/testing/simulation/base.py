@@ -80,6 +80,10 @@ class SimulatedWorld(ABC):
     def check_output(self) -> None:
         """All input has been read: the output holds everything, once; else a `ViolationFound`."""
 
+    def describe_knobs(self) -> str:
+        """What the seed has drawn, for the report of a violation."""
+        return self.knobs.describe()
+
     def start_without_checkpoints(self) -> None:  # noqa: B027
         """Somebody starts the job and has lost its checkpoints. Here nobody does."""
 

@@ -127,9 +127,14 @@ class Knobs:
     unsafe_steps: int
     rates: Mapping[Fault, float] = field(default_factory=dict)
 
-    def describe(self) -> str:
-        """One line each, for the report of a violation."""
-        plain = [f"  {name} = {getattr(self, name)}" for name in self.__slots__ if name != "rates"]
+    def describe(self, program: bool = True) -> str:
+        """One line each, for the report of a violation.
+
+        Args:
+            program: Whether the job is a program of the simulator's, to which the first knobs belong.
+        """
+        left_out = {"rates"} if program else {"rates", "program", "splits", "rows", "disorder_us"}
+        plain = [f"  {name} = {getattr(self, name)}" for name in self.__slots__ if name not in left_out]
         rates = [f"  {fault.name} {rate:.4f}: {fault.text}" for fault, rate in self.rates.items()]
         return "\n".join([*plain, "  faults:", *rates])
 

@@ -106,7 +106,7 @@ def run_world(world: SimulatedWorld, again: str) -> None:
 
 def _violation(world: SimulatedWorld, problem: str, again: str) -> SimulationViolation:
     trace = "\n".join(world.trace.lines())
-    return SimulationViolation(world.seed, problem, f"knobs:\n{world.knobs.describe()}\nlast events:\n{trace}", again)
+    return SimulationViolation(world.seed, problem, f"knobs:\n{world.describe_knobs()}\nlast events:\n{trace}", again)
 
 
 def fast_directory() -> str | None:
