@@ -21,7 +21,7 @@ from lakeward.engine.core.errors import (
     SchemaError,
     UserCodeError,
 )
-from lakeward.engine.core.expect import expect, expect_whole
+from lakeward.engine.core.expect import expect, expect_whole, refusal
 from lakeward.engine.core.redaction import text_of
 from lakeward.engine.core.user_frames import innermost
 
@@ -109,7 +109,8 @@ class OnError:
                 (file and line in the user's code) and `failed_at`.
         """
         name = getattr(tag, "name", None)
-        expect(name, str, "OnError.side_output: tag", 'give an lw.OutputTag("failed")')
+        if not isinstance(name, str):
+            raise refusal(tag, "OnError.side_output: tag", 'give an lw.OutputTag("failed")')
         return cls("side_output", name)
 
     @classmethod

@@ -90,5 +90,6 @@ def refusal(value: object, what: str, hint: str, *, secret: bool = False) -> Con
     except Exception:  # a broken __repr__ must not hide the mistake that is being reported
         shown = ""
     if secret or not 0 < len(shown) <= _SHOWN_CHARS_MAX:
-        shown = f"a {type(value).__qualname__}"
+        kind = type(value).__qualname__
+        shown = f"{'an' if kind[0] in 'AEIOUaeiou' else 'a'} {kind}"
     return ConfigError(f"{what} cannot be {shown}", hint=hint, location=user_location())

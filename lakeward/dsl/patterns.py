@@ -11,7 +11,7 @@ from lakeward.dsl.pattern_binding import Binder
 from lakeward.dsl.stream import DataStream, EventTime
 from lakeward.engine.core.durations import Duration, parse_duration_us
 from lakeward.engine.core.errors import ConfigError, GraphError, LakewardError
-from lakeward.engine.core.expect import expect, expect_whole
+from lakeward.engine.core.expect import expect, expect_whole, user_location
 from lakeward.engine.core.names import did_you_mean
 from lakeward.engine.graph.logical import Exchange, Node
 from lakeward.operators.patterns import pattern as settled
@@ -110,7 +110,11 @@ class Pattern:
             where: What holds for its rows; without it, any row will do.
         """
         if self.steps:
-            raise GraphError(f"start comes first, and this pattern begins with '{self.steps[0].name}'", hint="use next")
+            raise GraphError(
+                f"start comes first, and this pattern begins with '{self.steps[0].name}'",
+                hint="use next",
+                location=user_location(),
+            )
         return self._with(name, where, Gap.NONE)
 
     def next(self, name: str, where: Expr | None = None) -> Pattern:
@@ -269,7 +273,9 @@ class Pattern:
             return replace(self, after=after)
         if not isinstance(after, str) or after not in _SKIPS:
             listed = ", ".join(f'"{one}"' for one in _SKIPS)
-            raise ConfigError(f"skip takes {listed}, to_first(...) or to_last(...), not {after!r}")
+            raise ConfigError(
+                f"skip takes {listed}, to_first(...) or to_last(...), not {after!r}", location=user_location()
+            )
         return replace(self, after=_SKIPS[after])
 
     def __str__(self) -> str:
@@ -278,7 +284,11 @@ class Pattern:
 
     def _behind(self, verb: str) -> Pattern:
         if not self.steps:
-            raise GraphError(f"{verb} follows something", hint='begin with .start("a")')
+            raise GraphError(
+                f"{verb} goes on with a pattern, and this one is empty",
+                hint='begin with .start("a")',
+                location=user_location(),
+            )
         return self
 
     def _with(self, name: str, where: Expr | None, gap: Gap, negated: bool = False) -> Pattern:
@@ -287,13 +297,17 @@ class Pattern:
             expect(where, Expr, f"the condition of '{name}'", 'give an expression: lw.col("price") > 10')
         if any(step.name == name for step in self.steps):
             raise GraphError(
-                f"there are two variables '{name}'", hint="give each a name of its own; var(...) takes both"
+                f"there are two variables '{name}'",
+                hint="give each a name of its own; var(...) takes both",
+                location=user_location(),
             )
         return replace(self, steps=(*self.steps, Variable(name, where, gap, negated=negated)))
 
     def _last(self, verb: str) -> Variable:
         if not self.steps:
-            raise GraphError(f"{verb} belongs behind a variable", hint='begin with .start("a")')
+            raise GraphError(
+                f"{verb} belongs behind a variable", hint='begin with .start("a")', location=user_location()
+            )
         if self.steps[-1].negated:
             raise GraphError(f"{verb} says nothing of '{self.steps[-1].name}', which must not come at all")
         return self.steps[-1]

@@ -82,7 +82,7 @@ def test_references_may_stand_anywhere_in_an_expression() -> None:
 
 REFUSED: list[tuple[type[LakewardError], str, Callable[[], object]]] = [
     (GraphError, "start comes first", lambda: PAIR.start("c")),
-    (GraphError, "next follows something", lambda: pattern().next("a")),
+    (GraphError, "next goes on with a pattern, and this one is empty", lambda: pattern().next("a")),
     (GraphError, "two variables 'a'", lambda: PAIR.next("a")),
     (GraphError, "belongs behind a variable", lambda: pattern().one_or_more()),
     (GraphError, "which must not come at all", lambda: PAIR.not_next("c", col("v") > 1).optional()),
@@ -137,3 +137,19 @@ def test_what_cannot_be_looked_for_is_refused_where_it_is_written(
 ) -> None:
     with pytest.raises(kind, match=message.replace("(", r"\(")):
         write()
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        lambda: pattern().next("a"),
+        lambda: pattern().one_or_more(),
+        lambda: PAIR.start("c"),
+        lambda: PAIR.next("a"),
+        lambda: PAIR.skip("x"),
+    ],
+)
+def test_a_pattern_that_cannot_be_names_the_line_that_wrote_it(written: Callable[[], object]) -> None:
+    with pytest.raises(LakewardError) as caught:
+        written()
+    assert "test_match_verb.py:" in str(caught.value)

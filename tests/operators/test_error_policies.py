@@ -448,6 +448,11 @@ def test_the_side_stream_keeps_its_event_time_and_all_columns_of_the_input() -> 
     assert counted.select("rows", "last").execute_and_collect().to_pylist() == [{"rows": 1, "last": "x"}]
 
 
+def test_a_tag_by_its_name_alone_is_refused_as_it_was_written() -> None:
+    with pytest.raises(ConfigError, match=r"OnError\.side_output: tag cannot be 'failed'"):
+        OnError.side_output("failed")  # type: ignore[arg-type]
+
+
 def test_the_plan_says_the_policy() -> None:
     assert "on error retry 3x, then skip" in of_a_map(OnError.retry().then(OnError.skip())).description
     assert "on error" not in of_a_map(OnError.fail()).description

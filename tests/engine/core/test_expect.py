@@ -28,7 +28,7 @@ def test_true_is_no_number_unless_it_is_asked_for() -> None:
 
 def test_long_values_and_secrets_are_named_by_their_type_only() -> None:
     assert refusal("x" * 100, "a", "").message == "a cannot be a str"
-    assert refusal(Unprintable(), "a", "").message == "a cannot be a Unprintable"
+    assert refusal(Unprintable(), "a", "").message == "a cannot be an Unprintable"
     with pytest.raises(ConfigError) as caught:
         expect("token=abc", dict, "options", "give a dict", secret=True)
     assert "abc" not in str(caught.value)
