@@ -14,6 +14,13 @@ from lakeward.connectors.memory import MemorySink
 class Commit:
     """What one checkpoint has made visible.
 
+    >>> import lakeward as lw
+    >>> env, sink = lw.StreamExecutionEnvironment(), CollectSink()
+    >>> _ = env.from_collection([{"n": 1}, {"n": 2}]).sink_to(sink, uid="numbers")
+    >>> _ = env.execute("numbers")
+    >>> [(commit.checkpoint, commit.rows()) for commit in sink.commits]
+    [(1, [{'n': 1}, {'n': 2}])]
+
     Args:
         checkpoint: Its number.
         table: Its rows; empty when it brought none.

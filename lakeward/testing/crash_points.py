@@ -35,7 +35,13 @@ REPORTED_MAX = 12
 
 
 class CrashPoint(Enum):
-    """A step before or after which a process can die; docs/architecture.md has the walk of a barrier."""
+    """A step before or after which a process can die; docs/architecture.md has the walk of a barrier.
+
+    >>> from lakeward.testing import CollectSink
+    >>> def job(env):
+    ...     env.from_collection([{"n": n} for n in range(20)], uid="numbers").sink_to(CollectSink(), uid="out")
+    >>> assert_survives_crashes(job, points=[CrashPoint.BEFORE_COMMIT, CrashPoint.AFTER_COMMIT])
+    """
 
     AFTER_READ = "after reading rows"
     AFTER_WRITE = "after writing rows to the sink"

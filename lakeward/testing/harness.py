@@ -46,6 +46,9 @@ _WAIT_MS = 100
 class HarnessConfig:
     """Where the operator believes to run.
 
+    >>> HarnessConfig(subtask=1, parallelism=2).key_groups
+    range(64, 128)
+
     Args:
         subtask: Which of the parallel instances it is.
         parallelism: How many there are.
@@ -70,6 +73,18 @@ class HarnessConfig:
 
 class HarnessSnapshot:
     """What one subtask saved: its small state and the files of its tables, which live as long as this object.
+
+    >>> from lakeward import Tumbling, count
+    >>> from lakeward.operators.windows.operator import WindowAggregate
+    >>> schema = pa.schema({"shop": pa.string(), "at": pa.timestamp("us", tz="UTC")})
+    >>> factory = WindowAggregate(schema, ("shop",), "at", Tumbling("1s").layout(), (count().bind(schema, "n"),))
+    >>> with OperatorHarness(factory, schema) as harness:
+    ...     harness.send([{"shop": "a", "at": 100}, {"shop": "a", "at": 200}])
+    ...     snapshot = harness.snapshot()
+    >>> with OperatorHarness.restore(factory, schema, [snapshot]) as harness:
+    ...     harness.watermark(999_999)
+    ...     [row["n"] for row in harness.take()]
+    [2]
 
     Args:
         state: What `Operator.snapshot` returned, once through JSON.

@@ -48,6 +48,15 @@ LEAP_MS = 50
 class JobRun:
     """How one start of a job went.
 
+    >>> from lakeward.testing import ABORT, CollectSink, ScriptedSource
+    >>> source = ScriptedSource({"n": int}, [[{"n": 1}], ABORT])
+    >>> harness = JobHarness(lambda env: env.from_source(source, uid="in").sink_to(CollectSink(), uid="out"))
+    >>> harness.run().crash
+    'ABORT in script-0'
+    >>> run = harness.run()
+    >>> run.ended, run.metrics["out"]["input_rows"]
+    (True, 1)
+
     Args:
         result: How it ended; None when it died.
         crash: Where it died; empty when it did not.

@@ -28,6 +28,17 @@ _EXTENSIONS = ("avro", "iceberg")
 class LocalLake:
     """An Iceberg catalog in SQLite and a warehouse, in a folder of a test's own.
 
+    >>> import tempfile
+    >>> import lakeward as lw
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     lake, env = LocalLake(Path(folder)), lw.StreamExecutionEnvironment()
+    ...     _ = env.from_collection([{"n": 1}]).sink_to(lw.IcebergSink("db.numbers", catalog=lake.catalog), uid="table")
+    ...     _ = env.execute("numbers")
+    ...     found = lake.rows("db.numbers")
+    ...     lake.close()
+    >>> found
+    [{'n': 1}]
+
     Args:
         folder: Where; made if missing.
     """

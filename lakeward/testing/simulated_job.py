@@ -33,6 +33,11 @@ ROWS_PER_BATCH_FACTOR = 10_000
 class Simulated:
     """What a simulated job has been through.
 
+    >>> from lakeward.testing import CollectSink
+    >>> result = simulate(lambda env: env.from_collection([{"n": 1}]).sink_to(CollectSink(), uid="out"), seed=1)
+    >>> result.seed, result.rows
+    (1, {'out': [{'n': 1}]})
+
     Args:
         seed: The seed.
         rows: What each `CollectSink` has, by its uid; of an updating stream, what is left of it.

@@ -38,7 +38,11 @@ _attempts = itertools.count(1)
 
 
 class SinkFeature(Enum):
-    """What a sink can do beyond the contract's core; checks that need it are skipped without it."""
+    """What a sink can do beyond the contract's core; checks that need it are skipped without it.
+
+    >>> class MyHarness(SinkHarness):
+    ...     features = frozenset({SinkFeature.ROLLBACK, SinkFeature.SCHEMA})
+    """
 
     FAULTS = "faults"
     """The harness can make a commit fail (`SinkHarness.fault`)."""
@@ -55,7 +59,17 @@ class SinkFeature(Enum):
 
 
 class FaultPoint(Enum):
-    """Where a commit fails."""
+    """Where a commit fails.
+
+    >>> import contextlib
+    >>> class MyHarness(SinkHarness):
+    ...     features = frozenset({SinkFeature.FAULTS})
+    ...
+    ...     @contextlib.contextmanager
+    ...     def fault(self, point):
+    ...         self.output.fails_next = point is FaultPoint.NOT_APPLIED
+    ...         yield
+    """
 
     NOT_APPLIED = "nothing was applied, and an error is returned"
     APPLIED_ANSWER_LOST = "everything was applied, and yet an error is returned"
@@ -63,7 +77,12 @@ class FaultPoint(Enum):
 
 @dataclass(frozen=True, slots=True)
 class SinkPolicy:
-    """How a run's sink is configured. `on_*` values other than "refuse" need the feature of that name."""
+    """How a run's sink is configured. `on_*` values other than "refuse" need the feature of that name.
+
+    >>> from lakeward import MemorySink
+    >>> policy = SinkPolicy(on_rewind="append")
+    >>> sink = MemorySink(on_rewind=policy.on_rewind, on_existing=policy.on_existing)
+    """
 
     sink_id: str | None = None
     on_rewind: str = "refuse"
@@ -71,7 +90,23 @@ class SinkPolicy:
 
 
 class SinkHarness(ABC):
-    """One fresh, empty output of some kind, as the suite sees it."""
+    """One fresh, empty output of some kind, as the suite sees it.
+
+    >>> from lakeward import MemorySink
+    >>> class MemoryHarness(SinkHarness):
+    ...     def __init__(self):
+    ...         self.first = MemorySink()
+    ...
+    ...     def sink(self, policy):
+    ...         return self.first.with_options(on_rewind=policy.on_rewind, on_existing=policy.on_existing)
+    ...
+    ...     def visible_rows(self):
+    ...         return [(row["id"], row["name"]) for row in self.first.table().to_pylist()]
+    >>> rows_become_visible_with_the_commit_and_not_before(MemoryHarness())
+
+    Attributes:
+        features: What the sink can do beyond the contract's core.
+    """
 
     features: frozenset[SinkFeature] = frozenset()
 

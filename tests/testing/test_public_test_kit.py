@@ -18,10 +18,11 @@ PUBLIC = """
     SinkFeature SinkHarness SinkPolicy SinkSuite SourceSuite Watermark
     assert_survives_crashes simulate start_broker
 """
-WITH_EXAMPLES = """
-    CheckpointStoreSuite CollectSink JobHarness KeyValueStoreSuite ManualClock OperatorHarness ScriptedSource SinkSuite
-    SourceSuite Watermark assert_survives_crashes simulate
+WITHOUT_EXAMPLES = """
+    ABORT BARRIER EOF FAIL Item
+    Broker start_broker
 """
+"""Marks are shown with `ScriptedSource`; a broker takes seconds to start, and docs/testing.md has a test with one."""
 
 
 def test_the_test_kit_is_what_is_listed() -> None:
@@ -35,8 +36,8 @@ def test_every_name_says_what_it_is(name: str) -> None:
     assert isinstance(found, Mark) or inspect.getdoc(found)
 
 
-@pytest.mark.parametrize("name", WITH_EXAMPLES.split())
-def test_what_tests_begin_with_has_an_example_that_runs(name: str) -> None:
+@pytest.mark.parametrize("name", [one for one in PUBLIC.split() if one not in WITHOUT_EXAMPLES.split()])
+def test_every_name_has_an_example_that_runs(name: str) -> None:
     text = inspect.getdoc(getattr(testing, name)) or ""
     assert ">>> " in text
     assert "+SKIP" not in text

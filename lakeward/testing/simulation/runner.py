@@ -42,7 +42,15 @@ class SimulationReport:
 
 
 class SimulationViolation(AssertionError):
-    """An invariant did not hold. The message has the seed, the knobs, the end of the trace and how to run it again."""
+    """An invariant did not hold. The message has the seed, the knobs, the end of the trace and how to run it again.
+
+    >>> from lakeward.testing import CollectSink, simulate
+    >>> try:
+    ...     simulate(lambda env: env.from_collection([{"n": 1}]).sink_to(CollectSink()), 7, expected=[{"n": 2}])
+    ... except SimulationViolation as violation:
+    ...     print(violation.seed, violation.problem)
+    7 1 row lost: {n: 2}; 1 row that should not be there: {n: 1}
+    """
 
     def __init__(self, seed: int, problem: str, details: str, again: str) -> None:
         super().__init__(f"seed {seed}: {problem}\n{details}\nrun it again: {again}")
