@@ -45,8 +45,8 @@ class KeyedStream(KeyedRankingVerbs, KeyedProcessVerbs):
     >>> from lakeward import StreamExecutionEnvironment
     >>> rows = [{"shop": "a", "most": 3}, {"shop": "b", "most": 1}, {"shop": "a", "most": 7}]
     >>> keyed = StreamExecutionEnvironment().from_collection(rows).key_by("shop")
-    >>> keyed.keys
-    ('shop',)
+    >>> keyed
+    <KeyedStream by shop of <DataStream 'source-1': shop string, most int64>>
     >>> keyed.reduce(lambda a, b: a if a["most"] > b["most"] else b).execute_and_collect().to_pylist()
     [{'shop': 'a', 'most': 3}, {'shop': 'b', 'most': 1}, {'shop': 'a', 'most': 7}]
     """
@@ -61,6 +61,9 @@ class KeyedStream(KeyedRankingVerbs, KeyedProcessVerbs):
                 raise stream._error(SchemaError(f"'{key}' is {kind}, which cannot be a key", hint=_key_hint(key, kind)))
             if keys.count(key) > 1:
                 raise stream._error(ConfigError(f"key_by names '{key}' twice", hint="leave one out"))
+
+    def __repr__(self) -> str:
+        return f"<KeyedStream by {', '.join(self.keys)} of {self._stream!r}>"
 
     def window(self, window: WindowSpec) -> WindowedStream:
         """Cut the stream of each key into windows.
@@ -316,6 +319,10 @@ class WindowedStream:
         self._options = options or WindowOptions()
         self._layout = window.layout()
         self._check_time()
+
+    def __repr__(self) -> str:
+        keys = f" by {', '.join(self._keys)}" if self._keys else ""
+        return f"<WindowedStream{keys} in {self._window} of {self._stream!r}>"
 
     def _check_time(self) -> None:
         """Refuse windows for which the stream has no time."""

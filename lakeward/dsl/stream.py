@@ -71,8 +71,8 @@ class DataStream(AsyncVerbs, JoinVerbs, RankingVerbs, ProcessVerbs):
     >>> rows = [{"shop": "a", "amount": 3}, {"shop": "b", "amount": -1}]
     >>> orders = StreamExecutionEnvironment().from_collection(rows)
     >>> paid = orders.filter(col("amount") > 0).with_columns(cents=col("amount") * 100)
-    >>> orders.schema.names, paid.schema.names
-    (['shop', 'amount'], ['shop', 'amount', 'cents'])
+    >>> paid
+    <DataStream 'with_columns-1': shop string, amount int64, cents int64>
     >>> paid.execute_and_collect().to_pylist()
     [{'shop': 'a', 'amount': 3, 'cents': 300}]
     """
@@ -92,6 +92,10 @@ class DataStream(AsyncVerbs, JoinVerbs, RankingVerbs, ProcessVerbs):
         self.event_time = event_time
         self.upsert_key = upsert_key
         self._failed: DataStream | None = None
+
+    def __repr__(self) -> str:
+        columns = ", ".join(f"{field.name} {field.type}" for field in self.schema)
+        return f"<{type(self).__name__} '{self.uid}': {columns}>"
 
     @property
     def uid(self) -> str:

@@ -337,3 +337,13 @@ def test_an_operators_parallelism_above_the_number_of_key_groups_is_refused_like
     with pytest.raises(GraphError, match=r"map.*parallelism 129 is outside 1 \.\. 128") as caught:
         stream.execute_and_collect()
     assert "max_parallelism=129" in caught.value.hint
+
+
+def test_streams_show_where_they_come_from_and_their_columns() -> None:
+    orders = lw.StreamExecutionEnvironment().from_collection([{"shop": "a", "n": 1}], uid="orders")
+    shown = "<DataStream 'orders': shop string, n int64>"
+    assert repr(orders) == shown
+    assert repr(orders.key_by("shop", "n")) == f"<KeyedStream by shop, n of {shown}>"
+    windows = orders.key_by("shop").window(lw.CountWindow(2))
+    assert repr(windows) == f"<WindowedStream by shop in CountWindow(n=2, slide=None) of {shown}>"
+    assert repr(orders.window_all(lw.CountWindow(2))).startswith("<WindowedStream in CountWindow")
