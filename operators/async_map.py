@@ -1,8 +1,7 @@
 """Asynchronous functions over rows: many slow calls at a time, exactly once (after Flink's AsyncWaitOperator).
 
-Rows whose answer has not been sent are part of every checkpoint, as they came: after a restore the function is called
-for them again, before all others. They are kept in a table of rows, in key groups of the subtask that had them, spread
-evenly, so that at another parallelism each goes to exactly one subtask.
+Rows whose answer has not been sent are part of every checkpoint, as they came (`async_saved.py`): after a restore the
+function is called for them again, before all others.
 """
 
 from __future__ import annotations
@@ -11,30 +10,26 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from lakeward.engine.api.calls import AsyncCalls
 from lakeward.engine.api.context import AsyncOutput, OperatorContext, Output
 from lakeward.engine.api.operator import AsyncOperator, Operator, OperatorFactory
-from lakeward.engine.api.state import RowsSpec, RowTable
 from lakeward.engine.core.errors import GraphError, SchemaError
 from lakeward.engine.core.ids import CheckpointId
 from lakeward.engine.core.json_types import JsonObject
-from lakeward.engine.core.keygroups import key_group_range, keys_in_groups
 from lakeward.operators.arguments import call_error
 from lakeward.operators.async_calling import Calling, Targets
 from lakeward.operators.async_options import AsyncFunction, AsyncOptions
 from lakeward.operators.async_queue import AsyncQueue, QueuedRow
+from lakeward.operators.async_saved import SavedRows
 from lakeward.operators.async_target import Target, has_timeout, invoked, is_coroutine, own_copy
 from lakeward.operators.function_names import function_name
 from lakeward.operators.row_values import optional_keys
 from lakeward.operators.rows import RowWriter, column_to_list
 from lakeward.operators.signatures import result_of
 
-_KEY, _SUBTASK, _PLACE = "key$", "subtask$", "place$"
 _DEFAULTS = AsyncOptions()
-_OWN_FIELDS = [pa.field(name, pa.int64(), nullable=False) for name in (_KEY, _SUBTASK, _PLACE)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +212,7 @@ class AsyncMapOperator(AsyncOperator):
 
     def snapshot(self, checkpoint: CheckpointId) -> JsonObject | None:
         """Save the rows that have not been sent."""
-        self._saved.save(list(self._queue.unsent()), checkpoint)
+        self._saved.save(list(self._queue.unsent()))
         return None
 
     def close(self) -> None:
@@ -245,45 +240,3 @@ class AsyncMapOperator(AsyncOperator):
             self._port.run(method)
         except Exception as error:  # whatever the user's method may raise
             raise call_error(method, error) from error
-
-
-class SavedRows:
-    """Rows in flight as checkpoints hold them.
-
-    Args:
-        schema: Of the rows.
-    """
-
-    def __init__(self, schema: pa.Schema) -> None:
-        self._schema = schema
-        self._spec = RowsSpec("in_flight", pa.schema([*_OWN_FIELDS, *schema]), key=(_KEY,))
-        self._table: RowTable | None = None
-        self._context: OperatorContext | None = None
-
-    def open(self, context: OperatorContext) -> pa.RecordBatch:
-        """The rows that were in flight in the restored checkpoint, those of each old subtask in their order."""
-        self._context = context
-        self._table = context.rows(self._spec)
-        batches = [batch for _, batch in self._table.scan()]
-        if not batches:
-            return pa.RecordBatch.from_pylist([], schema=self._schema)
-        saved = pa.concat_batches(batches)
-        order = np.lexsort((saved.column(_PLACE).to_numpy(), saved.column(_SUBTASK).to_numpy()))
-        return saved.take(pa.array(order)).select(self._schema.names)
-
-    def save(self, batches: Sequence[pa.RecordBatch], checkpoint: CheckpointId) -> None:
-        """Replace what was saved before by these rows."""
-        assert self._table is not None, "opened first"
-        assert self._context is not None, "opened first"
-        for namespace in self._table.namespaces():
-            self._table.drop(namespace)
-        if not batches:
-            return
-        context, places = self._context, np.arange(sum(batch.num_rows for batch in batches))
-        groups = key_group_range(context.subtask, context.parallelism, context.max_parallelism)
-        owners = groups.start + places * len(groups) // len(places)
-        own = [keys_in_groups(owners, context.max_parallelism), np.full(len(places), context.subtask), places]
-        rows = pa.concat_batches([batch.cast(self._schema) for batch in batches])
-        columns = [*(pa.array(values.astype(np.int64)) for values in own), *rows.columns]
-        # Under a name of its own: what was dropped is dropped as a whole, whenever that is carried out.
-        self._table.append(pa.RecordBatch.from_arrays(columns, schema=self._spec.schema), checkpoint)

@@ -568,6 +568,23 @@ def test_a_checkpoint_replaces_what_the_one_before_saved() -> None:
         assert numbers(harness.end()) == list(range(1, 11))
 
 
+@pytest.mark.parametrize("store", ["memory", "rocksdb"])
+def test_a_checkpoint_of_an_id_that_comes_again_holds_its_own_rows_alone(store: Any) -> None:
+    config = HarnessConfig(store=store)
+    with OperatorHarness(mapped(), SCHEMA, config) as harness:
+        harness.send(rows(0, 1, 2))
+        saved = harness.snapshot(7)
+    for n in (3, 4):
+        with OperatorHarness.restore(mapped(), SCHEMA, [saved], config) as harness:
+            harness.poll()
+            harness.finish(0)
+            harness.send(rows(n))
+            harness.snapshot(7)
+            saved = harness.snapshot(7)
+    with OperatorHarness.restore(mapped(), SCHEMA, [saved], config) as harness:
+        assert numbers(harness.end()) == [2, 3, 4]
+
+
 @settings(max_examples=30, deadline=None)
 @given(data=st.data(), ordered=st.booleans(), capacity=st.integers(1, 5))
 def test_every_row_is_answered_once_over_checkpoints_at_any_parallelism(
