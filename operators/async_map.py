@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from inspect import isawaitable
 from typing import Any
 
 import pyarrow as pa
@@ -237,6 +238,13 @@ class AsyncMapOperator(AsyncOperator):
     def _run(self, method: Callable[[], Any]) -> None:
         assert self._port is not None, "opened first"
         try:
-            self._port.run(method)
+            self._port.run(lambda: _awaited(method))
         except Exception as error:  # whatever the user's method may raise
             raise call_error(method, error) from error
+
+
+async def _awaited(method: Callable[[], Any]) -> None:
+    """A method's end, whether it is an `async def` or plain; so both run where calls do, on the event loop."""
+    result = method()
+    if isawaitable(result):
+        await result

@@ -23,8 +23,8 @@ OnTimeout = Literal["fail", "null"] | Callable[..., Any]
 class AsyncFunction(ABC):
     """A function of rows that waits for another system, with a client that is opened and closed; for `map_async`.
 
-    Each subtask works with a copy of its own (`copy.copy`), so that what `open` sets belongs to it alone. All four
-    methods run on the job's event loop.
+    Each subtask works with a copy of its own (`copy.copy`), so that what `open` sets belongs to it alone. `invoke`
+    is an `async def`; the others may be plain. They run on the job's event loop; a plain `timeout` beside it.
 
     >>> import lakeward as lw
     >>> class Names(lw.AsyncFunction):

@@ -126,6 +126,26 @@ def test_batched_calls_answer_every_row() -> None:
     assert max(sizes) == 16
 
 
+def test_a_client_may_be_opened_and_closed_by_plain_methods_too() -> None:
+    log: list[str] = []
+
+    class Plain(lw.AsyncFunction):
+        def open(self) -> None:  # type: ignore[override]
+            asyncio.get_running_loop()
+            log.append("open")
+
+        async def invoke(self, row: Row) -> Row:
+            assert log == ["open"]
+            return row
+
+        def close(self) -> None:  # type: ignore[override]
+            asyncio.get_running_loop()
+            log.append("close")
+
+    assert numbers(stream(3).map_async(Plain()).execute_and_collect()) == [0, 1, 2]
+    assert log == ["open", "close"]
+
+
 def test_a_call_that_hangs_is_cancelled() -> None:
     async def hangs(row: Row) -> Row:
         if row.n == 3:
