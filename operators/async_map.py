@@ -6,7 +6,7 @@ function is called for them again, before all others.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from inspect import isawaitable
 from typing import Any
@@ -16,7 +16,7 @@ import pyarrow as pa
 from lakeward.engine.api.calls import AsyncCalls
 from lakeward.engine.api.context import AsyncOutput, OperatorContext, Output
 from lakeward.engine.api.operator import AsyncOperator, Operator, OperatorFactory
-from lakeward.engine.core.errors import GraphError, SchemaError
+from lakeward.engine.core.errors import GraphError, SchemaError, UserCodeError
 from lakeward.engine.core.ids import CheckpointId
 from lakeward.engine.core.json_types import JsonObject
 from lakeward.operators.arguments import call_error
@@ -25,6 +25,7 @@ from lakeward.operators.async_options import AsyncFunction, AsyncOptions
 from lakeward.operators.async_queue import AsyncQueue, QueuedRow
 from lakeward.operators.async_saved import SavedRows
 from lakeward.operators.async_target import Target, has_timeout, invoked, is_coroutine, own_copy
+from lakeward.operators.error_policy import FAIL, RowErrors
 from lakeward.operators.function_names import function_name
 from lakeward.operators.row_values import optional_keys
 from lakeward.operators.rows import RowWriter, column_to_list
@@ -71,6 +72,7 @@ class AsyncMap(OperatorFactory):
             )
         if self.options.on_timeout == "null":
             self._check_nulls()
+        self.errors()
 
     def _check_nulls(self) -> None:
         for field in self.output_schema:
@@ -90,7 +92,12 @@ class AsyncMap(OperatorFactory):
 
     @property
     def read(self) -> list[str]:
-        """The columns that are read, and so saved with rows in flight, in the order of the input."""
+        """The columns that are read, and so saved with rows in flight, in the order of the input.
+
+        All of them if failed rows are sent on.
+        """
+        if self.options.on_error.tag is not None:
+            return list(self.input_schema.names)
         targets = self.targets(self.function)
         wanted = targets.function.columns | set(self.kept)
         if targets.late is not None:
@@ -119,6 +126,14 @@ class AsyncMap(OperatorFactory):
         optional = optional_keys(result_of(function, self.returns))
         return RowWriter(self.output_schema, f"the result of {function_name(function)}", optional)
 
+    def errors(self) -> RowErrors:
+        """Carries out what becomes of rows that fail.
+
+        Raises:
+            SchemaError: They are sent on, and have a column of a name that is added.
+        """
+        return RowErrors(self.options.on_error, self.input_schema)
+
     def create(self) -> Operator:
         """Make the operator of one subtask."""
         return AsyncMapOperator(self)
@@ -130,7 +145,8 @@ class AsyncMap(OperatorFactory):
         order = "ordered" if options.ordered else "unordered"
         lists = "" if options.batch_rows is None else f", up to {options.batch_rows} rows a call"
         function = self.targets(self.function).function.description
-        return f"map_async {function} ({order}, capacity {options.capacity}{lists})"
+        failing = "" if options.on_error == FAIL else f", on error {options.on_error}"
+        return f"map_async {function} ({order}, capacity {options.capacity}{lists}){failing}"
 
     @property
     def vectorised(self) -> bool:
@@ -159,6 +175,7 @@ class AsyncMapOperator(AsyncOperator):
         self._function = own_copy(config.function)
         self._targets = config.targets(self._function)
         self._writer = config.writer()
+        self._errors = config.errors()
         self._read = config.read
         self._queue = AsyncQueue(config.options.ordered)
         self._saved = SavedRows(pa.schema([config.input_schema.field(name) for name in self._read]))
@@ -170,7 +187,8 @@ class AsyncMapOperator(AsyncOperator):
         """Open the function's client, and take back the rows that were in flight."""
         threads = None if self._targets.function.is_coroutine else self._options.capacity // self._options.call_rows
         self._port = context.async_calls(threads)
-        self._calling = Calling(self._targets, self._options, self._port, context, self._queue.answer)
+        self._calling = Calling(self._targets, self._options, self._port, context, self._queue)
+        self._errors.open(context)
         restored = self._saved.open(context)
         if restored.num_rows:
             self._queue.add(restored, self._targets.function.values(restored))
@@ -207,7 +225,7 @@ class AsyncMapOperator(AsyncOperator):
             if rows is None:
                 out.emit_watermark()
             else:
-                out.emit(self._writer.batch([answer for row in rows for answer in row.answer or ()]))
+                self._send(rows, out)
         self._begin()
         return busy
 
@@ -221,9 +239,34 @@ class AsyncMapOperator(AsyncOperator):
         if self._port is None:
             return
         self._port.stop()
+        self._errors.close()
         if isinstance(self._function, AsyncFunction) and self._is_open:
             self._is_open = False
             self._run(self._function.close)
+
+    def _send(self, rows: list[QueuedRow], out: Output) -> None:
+        """Send answers, and rows that have failed to where they belong: between the same watermarks."""
+        for batch in list(self._written(rows)):
+            out.emit(batch)
+        failed = [(row, row.failure) for row in rows if row.failure is not None]
+        if failed:
+            for place, (_, error) in enumerate(failed):
+                self._errors.note(error, place)
+            self._errors.send(pa.concat_batches([self._saved.schemed(row.alone) for row, _ in failed]), out)
+
+    def _written(self, rows: list[QueuedRow]) -> Iterator[pa.RecordBatch]:
+        """The answers, without those that do not fit, which are found by halving."""
+        try:
+            yield self._writer.batch([answer for row in rows for answer in row.answer or ()])
+        except UserCodeError as error:
+            if len(rows) > 1:
+                yield from self._written(rows[: len(rows) // 2])
+                yield from self._written(rows[len(rows) // 2 :])
+                return
+            problem = self._targets.function.misfit(error, rows[0].values)
+            if not self._options.forgives(problem):
+                raise problem from error.__cause__
+            rows[0].failure = problem
 
     def _begin(self) -> None:
         assert self._calling is not None, "opened first"
@@ -232,8 +275,12 @@ class AsyncMapOperator(AsyncOperator):
         # A call that is wanted in full waits for room for all its rows: a smaller one would stay small.
         count = queue.waiting if queue.waiting <= room else room - room % size
         if count:
-            rows = queue.begin(count)
-            self._calling.begin([rows[first : first + size] for first in range(0, count, size)])
+            begun = queue.begin(count)
+            rows = [row for row in begun if row.failure is None]
+            for row in begun if len(rows) < count else ():
+                if row.failure is not None:
+                    self._calling.give_up(row, row.failure)
+            self._calling.begin([rows[first : first + size] for first in range(0, len(rows), size)])
 
     def _run(self, method: Callable[[], Any]) -> None:
         assert self._port is not None, "opened first"

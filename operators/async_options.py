@@ -11,6 +11,7 @@ from lakeward.engine.core.durations import Duration, parse_duration_us
 from lakeward.engine.core.errors import ConfigError, LakewardError, Retry
 from lakeward.engine.core.expect import expect_whole, refusal
 from lakeward.operators.arguments import call_error
+from lakeward.operators.error_policy import FAIL, OnError, is_of_row
 from lakeward.operators.faults import is_mistake
 
 RetryIf = type[Exception] | tuple[type[Exception], ...] | Callable[[Exception], bool]
@@ -120,9 +121,10 @@ class AsyncOptions:
         timeout_ms: How long a row may take, with all retries; None: as long as it wants.
         on_timeout: What becomes of a row without an answer in time: "fail", "null", or a function that answers.
         retry: When calls are repeated.
+        on_error: What becomes of a row whose calls have failed.
 
     Raises:
-        ConfigError: The capacity holds less than one call.
+        ConfigError: The capacity holds less than one call, or `on_error` says that calls are repeated.
     """
 
     ordered: bool = True
@@ -131,6 +133,7 @@ class AsyncOptions:
     timeout_ms: int | None = 60_000
     on_timeout: OnTimeout = "fail"
     retry: AsyncRetry = AsyncRetry()
+    on_error: OnError = FAIL
 
     def __post_init__(self) -> None:
         if self.capacity < self.call_rows:
@@ -138,8 +141,18 @@ class AsyncOptions:
                 f"map_async: capacity {self.capacity} is less than batch_rows {self.batch_rows}",
                 hint="capacity counts rows: give at least one batch, or several to have several calls in flight",
             )
+        if self.on_error.attempts > 1:
+            raise ConfigError(
+                f"map_async: on_error cannot be '{self.on_error}'",
+                hint=f"say retries=lw.AsyncRetry(attempts={self.on_error.attempts}), whose waits block nothing; "
+                "on_error= is for what becomes of the row then",
+            )
 
     @property
     def call_rows(self) -> int:
         """Rows a call at most."""
         return self.batch_rows or 1
+
+    def forgives(self, error: LakewardError) -> bool:
+        """Whether the job goes on when a row has failed so."""
+        return self.on_error.last != "fail" and is_of_row(error)

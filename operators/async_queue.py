@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from lakeward.engine.core.errors import LakewardError
+
 Values = tuple[Any, ...]
 """The arguments of a function for one row."""
 
@@ -26,18 +28,25 @@ class QueuedRow:
     Args:
         batch: The batch that it came in.
         place: Where in it.
-        values: The arguments of its call.
+        values: The arguments of its call; or why there are none, which leaves nothing to be called.
         segment: Its part of the queue.
     """
 
-    __slots__ = ("answer", "batch", "place", "segment", "values")
+    __slots__ = ("answer", "batch", "failure", "place", "segment", "values")
 
-    def __init__(self, batch: pa.RecordBatch, place: int, values: Values, segment: _Segment) -> None:
+    def __init__(self, batch: pa.RecordBatch, place: int, values: Values | LakewardError, segment: _Segment) -> None:
         self.batch = batch
         self.place = place
-        self.values = values
+        self.failure = values if isinstance(values, LakewardError) else None
+        """Why it has no answer and gets none."""
+        self.values: Values = () if isinstance(values, LakewardError) else values
         self.segment = segment
         self.answer: list[Any] | None = None
+
+    @property
+    def alone(self) -> pa.RecordBatch:
+        """A batch of this row."""
+        return self.batch.slice(self.place, 1)
 
 
 class _Segment:
@@ -73,7 +82,7 @@ class _Arrival:
 
     __slots__ = ("batch", "next", "segment", "values")
 
-    def __init__(self, batch: pa.RecordBatch, values: Iterator[Values], segment: _Segment) -> None:
+    def __init__(self, batch: pa.RecordBatch, values: Iterator[Values | LakewardError], segment: _Segment) -> None:
         self.batch = batch
         self.values = values
         self.segment = segment
@@ -96,12 +105,12 @@ class AsyncQueue:
         self.in_flight = 0
         """Rows whose call has begun, and that have not been sent."""
 
-    def add(self, batch: pa.RecordBatch, values: Iterable[Values]) -> None:
+    def add(self, batch: pa.RecordBatch, values: Iterable[Values | LakewardError]) -> None:
         """Rows have come.
 
         Args:
             batch: What is to be saved of them.
-            values: The arguments of their calls, which are made when they are needed.
+            values: The arguments of their calls, which are made when they are needed; or why there are none.
         """
         segment = self._segments[-1]
         segment.waiting += batch.num_rows
@@ -139,6 +148,11 @@ class AsyncQueue:
         """A row has its answer."""
         row.answer = answer
         row.segment.answered.append(row)
+
+    def fail(self, row: QueuedRow, error: LakewardError) -> None:
+        """A row has failed for good; that takes its place in the order as an answer does."""
+        row.failure = error
+        self.answer(row, [])
 
     def take(self) -> Iterator[list[QueuedRow] | None]:
         """Remove what may be sent, in its order: rows, or None for a watermark."""

@@ -43,6 +43,10 @@ class SavedRows:
         order = np.lexsort((saved.column(_PLACE).to_numpy(), saved.column(_SUBTASK).to_numpy()))
         return saved.take(pa.array(order)).select(self._schema.names)
 
+    def schemed(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Rows as they are saved: those that were restored and those that came may differ in what can be null."""
+        return batch.cast(self._schema)
+
     def save(self, batches: Sequence[pa.RecordBatch]) -> None:
         """Replace what was saved before by these rows."""
         assert self._table is not None, "opened first"
@@ -55,6 +59,6 @@ class SavedRows:
         groups = key_group_range(context.subtask, context.parallelism, context.max_parallelism)
         owners = groups.start + places * len(groups) // len(places)
         own = [keys_in_groups(owners, context.max_parallelism), np.full(len(places), context.subtask), places]
-        rows = pa.concat_batches([batch.cast(self._schema) for batch in batches])
+        rows = pa.concat_batches([self.schemed(batch) for batch in batches])
         columns = [*(pa.array(values.astype(np.int64)) for values in own), *rows.columns]
         self._table.append(pa.RecordBatch.from_arrays(columns, schema=self._spec.schema))

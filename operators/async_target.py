@@ -13,7 +13,8 @@ import pyarrow as pa
 from lakeward.engine.api.calls import Work
 from lakeward.engine.core.errors import GraphError, LakewardError, UserCodeError
 from lakeward.engine.core.redaction import FailedRow
-from lakeward.operators.arguments import call_error, calls_of
+from lakeward.engine.core.user_frames import user_trace
+from lakeward.operators.arguments import ROW_HINT, call_error, calls_of, definition
 from lakeward.operators.async_options import AsyncFunction
 from lakeward.operators.async_queue import Values
 from lakeward.operators.function_names import function_name, plain_function
@@ -93,11 +94,11 @@ class Target:
         of = "" if self._arguments is None else f" of {', '.join(one.column for one in self._arguments)}"
         return f"{self.name}{of}"
 
-    def values(self, batch: pa.RecordBatch) -> Iterator[Values]:
+    def values(self, batch: pa.RecordBatch) -> Iterator[Values | LakewardError]:
         """The arguments for each row, some hundred rows at a time.
 
-        Raises:
-            LakewardError: A row cannot be made: Python does not have a value, or a class of the user's refuses it.
+        There is an error instead for a row that cannot be made: Python does not have a value, or a class of the user's
+        refuses it.
         """
         done = 0
         try:
@@ -106,14 +107,14 @@ class Target:
                 done += len(chunk[0])
         except Exception:
             for row in range(done, batch.num_rows):
-                yield from zip(*self._read(batch, row), strict=True)
+                yield self._read(batch, row)
 
-    def _read(self, batch: pa.RecordBatch, row: int) -> list[Sequence[Any]]:
+    def _read(self, batch: pa.RecordBatch, row: int) -> Values | LakewardError:
         try:
-            return self._calls.read(batch, row)
+            return next(zip(*self._calls.read(batch, row), strict=True))
         except LakewardError as error:
             error.place_rows(lambda row: None)  # the batch came a while ago: the row is not one of the source's latest
-            raise
+            return error
 
     def work(self, rows: Sequence[Values]) -> Work:
         """A call for some rows."""
@@ -139,18 +140,28 @@ class Target:
 
     def shown(self, rows: Sequence[Values]) -> str:
         """How many rows a call has, for errors."""
-        return f"{len(rows)} rows" if self._in_lists else "a row"
+        return f"{len(rows)} rows" if len(rows) > 1 else "a row"
 
     def row(self, rows: Sequence[Values]) -> FailedRow:
         """The row of a call, or the first of them, for errors."""
-        label = "first row" if self._in_lists else "row"
+        label = "first row" if len(rows) > 1 else "row"
         return FailedRow(self._calls.row(rows[0]), label=label)
 
-    def failure(self, error: Exception, rows: Sequence[Values]) -> UserCodeError:
+    def failure(self, error: Exception, rows: Sequence[Values]) -> LakewardError:
         """The error of a call that raised."""
+        if isinstance(error, LakewardError):
+            error.trace = error.trace or user_trace(error) or definition(self._function)
+            return error.about(self.row(rows))
         if self._in_lists:
-            return call_error(self._function, error, self.shown(rows), row=self.row(rows))
+            given = self.shown(rows) if len(rows) > 1 else ""
+            return call_error(self._function, error, given, ROW_HINT, row=self.row(rows))
         return self._calls.failure(error, rows[0], None)
+
+    def misfit(self, error: UserCodeError, values: Values) -> UserCodeError:
+        """The error of an answer that does not fit, with the row that it was made of."""
+        error.trace = error.trace or definition(self._function)
+        error.about(self.row([values]))
+        return error
 
 
 def _kind(value: Any) -> str:

@@ -119,7 +119,7 @@ class OnError:
 
         The waits block the operator, and with it its whole task: they are cut off after ten seconds for the rows of one
         batch together, and rows that fail after that are not tried again. When all calls have failed the job ends,
-        unless `then` says something else.
+        unless `then` says something else. (`map_async` has `retries=` instead, whose waits block nothing.)
 
         >>> str(OnError.retry(attempts=4, backoff="50ms"))
         'retry 4x, then fail'
@@ -273,17 +273,22 @@ class RowErrors:
                 return again()
             except LakewardError as later:
                 error = later
-            if not _is_of_row(error):
+            if not is_of_row(error):
                 break
         if tries > 1:
             error.add(f" (called {tries} times)")
-        if self.policy.last == "fail" or not _is_of_row(error):
+        if self.policy.last == "fail" or not is_of_row(error):
             raise error
         return error
 
-    def note(self, error: LakewardError) -> None:
-        """The row of an error has failed for good: it is left out, or goes to the side output with the batch."""
-        index = error.rows[0].index if error.rows else None
+    def note(self, error: LakewardError, row: int | None = None) -> None:
+        """The row of an error has failed for good: it is left out, or goes to the side output with the batch.
+
+        Args:
+            error: What is wrong.
+            row: The row's place in the batch that `send` will get; None: the error says it.
+        """
+        index = error.rows[0].index if error.rows and row is None else row
         if index is None:
             raise InternalError("an error of a row does not say which row it is") from error
         error.hide(self._context.redaction)
@@ -311,7 +316,7 @@ class RowErrors:
             self._write(None)
 
     def _waits(self, error: LakewardError) -> Iterator[float]:
-        for wait_ms in self.policy.waits_ms if _is_of_row(error) else ():
+        for wait_ms in self.policy.waits_ms if is_of_row(error) else ():
             if self._waited_ms + wait_ms > RETRY_WAIT_MAX_MS:
                 return
             self._waited_ms += wait_ms
@@ -342,6 +347,6 @@ class RowErrors:
         self._unlogged = 0
 
 
-def _is_of_row(error: LakewardError) -> bool:
+def is_of_row(error: LakewardError) -> bool:
     """Whether a row is at fault, or what the user's function made of it; not the job as written, nor Lakeward."""
     return isinstance(error, UserCodeError | RecordError)

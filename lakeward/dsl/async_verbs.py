@@ -11,6 +11,7 @@ from lakeward.engine.core.expect import expect, expect_choice, expect_whole
 from lakeward.operators.async_map import AsyncMap
 from lakeward.operators.async_options import AsyncFunction, AsyncOptions, AsyncRetry, OnTimeout
 from lakeward.operators.async_target import invoked
+from lakeward.operators.error_policy import FAIL, OnError
 from lakeward.operators.signatures import output_schema_of
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class AsyncVerbs:
         retries: AsyncRetry = _RETRY,
         batch_rows: int | None = None,
         columns: Sequence[str] | None = None,
+        on_error: OnError = FAIL,
         uid: str | None = None,
         parallelism: int | None = None,
     ) -> DataStream:
@@ -81,6 +83,10 @@ class AsyncVerbs:
                 return a list with one answer for each, in their order: for model inference. A call is not held back to
                 fill its list; rows gather while `capacity` is used up.
             columns: The columns whose values the function gets, as for `map`.
+            on_error: What becomes of a row whose calls have failed, with all `retries`, or took too long where
+                `on_timeout` is "fail", or whose answer does not fit: `OnError.fail()`, `.skip()` or
+                `.side_output(tag)`. Of a call with `batch_rows` the rows at fault are found by calls for halves of it,
+                each with tries and a timeout of its own.
             uid: The operator's name in checkpoints; give one, since it has state.
             parallelism: Its subtasks.
 
@@ -89,8 +95,8 @@ class AsyncVerbs:
 
         Raises:
             GraphError: The type of the rows it returns is not known, or it cannot be called so.
-            SchemaError: It has a parameter that is no column, or an annotation that does not fit its column; or the
-                stream takes rows back.
+            SchemaError: It has a parameter that is no column, or an annotation that does not fit its column; the stream
+                takes rows back; or its failed rows would have two columns of one name.
             ConfigError: An option has a value that cannot work.
         """
         stream = self._called()
@@ -104,12 +110,13 @@ class AsyncVerbs:
                 _timeout_ms(timeout),
                 _on_timeout(on_timeout),
                 _retry(retries),
+                _on_error(on_error),
             )
         )
         chosen = stream._chosen(columns)
         schema = stream._work(lambda: output_schema_of(invoked(function), returns))
         work = stream._work(lambda: AsyncMap(function, stream.schema, schema, returns, chosen, options))
-        return stream._then("map_async", work, schema, uid, parallelism)
+        return stream._then_guarded("map_async", work, schema, on_error, (uid, parallelism))
 
 
 def _check(stream: DataStream, function: object) -> None:
@@ -144,6 +151,11 @@ def _on_timeout(on_timeout: OnTimeout) -> OnTimeout:
     if not callable(on_timeout):
         expect_choice(on_timeout, ("fail", "null"), "map_async: on_timeout")
     return on_timeout
+
+
+def _on_error(on_error: OnError) -> OnError:
+    expect(on_error, OnError, "map_async: on_error", "give lw.OnError.skip(), for example")
+    return on_error
 
 
 def _retry(retries: AsyncRetry) -> AsyncRetry:
