@@ -19,6 +19,7 @@ from lakeward.engine.api.operator import AsyncOperator, Operator, OperatorFactor
 from lakeward.engine.core.errors import GraphError, SchemaError, UserCodeError
 from lakeward.engine.core.ids import CheckpointId
 from lakeward.engine.core.json_types import JsonObject
+from lakeward.engine.core.messages import WATERMARK_MIN_US, Watermark
 from lakeward.operators.arguments import call_error
 from lakeward.operators.async_calling import Calling, Targets
 from lakeward.operators.async_options import AsyncFunction, AsyncOptions
@@ -179,6 +180,9 @@ class AsyncMapOperator(AsyncOperator):
         self._read = config.read
         self._queue = AsyncQueue(config.options.ordered)
         self._saved = SavedRows(pa.schema([config.input_schema.field(name) for name in self._read]))
+        self._restored_watermarks: list[int] = []
+        self._newest = Watermark(WATERMARK_MIN_US)
+        """The last watermark that has come, or before the restore."""
         self._port: AsyncCalls | None = None
         self._calling: Calling | None = None
         self._is_open = False
@@ -189,9 +193,12 @@ class AsyncMapOperator(AsyncOperator):
         self._port = context.async_calls(threads)
         self._calling = Calling(self._targets, self._options, self._port, context, self._queue)
         self._errors.open(context)
-        restored = self._saved.open(context)
-        if restored.num_rows:
-            self._queue.add(restored, self._targets.function.values(restored))
+        for one in self._saved.open(context):
+            if isinstance(one, int):
+                self._restored_watermarks.append(one)
+                self.hold(Watermark(one))
+            else:
+                self._queue.add(one, self._targets.function.values(one))
         if isinstance(self._function, AsyncFunction):
             self._run(self._function.open)
             self._is_open = True
@@ -202,9 +209,16 @@ class AsyncMapOperator(AsyncOperator):
         self._queue.add(rows, self._targets.function.values(rows))
         self._begin()
 
-    def on_watermark(self, timestamp_us: int, out: Output) -> None:
+    def hold(self, watermark: Watermark) -> None:
         """Note where it stands among the rows."""
-        self._queue.mark()
+        reached_us = max(watermark.timestamp_us, self._newest.timestamp_us)
+        self._newest = Watermark(reached_us, watermark.idle)
+        self._queue.mark(reached_us)
+
+    @property
+    def restored_watermarks(self) -> Sequence[int]:
+        """Those between the rows that were in flight, and behind them."""
+        return self._restored_watermarks
 
     @property
     def has_room(self) -> bool:
@@ -230,9 +244,9 @@ class AsyncMapOperator(AsyncOperator):
         return busy
 
     def snapshot(self, checkpoint: CheckpointId) -> JsonObject | None:
-        """Save the rows that have not been sent."""
+        """Save the rows that have not been sent, and the watermarks between them."""
         self._saved.save(list(self._queue.unsent()))
-        return None
+        return self._saved.marks(self._queue.marks(), self._newest)
 
     def close(self) -> None:
         """Give up what runs, then close the function's client."""

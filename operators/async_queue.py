@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import groupby, islice, takewhile
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,18 @@ from lakeward.engine.core.errors import LakewardError
 
 Values = tuple[Any, ...]
 """The arguments of a function for one row."""
+
+
+class Mark(NamedTuple):
+    """A watermark among rows.
+
+    Args:
+        place: So many rows stand in front of it.
+        watermark_us: Event time.
+    """
+
+    place: int
+    watermark_us: int
 
 
 class QueuedRow:
@@ -52,7 +64,7 @@ class QueuedRow:
 class _Segment:
     """Rows between two watermarks."""
 
-    __slots__ = ("answered", "is_closed", "rows", "waiting")
+    __slots__ = ("answered", "end_us", "rows", "waiting")
 
     def __init__(self) -> None:
         self.rows: dict[QueuedRow, None] = {}
@@ -60,12 +72,13 @@ class _Segment:
         self.answered: list[QueuedRow] = []
         """Those that have been answered since the last look, in the order of their answers."""
         self.waiting = 0
-        self.is_closed = False
+        self.end_us: int | None = None
+        """The watermark behind it; None: it has not come."""
 
     @property
     def is_over(self) -> bool:
         """Whether the watermark behind it may go."""
-        return self.is_closed and not self.rows and not self.waiting
+        return self.end_us is not None and not self.rows and not self.waiting
 
     def take(self, ordered: bool) -> list[QueuedRow]:
         """Remove the rows that may be sent."""
@@ -117,9 +130,9 @@ class AsyncQueue:
         self.waiting += batch.num_rows
         self._arrivals.append(_Arrival(batch, iter(values), segment))
 
-    def mark(self) -> None:
+    def mark(self, watermark_us: int) -> None:
         """A watermark has come."""
-        self._segments[-1].is_closed = True
+        self._segments[-1].end_us = watermark_us
         self._segments.append(_Segment())
 
     def begin(self, count: int) -> list[QueuedRow]:
@@ -174,3 +187,16 @@ class AsyncQueue:
             some = list(rows)
             yield some[0].batch.take(pa.array(np.array([row.place for row in some], np.int64)))
         yield from (arrival.batch.slice(arrival.next) for arrival in self._arrivals)
+
+    def marks(self) -> list[Mark]:
+        """The watermarks among these rows, the latest one where several stand together."""
+        found: list[Mark] = []
+        before = 0
+        for segment in self._segments:
+            before += len(segment.rows) + segment.waiting
+            if segment.end_us is None:
+                continue
+            if found and found[-1].place == before:
+                found.pop()
+            found.append(Mark(before, segment.end_us))
+        return found

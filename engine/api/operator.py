@@ -12,6 +12,7 @@ from lakeward.engine.api.context import AsyncOutput, OperatorContext, Output
 from lakeward.engine.api.expression import Comparison
 from lakeward.engine.core.ids import CheckpointId
 from lakeward.engine.core.json_types import JsonObject
+from lakeward.engine.core.messages import Watermark
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +97,20 @@ class Operator(ABC):
 class AsyncOperator(Operator):
     """An operator whose rows may leave later than they came, while others come in (Flink's AsyncWaitOperator).
 
-    Watermarks do not travel on when `on_watermark` returns: it notes where each one stands among the rows, and `poll`
-    lets it go by `out.emit_watermark()`, once for each and in their order. The end of the input follows the last one.
-    Rows that have not left are part of checkpoints; nothing is waited for at a barrier.
+    Watermarks come to `hold` instead of `on_watermark`, and do not travel on when it returns: it notes where each one
+    stands among the rows, and `poll` lets it go by `out.emit_watermark()`, once for each and in their order. The end of
+    the input follows the last one. Rows that have not left are part of checkpoints, with the watermarks between them;
+    nothing is waited for at a barrier.
     """
+
+    @abstractmethod
+    def hold(self, watermark: Watermark) -> None:
+        """Event time has come to here, or the input has fallen idle: note where that stands among the rows."""
+
+    @property
+    def restored_watermarks(self) -> Sequence[int]:
+        """After `open`: those that stood among rows that it has taken back, in microseconds; to be let go first."""
+        return ()
 
     @property
     @abstractmethod
@@ -113,7 +124,7 @@ class AsyncOperator(Operator):
 
     @abstractmethod
     def poll(self, out: AsyncOutput) -> bool:
-        """Send what is ready. Called before every step of the task and after each `on_watermark`; must not wait.
+        """Send what is ready. Called before every step of the task and after each `hold`; must not wait.
 
         Returns:
             Whether anything has happened.

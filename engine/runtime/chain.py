@@ -102,7 +102,7 @@ class ChainedOperator:
                 return self._end(signal)
             if isinstance(self.operator, AsyncOperator):
                 self.held.append(signal)
-                self.operator.on_watermark(signal.timestamp_us, self.out)
+                self.operator.hold(signal)
                 self.operator.poll(self.out)
                 return None
             self.operator.on_watermark(signal.timestamp_us, self.out)
@@ -174,6 +174,8 @@ class Chain:
         for chained in reversed(self._operators):
             with errors_named(chained.node):
                 chained.operator.open(chained.context)
+        for chained, operator in self._waiting:
+            chained.held.extend(map(Watermark, operator.restored_watermarks))
 
     @property
     def nodes(self) -> list[Node]:

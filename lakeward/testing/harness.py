@@ -27,7 +27,7 @@ from lakeward.engine.core.errors import ConfigError
 from lakeward.engine.core.ids import CheckpointId, JobId, OperatorId, SubtaskIndex
 from lakeward.engine.core.json_types import JsonObject
 from lakeward.engine.core.keygroups import MAX_PARALLELISM_DEFAULT, key_group_range
-from lakeward.engine.core.messages import WATERMARK_MAX_US
+from lakeward.engine.core.messages import WATERMARK_MAX_US, Watermark
 from lakeward.engine.core.redaction import SECRETS_ONLY, Redaction
 from lakeward.engine.runtime.async_calls import SteppedCalls
 from lakeward.engine.state.backend import RestoreSource, StateBackend
@@ -142,6 +142,8 @@ class OperatorHarness:
         except BaseException:
             self.close()
             raise
+        if isinstance(self.operator, AsyncOperator):
+            self._out.held.extend(self.operator.restored_watermarks)
 
     @classmethod
     def restore(
@@ -182,16 +184,19 @@ class OperatorHarness:
             return pa.concat_batches(batches) if batches else pa.RecordBatch.from_pylist([], schema=rows.schema)
         return pa.RecordBatch.from_pylist([dict(row) for row in rows], schema=schema)
 
-    def watermark(self, time: int | datetime) -> None:
+    def watermark(self, time: int | datetime, *, idle: bool = False) -> None:
         """Event time has come to here.
 
         Args:
             time: Microseconds since 1970 UTC, or a datetime with a time zone.
+            idle: Whether the input falls idle here, which only an `AsyncOperator` is told.
         """
         if isinstance(self.operator, AsyncOperator):
             self._out.held.append(to_us(time))
-        self.operator.on_watermark(to_us(time), self._out)
-        self.poll()
+            self.operator.hold(Watermark(to_us(time), idle))
+            self.operator.poll(self._out)
+        else:
+            self.operator.on_watermark(to_us(time), self._out)
 
     def poll(self) -> None:
         """Let an `AsyncOperator` send what is ready, as the worker does before every step."""
