@@ -121,8 +121,8 @@ class Calling:
             if call is not None:  # else it was given up
                 self._settle(call, one)
         now_ms = self._clock.monotonic_ms()
-        self._expire(now_ms)
         self._try_again(now_ms)
+        self._expire(now_ms)
         return bool(finished)
 
     def _deadline_ms(self) -> int:
@@ -191,9 +191,15 @@ class Calling:
     def _try_again(self, now_ms: int) -> None:
         due = []
         while self._resting and self._resting[0][0] <= now_ms:
-            call = heapq.heappop(self._resting)[2]
-            if call in self._unanswered:
-                due.append(call)
+            due_ms, _, call = heapq.heappop(self._resting)
+            if call not in self._unanswered or call.deadline_ms <= due_ms:
+                continue
+            if call.deadline_ms <= now_ms:
+                # Its try was due in time, but nobody looked: receivers were behind. That is not the row's fault.
+                del self._unanswered[call]
+                self._unanswered[call] = None
+                call.deadline_ms = self._deadline_ms()
+            due.append(call)
         self._start(due)
 
     def _expire(self, now_ms: int) -> None:

@@ -228,9 +228,21 @@ def test_the_timeout_covers_all_tries_and_names_the_last_error() -> None:
         for _ in range(2):
             harness.finish()
             harness.tick(1999)
+        harness.tick(1)
         expected = r"(?s)no answer within 5 s on a row; the last try raised ConnectionError: refused.*row: .*'n': 5"
         with pytest.raises(ExternalCallError, match=expected):
-            harness.tick(1002)
+            harness.tick(1001)
+
+
+def test_a_try_that_was_due_in_time_is_made_although_nobody_looked_while_receivers_were_behind() -> None:
+    with OperatorHarness(mapped(Flaky(1), timeout_ms=5000, on_timeout="null"), SCHEMA) as harness:
+        harness.send(rows(5))
+        harness.finish()
+        harness.clock.advance_ms(60_000)
+        harness.poll()
+        harness.finish()
+        assert harness.take() == [{"n": 5, "twice": 10}]
+        assert harness.counter("timeouts") == 0
 
 
 class Mute(Exception):
