@@ -16,10 +16,9 @@ from lakeward.engine.core.user_frames import user_trace
 from lakeward.operators.arguments import Calls, definition
 from lakeward.operators.error_policy import FAILED, RowErrors
 from lakeward.operators.rows import CHUNK_ROWS, RowWriter
+from lakeward.operators.single_rows import SUSPECTS, is_single, single_error
 
 Arrays = list[pa.Array]
-
-_NOT_ROWS = (dict, str, bytes)
 
 
 class Chunk(NamedTuple):
@@ -126,16 +125,22 @@ class GuardedCalls:
         results: list[Any] = []
         ends: list[int] = []
         calls = zip(*chunk.values, strict=True)
+        found: Any = None
         while True:
             try:
                 for values in calls:
                     found = call(*values)
                     if found is not None:
-                        results.extend(found if not isinstance(found, _NOT_ROWS) else self._refuse(found))
+                        if isinstance(found, SUSPECTS) and is_single(found):
+                            raise single_error(self._calls.name, found)
+                        results.extend(found)
                     ends.append(len(results))
                 return Results(results, chunk.rows, ends)
             except Exception as error:
                 del results[ends[-1] if ends else 0 :]
+                if isinstance(error, TypeError) and found is not None and is_single(found):
+                    error = single_error(self._calls.name, found)  # what it returned cannot be iterated over
+                found = None
                 again = self.settle(error, chunk, chunk.first + len(ends), self._call_for_list)
                 results.extend([] if again is FAILED else again)
                 ends.append(len(results))
@@ -146,14 +151,11 @@ class GuardedCalls:
 
     def _call_for_list(self, *values: Any) -> list[Any]:
         found = self._calls.call(*values)
-        return list(self._refuse(found) if isinstance(found, _NOT_ROWS) else found or ())
-
-    def _refuse(self, found: Any) -> list[Any]:
-        raise UserCodeError(
-            f"{self._calls.name} returned a single {type(found).__name__}",
-            hint="flat_map wants an iterable of rows: return [row], or yield row",
-            rows=(FailedRow(found, label="result"),),
-        )
+        if found is None:
+            return []
+        if is_single(found):
+            raise single_error(self._calls.name, found)
+        return list(found)
 
     def settle(self, error: Exception, chunk: Chunk, row: int, call: Callable[..., Any]) -> Any:
         """What becomes of a row for which `call` raised: a result after all, or `FAILED`."""

@@ -22,7 +22,8 @@ from lakeward.engine.core.ids import CheckpointId
 from lakeward.engine.core.json_types import JsonObject
 from lakeward.engine.core.messages import WATERMARK_MAX_US
 from lakeward.engine.core.redaction import FailedRow
-from lakeward.operators.arguments import ROW_HINT, call_error
+from lakeward.engine.core.user_frames import user_trace
+from lakeward.operators.arguments import ROW_HINT, call_error, definition
 from lakeward.operators.error_policy import FAIL, OnError, RowErrors
 from lakeward.operators.function_names import function_name
 from lakeward.operators.grouping import plain
@@ -44,6 +45,7 @@ from lakeward.operators.process.timers import DueTimers, TimerQueue
 from lakeward.operators.row_values import optional_keys
 from lakeward.operators.rows import RowReader, RowWriter
 from lakeward.operators.signatures import result_of
+from lakeward.operators.single_rows import SUSPECTS, is_single, single_error
 from lakeward.operators.windows.columns import Rows, group_rows
 from lakeward.operators.windows.progress import Progress
 from lakeward.operators.windows.timed import KeyTypes, event_times_us, key_types
@@ -94,15 +96,20 @@ class RowResults:
         self._parts: list[pa.RecordBatch] = []
 
     def extend(self, found: Iterable[Any]) -> None:
-        """Take rows over."""
-        if isinstance(found, dict | str | bytes) or hasattr(found, "_fields"):
-            raise UserCodeError(
-                f"{self._name} returned a single {type(found).__name__}",
-                hint="a process function gives any number of rows: yield row, or return [row]",
-                rows=(FailedRow(found, label="result"),),
-            )
+        """Take rows over.
+
+        Raises:
+            UserCodeError: It is one row, or no row at all.
+        """
+        if isinstance(found, SUSPECTS) and is_single(found):
+            raise single_error(self._name, found)
         rows = self._rows
-        rows.extend(found)
+        try:
+            rows.extend(found)
+        except TypeError:
+            if is_single(found):
+                raise single_error(self._name, found) from None
+            raise
         if len(rows) >= _ROWS_A_PART:
             self.mark()
 
@@ -398,7 +405,7 @@ class ProcessOperator(FunctionOperator):
         except LakewardError as error:
             if results.is_writing:
                 raise
-            raise error.about(FailedRow(row, at, label)) from error.__cause__
+            raise _told(error, call, FailedRow(row, at, label)) from error.__cause__
         except Exception as error:
             raise call_error(call, error, row=FailedRow(row, at, label), hint=ROW_HINT) from error
 
@@ -451,14 +458,23 @@ class ProcessOperator(FunctionOperator):
                 found = call(moment, context)
                 if found is not None:
                     results.extend(found)
-        except LakewardError:
-            raise
+        except LakewardError as error:
+            raise _told(error, call, self._current_key()) from error.__cause__
         except Exception as error:
-            key = FailedRow(dict(zip(self._spec.inputs[0].keys, batch.key_values, strict=True)), label="key")
-            raise call_error(call, error, f"the timer of {moment}", row=key) from error
+            raise call_error(call, error, f"the timer of {moment}", row=self._current_key()) from error
         finally:
             context.time_domain = None
         self._finish(out)
+
+    def _current_key(self) -> FailedRow:
+        """The key whose timer has come, for errors."""
+        return FailedRow(dict(zip(self._spec.inputs[0].keys, self._batch.key_values, strict=True)), label="key")
+
+
+def _told(error: LakewardError, function: Any, row: FailedRow) -> LakewardError:
+    """An error of Lakeward's, with what the function was called with and its line."""
+    error.trace = error.trace or user_trace(error) or definition(function)
+    return error.about(row)
 
 
 def keys_of(given: ProcessInput, batch: pa.RecordBatch) -> tuple[list[pa.Array], Rows | None]:

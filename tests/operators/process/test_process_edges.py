@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -257,3 +257,46 @@ def test_a_broadcast_row_that_is_asked_for_its_key_is_told_that_it_has_none() ->
     result = rows.key_by("k").connect(rules.broadcast()).process(KeyOfARule(), returns=SHOWN)
     with pytest.raises(UserCodeError, match="a key is asked for where there is none"):
         result.execute_and_collect()
+
+
+class Shown(NamedTuple):
+    shown: str
+
+
+@pytest.mark.parametrize("single", [Touched(1), Shown("a"), ("a", 1), {"shown": "a"}, "a", 5, True, object()])
+def test_one_row_instead_of_a_list_of_it_is_told_to_be_yielded(single: Any) -> None:
+    class OfTimers(lw.KeyedProcessFunction):
+        def process(self, row: dict[str, Any], ctx: lw.KeyedContext) -> None:
+            ctx.timers.register_event_time(0)
+
+        def on_timer(self, timestamp: dt.datetime, ctx: lw.KeyedContext) -> Any:
+            return single
+
+    rows = lw.StreamExecutionEnvironment().from_collection([{"k": 1}])
+    for run, given in (
+        (lambda: shown(lambda row: single, 1), "row: {'k': 1"),
+        (lambda: shown(OfTimers(), 1), "key: {'k': 1}"),
+        (lambda: rows.flat_map(lambda row: single, returns=SHOWN).execute_and_collect(), "row: {'k': 1}"),
+    ):
+        with pytest.raises(UserCodeError, match=f"returned a single {type(single).__name__}") as caught:
+            run()
+        assert "yield row, or return [row]" in caught.value.hint
+        assert given in str(caught.value)
+        assert "test_process_edges.py" in str(caught.value.trace[-1])
+
+
+def test_a_function_that_gives_one_row_by_mistake_fails_for_that_row_alone() -> None:
+    rows = lw.StreamExecutionEnvironment().from_collection([{"n": n} for n in range(4)])
+    made = rows.flat_map(
+        lambda row: row["n"] if row["n"] % 2 else [row], returns={"n": int}, on_error=lw.OnError.skip()
+    )
+    assert made.execute_and_collect()["n"].to_pylist() == [0, 2]
+
+
+def test_a_type_error_behind_the_first_row_of_a_generator_is_the_functions_own() -> None:
+    def broken(row: dict[str, Any]) -> Any:
+        yield {"shown": "a"}
+        yield {"shown": "a" + 1}  # type: ignore[operator]  # the mistake
+
+    with pytest.raises(UserCodeError, match="raised TypeError: can only concatenate"):
+        shown(broken, 1)
