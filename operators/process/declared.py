@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, get_args, get_origin
+from typing import Any, ClassVar, get_args, get_origin
 
 from lakeward.engine.api.row_types import resolve_annotation
 from lakeward.engine.core.errors import GraphError, LakewardError, SchemaError
+from lakeward.engine.core.expect import user_location
 from lakeward.operators.function_names import function_name, plain_function
 from lakeward.operators.process.forms import ValueForm
 from lakeward.operators.process.states import (
@@ -90,6 +92,29 @@ def _given(base: type, name: str) -> Any:
     return field.default if inspect.ismemberdescriptor(given) and field is not None else given
 
 
+def refuse_state_arguments(function_class: type) -> None:
+    """Refuse a dataclass of which a state is a field without a value: its constructor would want the state.
+
+    Raises:
+        GraphError: It is; says how to declare it.
+    """
+    if not dataclasses.is_dataclass(function_class):
+        return
+    wanted = inspect.signature(function_class.__init__).parameters
+    hints = {name: hint for base in reversed(function_class.__mro__) for name, hint in _hints(base).items()}
+    for field in dataclasses.fields(function_class):
+        kind = _state_class(hints.get(field.name))
+        given = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+        if kind is None or given or field.name not in wanted:
+            continue
+        raise GraphError(
+            f"{function_class.__qualname__} is a dataclass, and so its constructor wants the state '{field.name}'",
+            hint=f"declare it as none of its fields: {field.name} = lw.{kind.__name__}(...), "
+            f"or {field.name}: ClassVar[lw.{kind.__name__}[...]]",
+            location=user_location(),
+        )
+
+
 def states_of_function(function: Callable[..., Any], hints: Mapping[str, Any]) -> dict[str, Declared]:
     """The states that a plain function takes as parameters: annotated, perhaps with a declaration as the default.
 
@@ -123,7 +148,7 @@ def declared(name: str, state: State | None, hint: Any, owner: str) -> Declared:
     elif kind is not None and not isinstance(state, kind):
         raise GraphError(f"{owner}: '{name}' is annotated {kind.__name__}, but is a {type(state).__name__}")
     what = f"state '{name}'"
-    args = get_args(hint) if kind is not None else ()
+    args = get_args(_bare(hint)) if kind is not None else ()
     try:
         types = _types(state, args)
         if any(one is None for one in types):
@@ -152,8 +177,13 @@ def _or(given: Any, annotated: Any) -> Any:
 
 
 def _state_class(hint: Any) -> type[State] | None:
-    origin = get_origin(hint) or hint
+    origin = get_origin(_bare(hint)) or _bare(hint)
     return origin if isinstance(origin, type) and issubclass(origin, State) else None
+
+
+def _bare(hint: Any) -> Any:
+    """An annotation without the `ClassVar` around it, which keeps it out of the fields of a dataclass."""
+    return get_args(hint)[0] if get_origin(hint) is ClassVar else hint
 
 
 def _hints(base: type) -> dict[str, Any]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Any
+from typing import Any, Self
 
 import pyarrow as pa
 
 from lakeward.engine.core.errors import UserCodeError
 from lakeward.operators.process.contexts import FunctionContext, KeyedBatchContext, KeyedContext, ProcessContext
+from lakeward.operators.process.declared import refuse_state_arguments
 
 Rows = Iterable[Any] | None
 """What a function gives back: rows, yielded or in a list; None: none."""
@@ -18,6 +19,11 @@ Rows = Iterable[Any] | None
 
 class Function(ABC):  # noqa: B024 (nothing is abstract that all functions have)
     """Base of all functions. Each subtask works with a shallow copy of the object that the job was given."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Refuse a dataclass that wants its states as arguments: Python would only say that one is missing."""
+        refuse_state_arguments(cls)
+        return super().__new__(cls)
 
     def open(self, ctx: FunctionContext) -> None:  # noqa: B027
         """Called in each subtask before its first row: open clients here. There is no key yet, and so no state."""

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 import lakeward as lw
-from lakeward.engine.core.errors import UserCodeError
+from lakeward.engine.core.errors import GraphError, UserCodeError
 
 NOON = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
 SHOWN = {"shown": str}
@@ -138,6 +138,64 @@ class Slotted(lw.KeyedProcessFunction):
 
 def test_a_state_of_a_dataclass_with_slots_has_its_default() -> None:
     assert shown(Slotted(2), 2) == ["7", "9"]
+
+
+class Counts(lw.KeyedProcessFunction):
+    def process(self, row: dict[str, Any], ctx: lw.KeyedContext) -> Any:
+        count: lw.ValueState[int] = getattr(self, "count")  # noqa: B009 (each subclass declares it in its own way)
+        count.value = (count.value or 0) + 1
+        yield {"shown": str(count.value)}
+
+
+@dataclass
+class WantsItsState(Counts):
+    step: int
+    count: lw.ValueState[int]
+
+
+@dataclass
+class WantsItsInheritedState(WantsItsState):
+    more: int = 0
+
+
+@dataclass
+class OfTheClass(Counts):
+    count: ClassVar[lw.ValueState[int]]
+    step: int
+
+
+@dataclass
+class ByAValue(Counts):
+    count = lw.ValueState(int)
+    step: int
+
+
+@dataclass
+class NoArgument(Counts):
+    step: int
+    count: lw.ValueState[int] = field(init=False)
+
+
+@dataclass
+class WithItsOwnConstructor(Counts):
+    count: lw.ValueState[int]
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+
+@pytest.mark.parametrize("make", [WantsItsState, WantsItsInheritedState])
+@pytest.mark.parametrize("given", [(), (1,), (1, None)])
+def test_a_dataclass_that_wants_its_state_as_an_argument_is_told_how_to_declare_it(make: Any, given: Any) -> None:
+    with pytest.raises(GraphError, match="its constructor wants the state 'count'") as caught:
+        make(*given)
+    assert "count = lw.ValueState(...), or count: ClassVar[lw.ValueState[...]]" in caught.value.hint
+    assert "test_process_edges.py" in caught.value.location
+
+
+@pytest.mark.parametrize("make", [OfTheClass, ByAValue, NoArgument, WithItsOwnConstructor])
+def test_a_dataclass_has_states_that_are_no_arguments(make: Any) -> None:
+    assert shown(make(1), 2) == ["1", "2"]
 
 
 class InInit(lw.KeyedProcessFunction):
