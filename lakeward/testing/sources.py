@@ -14,15 +14,17 @@ from lakeward.engine.api.row_types import SchemaLike, given_schema
 from lakeward.engine.api.source import ReaderContext, Source, SourceReader, Split, SplitBatch, SplitFinished
 from lakeward.engine.core.clock import Clock
 from lakeward.engine.core.errors import ConfigError, SourceError
-from lakeward.engine.core.expect import expect, user_location
+from lakeward.engine.core.expect import expect, expect_whole
 from lakeward.engine.core.ids import CheckpointId, SplitId
 from lakeward.engine.core.json_types import JsonObject
-from lakeward.engine.core.names import did_you_mean
+from lakeward.testing.batches import ROWS_HINT, batch_of, checked_batch
 from lakeward.testing.crash import SimulatedCrash
 from lakeward.testing.times import to_us
 
 PAUSE_MS = 1_000
 """How long `PAUSE` is when nothing is said."""
+
+_HINT = f"a script is a list of steps; {ROWS_HINT}; between batches stand marks: BARRIER, ABORT, ..."
 
 
 class Mark(Enum):
@@ -47,6 +49,9 @@ class Pause:
 
     duration_ms: int
 
+    def __post_init__(self) -> None:
+        expect_whole(self.duration_ms, "PAUSE: duration_ms", least=0)
+
     def __call__(self, duration_ms: int) -> Pause:
         """A pause of another length."""
         return Pause(duration_ms)
@@ -64,9 +69,15 @@ class Watermark:
 
     Args:
         at: Microseconds since 1970 UTC, or a datetime with a time zone.
+
+    Raises:
+        ConfigError: It is neither.
     """
 
     at: int | datetime
+
+    def __post_init__(self) -> None:
+        to_us(self.at)
 
     @property
     def at_us(self) -> int:
@@ -110,37 +121,34 @@ class ScriptedSource(Source):
         bounded: Whether the scripts' end is the end of the input.
 
     Raises:
-        ConfigError: A step of a script is neither rows nor a mark, or a row has a column that the schema lacks.
+        ConfigError: A step of a script is neither rows nor a mark, a batch has another schema, or a row has a column
+            that the schema lacks or a value that does not fit. Scripts, steps and rows are counted from 0.
 
     Guarantees: replayable from any batch; a run reads each batch at most once.
     """
 
     def __init__(self, schema: SchemaLike, *scripts: Sequence[Item], bounded: bool = True) -> None:
         self._schema = given_schema(schema, "the schema of a script")
+        expect(bounded, bool, "ScriptedSource: bounded", "give True or False")
         self._bounded = bounded
-        self.scripts = [[self._item(item) for item in script] for script in scripts]
+        self.scripts = [self._items(script, number) for number, script in enumerate(scripts)]
         self.passed: set[tuple[SplitId, int]] = set()
         """Marks that lie behind, by split and place in its script."""
         self.attended = False
         """Whether somebody is there who stops and starts the job again: a `JobHarness` says so."""
         self._stopping = False
 
-    def _item(self, item: Item) -> pa.RecordBatch | Mark | Pause | Watermark:
-        if isinstance(item, Mark | Pause | Watermark | pa.RecordBatch):
+    def _items(self, script: Sequence[Item], number: int) -> list[pa.RecordBatch | Mark | Pause | Watermark]:
+        expect(script, (list, tuple), f"script {number} of a ScriptedSource", _HINT)
+        return [self._item(item, f"step {step} of script {number}") for step, item in enumerate(script)]
+
+    def _item(self, item: Item, what: str) -> pa.RecordBatch | Mark | Pause | Watermark:
+        if isinstance(item, Mark | Pause | Watermark):
             return item
-        hint = 'a batch is a list of rows: [{"n": 1}, {"n": 2}]; between batches stand marks: BARRIER, ABORT, ...'
-        expect(item, (list, tuple), "a step of a script", hint)
-        for row in item:
-            expect(row, Mapping, "a row of a script", hint)
-            unknown = sorted(row.keys() - set(self._schema.names))
-            if unknown:
-                names = ", ".join(self._schema.names)
-                raise ConfigError(
-                    f"a row of a script has '{unknown[0]}', and its schema has only {names}",
-                    hint=did_you_mean(unknown[0], self._schema.names) or "add it to the schema",
-                    location=user_location(),
-                )
-        return pa.RecordBatch.from_pylist(list(item), schema=self._schema)
+        expect(item, (list, tuple, pa.RecordBatch), what, _HINT)
+        if isinstance(item, pa.RecordBatch):
+            return checked_batch(item, self._schema, what)
+        return batch_of(item, self._schema, what)
 
     @property
     def schema(self) -> pa.Schema:

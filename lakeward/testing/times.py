@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from lakeward.engine.core.errors import ConfigError
+from lakeward.engine.core.expect import expect
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -16,8 +17,9 @@ def to_us(time: int | datetime) -> int:
     (1000000, 7)
 
     Raises:
-        ConfigError: A datetime has no time zone.
+        ConfigError: It is neither a number nor a datetime, or a datetime without a time zone.
     """
+    expect(time, (int, datetime), "an event time", "give microseconds since 1970 UTC, or a datetime with a time zone")
     if isinstance(time, int):
         return time
     if time.tzinfo is None:

@@ -267,19 +267,6 @@ def test_two_runs_of_one_job_go_the_same_way() -> None:
     assert clock() == clock()
 
 
-@pytest.mark.parametrize("script", [["BARRIER"], [{"n": 1}], [[1]], [5], [None]])
-def test_a_step_of_a_script_that_is_neither_rows_nor_a_mark_is_refused(script: Any) -> None:
-    with pytest.raises(ConfigError, match="of a script cannot be"):
-        ScriptedSource({"n": int}, script)
-
-
-def test_a_misspelt_column_of_a_script_is_refused_where_it_is_written() -> None:
-    with pytest.raises(ConfigError, match="a row of a script has 'amuont', and its schema has only amount") as refused:
-        ScriptedSource({"amount": int}, [[{"amuont": 1}]])
-    assert "'amount'" in str(refused.value.hint)
-    assert "test_job_harness.py" in str(refused.value)
-
-
 @pytest.mark.parametrize("parallelism", [0, -1, "2"])
 def test_a_start_without_subtasks_is_refused(parallelism: Any) -> None:
     harness = JobHarness(lambda env: env.from_collection([{"n": 1}]).sink_to(CollectSink(), uid="out"))
