@@ -11,8 +11,12 @@ from typing import Any, TypeAlias
 
 import pyarrow as pa
 
-Rows: TypeAlias = Sequence[Mapping[str, Any]] | pa.Table
-"""Rows as dicts by column name, or an Arrow table."""
+from lakeward.engine.core.errors import ConfigError
+from lakeward.engine.core.expect import expect, user_location
+from lakeward.engine.core.names import did_you_mean
+
+Rows: TypeAlias = Sequence[Mapping[str, Any]] | pa.Table | pa.RecordBatch
+"""Rows as dicts by column name, or an Arrow table or batch."""
 
 Answer: TypeAlias = Rows | Mapping[str, Rows]
 """The rows of the only sink, or those of every sink by its uid."""
@@ -22,6 +26,56 @@ FLOAT_DIGITS = 9
 """Digits in which floating-point numbers are compared: sums differ in the last ones with the order of their rows."""
 
 _ONLY = ""
+
+
+_HINT = 'give a list of rows, [{"n": 1}, ...], or an Arrow table; of several sinks by their uids, {"out": [...]}'
+
+
+def check_answer(answer: object, what: str) -> None:
+    """Refuse what holds no rows.
+
+    >>> check_answer([{"n": 1}], "expected")
+
+    Raises:
+        ConfigError: It is neither rows nor rows by the uids of sinks.
+    """
+    if not isinstance(answer, Mapping):
+        _check_rows(answer, what)
+        return
+    for uid, rows in answer.items():
+        expect(uid, str, f"{what}: the uid of a sink", _HINT)
+        _check_rows(rows, f"{what}: the rows of sink '{uid}'")
+
+
+def _check_rows(rows: object, what: str) -> None:
+    expect(rows, (list, tuple, pa.Table, pa.RecordBatch), what, _HINT)
+    for number, row in enumerate(rows if isinstance(rows, list | tuple) else ()):
+        expect(row, Mapping, f"{what}: row {number}", _HINT)
+
+
+def check_sinks(expected: Answer, found: Answer) -> None:
+    """Refuse an expected answer that is not about the sinks that there are.
+
+    Raises:
+        ConfigError: It names another sink, or none where there are several.
+    """
+    wanted, there = by_sink(expected).keys(), by_sink(found).keys()
+    names = ", ".join(sorted(there)) if _ONLY not in there else "one without a name, of which read gives the rows"
+    if _ONLY in wanted and len(there) > 1:
+        raise ConfigError(
+            f"expected does not say of which sink; there are: {names}",
+            hint="give the rows of each by its uid: expected={"
+            + ", ".join(f'"{uid}": [...]' for uid in sorted(there))
+            + "}",
+            location=user_location(),
+        )
+    other = next((uid for uid in wanted if uid not in there and uid != _ONLY), None)
+    if other is not None:
+        raise ConfigError(
+            f"expected names the sink '{other}'; there are: {names}",
+            hint=did_you_mean(other, sorted(there)) or "give the uid of one",
+            location=user_location(),
+        )
 
 
 def by_sink(answer: Answer) -> dict[str, Rows]:
@@ -62,7 +116,7 @@ def _difference(found: Rows, expected: Rows) -> str:
 
 
 def _multiset(rows: Rows) -> Counter[str]:
-    listed: Sequence[Mapping[str, Any]] = rows.to_pylist() if isinstance(rows, pa.Table) else rows
+    listed: Sequence[Mapping[str, Any]] = rows.to_pylist() if isinstance(rows, pa.Table | pa.RecordBatch) else rows
     return Counter(_text(row) for row in listed)
 
 

@@ -14,10 +14,10 @@ from lakeward.engine.checkpoint.store import MemoryStore
 from lakeward.engine.core.errors import ConfigError, LakewardError
 from lakeward.engine.core.expect import expect, refusal
 from lakeward.engine.execute import JobDefinition
-from lakeward.testing.compare import Answer, differences
+from lakeward.testing.compare import Answer, check_answer, check_sinks, differences
 from lakeward.testing.crash import Life, SimulatedCrash
 from lakeward.testing.job_harness import JobHarness
-from lakeward.testing.jobs import Job, Read
+from lakeward.testing.jobs import Job, Read, check_job, check_read
 from lakeward.testing.simulation.faults import Faults
 from lakeward.testing.simulation.store import FaultyStore
 from lakeward.testing.taps import Tap
@@ -208,11 +208,12 @@ def assert_survives_crashes(
 
     Raises:
         AssertionError: Rows are lost or doubled; the text says after which crashes, and which rows.
-        ConfigError: A source has no end, there is nothing to compare, or nowhere to crash.
+        ConfigError: An argument is of a wrong kind, a source has no end, there is nothing to compare, or nowhere to
+            crash.
         LakewardError: The job cannot run, even without a crash.
     """
     chosen = _chosen(points)
-    answer, rows = straight_answer(job, read)
+    answer, rows = straight_answer(job, read, expected)
     wanted = answer if expected is None else expected
     _check("the job's answer is wrong before anything has crashed", differences(answer, wanted))
     batch_rows = max(1, -(-rows // CHECKPOINTS))
@@ -245,12 +246,23 @@ def _chosen(points: Collection[CrashPoint] | None) -> set[CrashPoint]:
     return set(points)
 
 
-def straight_answer(job: Job, read: Read | None) -> tuple[Answer, int]:
-    """The batch answer, and about how many rows the largest source has."""
+def straight_answer(job: Job, read: Read | None, expected: Answer | None) -> tuple[Answer, int]:
+    """The batch answer, and about how many rows the largest source has.
+
+    Raises:
+        ConfigError: What is expected is no answer, or not one of this job's sinks.
+    """
+    check_job(job)
+    check_read(read)
+    if expected is not None:
+        check_answer(expected, "expected")
     harness = JobHarness(job)
     runs = harness.run_to_end()
     rows = [counters.get("output_rows", 0) for run in runs for counters in run.metrics.values()]
-    return harness.answer(read), max(rows, default=0)
+    answer = harness.answer(read)
+    if expected is not None:
+        check_sinks(expected, answer)
+    return answer, max(rows, default=0)
 
 
 def _check(text: str, problem: str) -> None:

@@ -23,7 +23,7 @@ import pyarrow as pa
 from lakeward.engine.api.operator import AsyncOperator, OperatorFactory
 from lakeward.engine.api.state import RowsSpec, RowTable, StateTable, TableSpec
 from lakeward.engine.core.clock import ManualClock
-from lakeward.engine.core.errors import ConfigError
+from lakeward.engine.core.expect import expect_choice
 from lakeward.engine.core.ids import CheckpointId, JobId, OperatorId, SubtaskIndex
 from lakeward.engine.core.json_types import JsonObject
 from lakeward.engine.core.keygroups import MAX_PARALLELISM_DEFAULT, key_group_range
@@ -410,12 +410,13 @@ def _overlap(source: RestoreSource, groups: range) -> bool:
 
 
 def store_factory(store: Store) -> StoreFactory:
-    """What opens stores of a kind."""
-    if store == "memory":
-        return MemoryStoreFactory()
-    if store == "rocksdb":
-        return RocksDbStoreFactory()
-    raise ConfigError(f"there is no store '{store}'", hint="choose 'memory' or 'rocksdb'")
+    """What opens stores of a kind.
+
+    Raises:
+        ConfigError: There is no such kind.
+    """
+    expect_choice(store, ("memory", "rocksdb"), "the key-value store of state")
+    return MemoryStoreFactory() if store == "memory" else RocksDbStoreFactory()
 
 
 def _through_json(value: Any) -> Any:

@@ -25,11 +25,12 @@ from lakeward.engine.execute import JobDefinition, JobResult, Ports, execute
 from lakeward.engine.runtime.drivers import IDLE_SLEEP_MAX_MS
 from lakeward.engine.runtime.io import SteppedIo
 from lakeward.engine.runtime.job import IoResult
+from lakeward.testing.arguments import expect_port
 from lakeward.testing.collect import CollectSink
 from lakeward.testing.compare import Answer
 from lakeward.testing.crash import Life, SimulatedCrash
 from lakeward.testing.harness import Store, store_factory
-from lakeward.testing.jobs import Collected, Job, Read, build_job, check_ends, sources
+from lakeward.testing.jobs import Collected, Job, Read, build_job, check_ends, check_job, sources
 from lakeward.testing.simulation.faults import Faults
 from lakeward.testing.simulation.runner import fast_directory
 from lakeward.testing.sources import ScriptedSource
@@ -118,10 +119,14 @@ class JobHarness:
         job: A function that writes the job on the environment it is given (and may take a folder as well, empty at
             first and kept over restarts), a function that returns an environment, or an environment. A function is
             called for every start.
-        config: How it is run; None: as the job says, a checkpoint every 100 ms for functions of an environment.
+        config: How it is run, instead of what an environment of the job's own says; None: as the job says, a checkpoint
+            every 100 ms for functions of an environment.
         checkpoints: Where checkpoints go; None: in memory, for the life of this harness.
         state: The key-value store behind keyed state: "memory", or "rocksdb" as in production.
         clock: Time; None: a `ManualClock`. Give a `SystemClock` for sources and sinks that wait for other processes.
+
+    Raises:
+        ConfigError: An argument is of another kind.
     """
 
     def __init__(
@@ -133,6 +138,14 @@ class JobHarness:
         state: Store = "memory",
         clock: Clock | None = None,
     ) -> None:
+        check_job(job)
+        if config is not None:
+            expect(config, EngineConfig, "JobHarness: config", "give lw.EngineConfig(...)")
+        if checkpoints is not None:
+            hint = 'give a store: lakeward.engine.checkpoint.store_fs.open_store("checkpoints")'
+            expect_port(checkpoints, CheckpointStore, "JobHarness: checkpoints", hint)
+        if clock is not None:
+            expect_port(clock, Clock, "JobHarness: clock", "give a lakeward.testing.ManualClock()")
         self._job = job
         self._config = config
         self._store = checkpoints or MemoryStore()

@@ -13,12 +13,13 @@ from lakeward.dsl.environment import StreamExecutionEnvironment
 from lakeward.engine.api.changelog import is_updating
 from lakeward.engine.config import EngineConfig
 from lakeward.engine.core.errors import ConfigError
-from lakeward.engine.core.expect import refusal
+from lakeward.engine.core.expect import expect
 from lakeward.engine.core.ids import OperatorId
 from lakeward.engine.graph.logical import Exchange, LogicalGraph, Node, SourceSpec
 from lakeward.operators.changelog import materialise
+from lakeward.testing.arguments import expect_function, function_refusal
 from lakeward.testing.collect import CollectSink
-from lakeward.testing.compare import Answer, Rows
+from lakeward.testing.compare import Answer, check_answer
 from lakeward.testing.sources import ScriptedSource
 
 Job: TypeAlias = (
@@ -31,8 +32,9 @@ Job: TypeAlias = (
 folder that is empty at first and kept over restarts; a function that returns an environment; or an environment. A
 function is called again for every start, as a new process would."""
 
-Read: TypeAlias = Callable[[Path], Rows]
-"""Reads what is visible in a sink of one's own, out of the folder that the job got as its second argument."""
+Read: TypeAlias = Callable[[Path], Answer]
+"""Reads what is visible in a sink of one's own, out of the folder that the job got as its second argument; in several
+by their uids."""
 
 INTERVAL_MS = 100
 """Time between checkpoints of jobs that say nothing about it. Virtual, as a rule: it costs nothing."""
@@ -52,33 +54,55 @@ def build_job(job: Job, config: EngineConfig | None, folder: Path) -> tuple[Logi
     Raises:
         ConfigError: It is none of what a job may be.
     """
+    # What an environment is made with says nothing of the graph: a config counts for one that was made before, too.
     definition = _environment(job, config, folder).definition()
     return definition.graph, config or definition.config
+
+
+def check_job(job: Job) -> None:
+    """Refuse what is no job.
+
+    Raises:
+        ConfigError: It is neither an environment nor a function of nothing, an environment, or that and a folder.
+    """
+    if isinstance(job, StreamExecutionEnvironment):
+        return
+    if not callable(job) or inspect.iscoroutinefunction(job) or _parameters(job) is None:
+        hint = "give a function that writes it: def job(env): ..., or job(env, folder)"
+        raise function_refusal(job, "a job under test", hint)
 
 
 def _environment(job: Job, config: EngineConfig | None, folder: Path) -> StreamExecutionEnvironment:
     if isinstance(job, StreamExecutionEnvironment):
         return job
-    if not callable(job):
-        raise refusal(job, "a job under test", "give a function that writes it: def job(env): ...")
+    check_job(job)
     write: Callable[..., object] = job
     env = StreamExecutionEnvironment(config=config or EngineConfig(checkpoint_interval_ms=INTERVAL_MS))
     given = (env, folder)[: _parameters(write)]
     returned = write(*given)
-    if given:
-        return env
-    if not isinstance(returned, StreamExecutionEnvironment):
+    if isinstance(returned, StreamExecutionEnvironment):
+        return returned
+    if not given:
         raise ConfigError(
             f"a job function without parameters returned {type(returned).__name__}",
             hint="return the environment, or take it: def job(env): ...",
         )
-    return returned
+    return env
 
 
-def _parameters(write: Callable[..., object]) -> int:
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    parameters = inspect.signature(write).parameters.values()
-    return sum(one.kind in kinds and one.default is inspect.Parameter.empty for one in parameters)
+def _parameters(write: Callable[..., object]) -> int | None:
+    """How many arguments a job's function wants: those without a default; None: more than there are."""
+    try:
+        parameters = inspect.signature(write).parameters.values()
+    except ValueError:  # a builtin without a signature
+        return None
+    by_place = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    needed = [one for one in parameters if one.default is inspect.Parameter.empty]
+    count = sum(one.kind in by_place for one in needed)
+    if count > 2 or any(one.kind is inspect.Parameter.KEYWORD_ONLY for one in needed):
+        return None
+    # A decorator's wrapper takes anything; what it wraps takes the environment.
+    return count or int(any(one.kind is inspect.Parameter.VAR_POSITIONAL for one in needed))
 
 
 def sources(graph: LogicalGraph) -> dict[OperatorId, ScriptedSource]:
@@ -103,6 +127,16 @@ def check_ends(graph: LogicalGraph) -> None:
                 f"source '{node.uid}' has no end, so neither has the job",
                 hint="test with a bounded source: ScriptedSource, CollectionSource, FilesSource, KafkaSource(stop=...)",
             )
+
+
+def check_read(read: Read | None) -> None:
+    """Refuse what cannot read a sink.
+
+    Raises:
+        ConfigError: It is no function of a folder.
+    """
+    if read is not None:
+        expect_function(read, (Path(),), "read", "give a function of the job's folder: read=lambda folder: [...]")
 
 
 class Collected:
@@ -145,6 +179,8 @@ class Collected:
         Raises:
             ConfigError: There is no such sink, or not only one.
         """
+        if uid is not None:
+            expect(uid, str, "the uid of a CollectSink", 'give it as text: rows("out")')
         if uid is None and len(self._sinks) == 1:
             uid = next(iter(self._sinks))
         if uid is None or OperatorId(uid) not in self._sinks:
@@ -169,7 +205,10 @@ class Collected:
             ConfigError: There is nothing to look at.
         """
         if read is not None:
-            return read(folder)
+            check_read(read)
+            found = read(folder)
+            check_answer(found, "what read returned")
+            return found
         if not self._sinks:
             raise ConfigError(
                 "the job has no CollectSink, so there is nothing to compare",

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lakeward.engine.core.expect import expect
 from lakeward.engine.graph.logical import LogicalGraph
 from lakeward.testing.compare import Answer, differences
 from lakeward.testing.crash import Life
@@ -75,7 +76,7 @@ def simulate(
 
     Args:
         job: As for `JobHarness`; its sources are bounded. The answer must not depend on chance or time.
-        seed: Any number.
+        seed: Any whole number.
         expected: The rows that have to come; None: those of a straight run.
         check: Whether rows are compared at all; without, look at `Simulated.rows` yourself.
         read: Reads what is visible in a sink of your own, out of the folder that the job got as its second argument;
@@ -87,9 +88,12 @@ def simulate(
     Raises:
         SimulationViolation: Rows are lost or doubled, the job cannot go on, or an invariant of the engine does not
             hold. An `AssertionError`; its text has the seed.
+        ConfigError: An argument is of a wrong kind.
         LakewardError: The job cannot run, even without faults.
     """
-    answer, rows = straight_answer(job, read)
+    expect(seed, int, "simulate: seed", "give a whole number")
+    expect(check, bool, "simulate: check", "give True or False")
+    answer, rows = straight_answer(job, read, expected)
     wanted = (answer if expected is None else expected) if check else None
     swarm = Swarm()
     with tempfile.TemporaryDirectory(prefix="lakeward-simulation-", dir=fast_directory()) as directory:

@@ -274,8 +274,3 @@ def test_a_start_without_subtasks_is_refused(parallelism: Any) -> None:
         harness.run(parallelism=parallelism)
     with pytest.raises(ConfigError, match="parallelism cannot be"):
         harness.run_to_end(parallelism=parallelism)
-
-
-def test_what_is_no_job_is_refused() -> None:
-    with pytest.raises(ConfigError, match="a job under test cannot be 5"):
-        JobHarness(5).run()  # type: ignore[arg-type]
