@@ -37,6 +37,7 @@ class Variable:
         most: And at most; None: any number.
         greedy: Whether it takes as many as it can.
         negated: Whether it says what must not come.
+        quantified: Whether it was said how many rows it has.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Variable:
     most: int | None = 1
     greedy: bool = True
     negated: bool = False
+    quantified: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +213,7 @@ class Pattern:
         if last.least > 1:
             hint = f"give the least number as 0: .times(0, {last.most})"
             raise GraphError(f"'{last.name}' has {last.least} rows or more, or none: that is no range", hint=hint)
-        return self._quantified(0, last.most)
+        return self._changed(least=0, quantified=True)
 
     def times(self, least: int, most: int | None = None) -> Pattern:
         """The variable before has so many rows: SQL's `A{n}`, `A{n,m}`.
@@ -222,10 +224,22 @@ class Pattern:
         Args:
             least: How many at least, and if `most` is not given exactly.
             most: How many at most.
+
+        Raises:
+            ConfigError: They are no whole numbers, or no range with a row in it.
+            GraphError: The variable has a quantifier already.
         """
-        expect_whole(least, "times: least", least=0)
+        hint = (
+            "times(3): three; times(2, 4): two to four; times(0, 4): up to four, or none; times_or_more(2): from two on"
+        )
+        for name, value in (("least", least), ("most", least if most is None else most)):
+            expect(value, int, f"times: {name}", hint)
         most = least if most is None else most
-        expect_whole(most, "times: most", least=max(least, 1))
+        if least < 0 or most < 1 or most < least:
+            given = f"{least}" if most == least else f"{least}, {most}"
+            if most == 0:
+                hint = 'what must not come is said by not_next("b", where) or not_followed_by("b", where)'
+            raise ConfigError(f"times({given}) is no number of rows", hint=hint, location=user_location())
         return self._quantified(least, most)
 
     def times_or_more(self, least: int) -> Pattern:
@@ -243,7 +257,8 @@ class Pattern:
         >>> print(pattern().start("a").one_or_more().reluctant().next("b"))
         a+? b
         """
-        return self._changed(greedy=False, **_range(self._last("reluctant")))
+        self._last("reluctant")
+        return self._changed(greedy=False)
 
     def within(self, duration: Duration) -> Pattern:
         """The last row of a match is less than this after the first one.
@@ -313,15 +328,14 @@ class Pattern:
         return self.steps[-1]
 
     def _quantified(self, least: int, most: int | None) -> Pattern:
-        self._last("a quantifier")
-        return self._changed(least=least, most=most)
+        last = self._last("a quantifier")
+        if last.quantified:
+            hint = "a variable has one: one_or_more, zero_or_more, times or times_or_more, and optional behind it"
+            raise GraphError(f"'{last.name}' has a quantifier already: {_written(last)}", hint=hint)
+        return self._changed(least=least, most=most, quantified=True)
 
     def _changed(self, **changes: Any) -> Pattern:
         return replace(self, steps=(*self.steps[:-1], replace(self.steps[-1], **changes)))
-
-
-def _range(variable: Variable) -> dict[str, Any]:
-    return {"least": variable.least, "most": variable.most}
 
 
 def _written(step: Variable) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -89,7 +90,16 @@ REFUSED: list[tuple[type[LakewardError], str, Callable[[], object]]] = [
     (GraphError, "'b' has 2 rows or more, or none", lambda: PAIR.times(2).optional()),
     (ConfigError, "the condition of 'c'", lambda: PAIR.next("c", True)),  # type: ignore[arg-type]
     (ConfigError, "the condition of 'c'", lambda: PAIR.not_next("c", None)),  # type: ignore[arg-type]
-    (ConfigError, "times: most", lambda: PAIR.times(3, 2)),
+    (ConfigError, "times(3, 2) is no number of rows", lambda: PAIR.times(3, 2)),
+    (ConfigError, "times(0) is no number of rows", lambda: PAIR.times(0)),
+    (ConfigError, "times(0) is no number of rows", lambda: PAIR.times(0, 0)),
+    (ConfigError, "times(-1) is no number of rows", lambda: PAIR.times(-1)),
+    (ConfigError, "times: least cannot be '3'", lambda: PAIR.times("3")),  # type: ignore[arg-type]
+    (ConfigError, "times: most cannot be 2.5", lambda: PAIR.times(1, 2.5)),  # type: ignore[arg-type]
+    (ConfigError, "times_or_more: least cannot be -1", lambda: PAIR.times_or_more(-1)),
+    (GraphError, "'b' has a quantifier already: b+", lambda: PAIR.one_or_more().times(3)),
+    (GraphError, "'b' has a quantifier already: b?", lambda: PAIR.optional().one_or_more()),
+    (GraphError, "'b' has a quantifier already: b", lambda: PAIR.times(1).zero_or_more()),
     (ConfigError, "more than 0", lambda: PAIR.within("0s")),
     (ConfigError, "skip takes", lambda: PAIR.skip("somewhere")),
     (ConfigError, "a variable of a pattern", lambda: var(1)),  # type: ignore[arg-type]
@@ -135,7 +145,7 @@ REFUSED: list[tuple[type[LakewardError], str, Callable[[], object]]] = [
 def test_what_cannot_be_looked_for_is_refused_where_it_is_written(
     kind: type[LakewardError], message: str, write: Callable[[], object]
 ) -> None:
-    with pytest.raises(kind, match=message.replace("(", r"\(")):
+    with pytest.raises(kind, match=re.escape(message)):
         write()
 
 
