@@ -80,8 +80,56 @@ def test_a_function_that_stops_an_iteration_does_not_lose_rows() -> None:
             raise StopIteration
         return value
 
-    with pytest.raises(UserCodeError, match="StopIteration"):
+    with pytest.raises(UserCodeError, match="raised StopIteration") as caught:
         evaluate(lw.udf(stops)(col("a")), a=[1, 2, 3])
+    assert isinstance(caught.value.__cause__, StopIteration)
+    assert caught.value.raised is caught.value.__cause__
+    assert "raise StopIteration" in str(caught.value.trace[-1]), "its line, not that of the definition"
+    assert caught.value.rows[0].index == 1
+
+
+def test_a_function_that_stops_an_iteration_once_is_an_error_all_the_same() -> None:
+    left = [1, 2]
+    with pytest.raises(UserCodeError, match="raised StopIteration") as caught:
+        evaluate(lw.udf(lambda value: next(iter(left and [left.pop()])), returns=int)(col("a")), a=[1, 2, 3])
+    assert isinstance(caught.value.__cause__, StopIteration)
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, GeneratorExit])
+@pytest.mark.parametrize("vectorised", [False, True])
+def test_what_ends_a_process_or_a_generator_passes_through(kind: type[BaseException], vectorised: bool) -> None:
+    def ends(value: Any) -> Any:
+        raise kind("now")
+
+    made = lw.udf(ends, returns=int, vectorised=vectorised)(col("a"))
+    with pytest.raises(kind, match="now"):
+        evaluate(made, a=[1])
+    with pytest.raises(kind, match="now"):
+        lw.StreamExecutionEnvironment().from_collection([{"a": 1}]).with_columns(b=made).execute_and_collect()
+
+
+class Speechless(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ExceptionGroup("both", [ValueError("one"), KeyError("two")]), "ExceptionGroup: both"),
+        (Speechless(), "Speechless"),
+        (RecursionError("too deep"), "RecursionError: too deep"),
+        (MemoryError(), "MemoryError"),
+    ],
+)
+@pytest.mark.parametrize("vectorised", [False, True])
+def test_odd_exceptions_are_named_and_chained(error: Exception, said: str, vectorised: bool) -> None:
+    def odd(value: Any) -> Any:
+        raise error
+
+    with pytest.raises(UserCodeError, match=f"raised {said}") as caught:
+        evaluate(lw.udf(odd, returns=int, vectorised=vectorised)(col("a")), a=[1])
+    assert caught.value.__cause__ is error
 
 
 @pytest.mark.parametrize(("wrong", "words"), [("x", "'x', which is no int64"), (1.5, "1.5"), (2**70, "no int64")])

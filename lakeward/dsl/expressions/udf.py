@@ -238,9 +238,18 @@ class _Caller:
             raise
         except Exception as error:
             raise self._failure(error, lists, values, len(found)) from error
-        if len(found) < rows:
-            raise self._failure(StopIteration(), lists, values, len(found))
+        if len(found) < rows:  # the function raised StopIteration, which to `map` is the end of its input
+            stopped = self._raised(lists, len(found))
+            raise self._failure(stopped, lists, values, len(found)) from stopped
         return self._column(found, lists, values)
+
+    def _raised(self, lists: Sequence[Any], row: int) -> Exception:
+        """What the function raises for a row, for which it is called once more: to have where it does."""
+        try:
+            self.function(*(each[row] for each in lists))
+        except Exception as error:
+            return error
+        return StopIteration()
 
     def _failure(self, error: Exception, lists: Sequence[Any], values: Sequence[Any], row: int) -> UserCodeError:
         hint = "handle such values in the function, or choose the rows it is called for with when(...).then(...)"
