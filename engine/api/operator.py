@@ -63,6 +63,12 @@ class Operator(ABC):
     def on_input_end(self, index: int, out: Output) -> None:  # noqa: B027
         """One of several inputs has ended; others may go on. Called again after a restore if it ends at once."""
 
+    def before_watermark(self, timestamp_us: int) -> None:  # noqa: B027
+        """An operator before this one in its task is about to handle a watermark, because of which it may send rows.
+
+        `on_watermark` follows behind those rows. Not called for the first operator of a task.
+        """
+
     def on_watermark(self, timestamp_us: int, out: Output) -> None:  # noqa: B027
         """Event time has reached `timestamp_us` on all inputs; the watermark travels on when this returns."""
 

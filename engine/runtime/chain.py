@@ -162,6 +162,7 @@ class Chain:
     def __init__(self, operators: Sequence[ChainedOperator]) -> None:
         self._operators = operators
         self._waiting: list[tuple[ChainedOperator, AsyncOperator]] = []
+        self._foretold = _foretold(operators)
         self.pass_on: Callable[[Signal], None] = lambda signal: None
         """Where a signal goes that has come through; the task sets it."""
         for number, chained in enumerate(operators):
@@ -224,12 +225,20 @@ class Chain:
             signal: Goes to all operators from `first` on, and then out of the task, unless one holds it back.
             first: The first operator.
         """
-        for chained in self._operators[first:]:
+        for number, chained in enumerate(self._operators[first:], first):
+            if self._foretold and isinstance(signal, Watermark):
+                self._foretell(signal.timestamp_us, number)
             passed = chained.advance(signal)
             if passed is None:
                 return
             signal = passed
         self.pass_on(signal)
+
+    def _foretell(self, timestamp_us: int, number: int) -> None:
+        """Say to those that want to know what an operator is about to be told, if nothing holds it back before them."""
+        for later, held_at, operator in self._foretold:
+            if held_at < number < later:
+                operator.before_watermark(timestamp_us)
 
     def _release(self, number: int) -> None:
         """An operator lets the oldest signal go that it holds; the end of the input follows the last watermark."""
@@ -279,3 +288,15 @@ class Chain:
                 first = first or error
         if first is not None:
             raise first
+
+
+def _foretold(operators: Sequence[ChainedOperator]) -> list[tuple[int, int, Operator]]:
+    """The operators that want to know of watermarks beforehand: their places, and those of the last that holds any."""
+    found: list[tuple[int, int, Operator]] = []
+    held_at = -1
+    for number, chained in enumerate(operators):
+        if type(chained.operator).before_watermark is not Operator.before_watermark:
+            found.append((number, held_at, chained.operator))
+        if isinstance(chained.operator, AsyncOperator):
+            held_at = number
+    return found

@@ -148,6 +148,11 @@ class Callee:
         return ("batch",) if self.vectorised else ("row",)
 
     @property
+    def of_windows(self) -> bool:
+        """Whether it gets windows, which come because of a watermark that follows them."""
+        return False
+
+    @property
     def is_class(self) -> bool:
         """Whether it is an object with methods."""
         return isinstance(self.function, Function)

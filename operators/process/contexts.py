@@ -97,7 +97,13 @@ class ProcessContext(FunctionContext):
 
     @property
     def watermark(self) -> datetime | None:
-        """How far event time has come; None: nothing is known yet, or the input has ended."""
+        """How far event time has come in this subtask; None: nothing is known yet, or the input has ended.
+
+        Where a row is handled, the last watermark that came before its batch: rows of the batch do not advance it. In a
+        timer, the watermark because of which it fires, at or behind the timer's time. In a function of windows, the one
+        that made the window fire, as in Flink; of an early result the last one. With several inputs, the lowest of
+        theirs. After a restore it goes on where the checkpoint was taken.
+        """
         time = self.event_time_us
         return None if time in (WATERMARK_MIN_US, WATERMARK_MAX_US) else to_datetime(time)
 
@@ -239,7 +245,7 @@ class KeyedBatchContext(FunctionContext):
 
     @property
     def watermark(self) -> datetime | None:
-        """How far event time has come; None: nothing is known yet, or the input has ended."""
+        """How far event time has come, as in `ProcessContext.watermark`."""
         time = self.event_time_us
         return None if time in (WATERMARK_MIN_US, WATERMARK_MAX_US) else to_datetime(time)
 

@@ -293,6 +293,11 @@ class FunctionOperator(Operator):
 
     # -- time
 
+    def before_watermark(self, timestamp_us: int) -> None:
+        """Windows that come now fire because of this watermark: it is the one that their function sees."""
+        if self._spec.callee.of_windows:
+            self._context.event_time_us = timestamp_us
+
     def on_watermark(self, timestamp_us: int, out: Output) -> None:
         """Event time has advanced: fire timers, then forget what has expired."""
         self._passed_us = self._progress.watermark_us

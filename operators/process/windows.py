@@ -88,7 +88,8 @@ class ProcessWindowFunction(Function):
             window: A `TimeWindow`; None for windows without bounds (count and global windows).
             rows: A list of dicts, or of what this parameter is annotated with (`rows: list[Order]`), in the order of
                 event time; among equal times, and without event time, in the order of arrival.
-            ctx: A `KeyedContext`; its `timestamp` is the last microsecond of the window.
+            ctx: A `KeyedContext`; its `timestamp` is the last microsecond of the window, its `watermark` the one that
+                made the window fire (None at the end of the input, where `input_has_ended`), as in Flink.
 
         Returns:
             Rows, yielded or in a list: dicts, dataclasses, NamedTuples or tuples of the columns; None: none.
@@ -113,6 +114,11 @@ class WindowCallee(Callee):
     def given(self) -> tuple[str, ...]:
         """What the function gets before the context."""
         return "key", "window", "rows"
+
+    @property
+    def of_windows(self) -> bool:
+        """Yes."""
+        return True
 
     def readers(self, schemas: Sequence[pa.Schema]) -> Sequence[Reader]:
         """Makes the function's arguments of the window operator's results."""

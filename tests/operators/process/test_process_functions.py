@@ -13,6 +13,7 @@ import pytest
 
 import lakeward as lw
 from lakeward.engine.core.errors import GraphError, SchemaError, UserCodeError
+from lakeward.testing import CollectSink, JobHarness, ScriptedSource
 
 NOON = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
 
@@ -114,6 +115,32 @@ class Beats(lw.KeyedProcessFunction):
         if after < 30:
             ctx.timers.register_event_time(timestamp + dt.timedelta(seconds=10))
         yield Alert(ctx.current_key, after)
+
+
+class ShowsTheWatermark(lw.KeyedProcessFunction):
+    def process(self, row: dict[str, Any], ctx: lw.KeyedContext) -> Any:
+        ctx.timers.register_event_time(ctx.timestamp_us + 1)
+        yield {"what": f"row {row['n']}", "at": ctx.watermark}
+
+    def on_timer(self, timestamp: dt.datetime, ctx: lw.KeyedContext) -> Any:
+        yield {"what": f"timer {(timestamp - NOON) // dt.timedelta(seconds=1)}", "at": ctx.watermark}
+
+
+def test_the_watermark_of_a_row_is_the_last_one_before_its_batch_and_that_of_a_timer_made_it_fire() -> None:
+    schema = pa.schema({"n": pa.int64(), "at": pa.timestamp("us", tz="UTC")})
+
+    def job(env: lw.StreamExecutionEnvironment) -> None:
+        second = dt.timedelta(seconds=1)
+        script = [[{"n": n, "at": NOON + n * second} for n in batch] for batch in ((0, 3), (4, 1), (9,))]
+        time = lw.WatermarkStrategy.monotonous("at")
+        stream = env.from_source(ScriptedSource(schema, script), watermark=time, uid="in").key_by("n")
+        stream.process(ShowsTheWatermark(), returns={"what": str, "at": dt.datetime}, uid="p").sink_to(CollectSink())
+
+    harness = JobHarness(job)
+    harness.run()
+    shown = {one["what"]: one["at"] and (one["at"] - NOON) / dt.timedelta(seconds=1) for one in harness.rows()}
+    assert [shown[f"row {n}"] for n in (0, 3, 4, 1, 9)] == [None, None, 2.999999, 2.999999, 3.999999]
+    assert [shown[f"timer {n}"] for n in (0, 3, 4, 1, 9)] == [2.999999, 3.999999, 8.999999, 3.999999, None]
 
 
 def test_timers_fire_in_the_order_of_their_times_with_those_that_they_set() -> None:

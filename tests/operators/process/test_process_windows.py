@@ -401,6 +401,53 @@ def test_state_side_streams_and_timers_are_those_of_the_key() -> None:
     assert aside == [{"k": "a", "size": 2}]
 
 
+class Watermarks(lw.ProcessWindowFunction):
+    """Shows how far event time has come where windows and timers are handled."""
+
+    def process(self, key: str, window: lw.TimeWindow, rows: list[Row], ctx: lw.KeyedContext) -> Iterator[Row]:
+        ctx.timers.register_event_time(window.end + dt.timedelta(seconds=5))
+        yield {"what": f"window {seconds(window.end)}", "at": ctx.watermark, "ended": ctx.input_has_ended}
+
+    def on_timer(self, timestamp: dt.datetime, ctx: lw.KeyedContext) -> Iterator[Row]:
+        yield {"what": f"timer {seconds(timestamp)}", "at": ctx.watermark, "ended": ctx.input_has_ended}
+
+
+@pytest.mark.parametrize(("parallelism", "behind_calls"), [(1, False), (2, False), (1, True)])
+@pytest.mark.parametrize(
+    "window", [lw.Tumbling("10s"), lw.Sliding("10s", "10s"), lw.Session("8s"), lw.Cumulative("10s", "10s")]
+)
+def test_the_watermark_of_a_window_is_the_one_that_made_it_fire(
+    window: Any, parallelism: int, behind_calls: bool
+) -> None:
+    async def same(row: Row) -> Row:
+        return row
+
+    def job(env: lw.StreamExecutionEnvironment) -> None:
+        script = [[row("a", 1, 2)], [row("a", 1, 11)], [row("a", 1, 24)], [row("a", 1, 40)]]
+        time = lw.WatermarkStrategy.bounded_out_of_orderness("at", "1s")
+        stream = env.from_source(ScriptedSource(SCHEMA, script), watermark=time, uid="in")
+        if behind_calls:  # an operator of the same task that lets watermarks wait for its rows
+            stream = stream.map_async(same, returns=SCHEMA, uid="calls")
+        shown = {"what": str, "at": dt.datetime, "ended": bool}
+        windows = stream.key_by("k").window(window).process(Watermarks(), returns=shown, uid="w")
+        windows.sink_to(CollectSink(), uid="out")
+
+    harness = JobHarness(job)
+    harness.run(parallelism=parallelism)
+    found = {
+        one["what"]: (one["at"] and (one["at"] - EPOCH) / dt.timedelta(seconds=1), one["ended"])
+        for one in harness.rows()
+    }
+    ends = [10, 19, 32, 48] if isinstance(window, lw.Session) else [10, 20, 30, 50]
+    fired = {19: 22.999999, 32: 38.999999, 48: None, 10: 9.999999, 20: 22.999999, 30: 38.999999, 50: None}
+    assert {what: at for what, (at, _) in found.items() if what[0] == "w"} == {
+        f"window {end}": fired[end] for end in ends
+    }
+    assert all(ended == (at is None) for at, ended in found.values())
+    for what, (at, _) in found.items():
+        assert at is None or at >= int(what.split()[1]) - 1e-6
+
+
 def test_the_event_time_of_results_is_the_end_of_the_window_if_they_keep_it() -> None:
     def sizes(key: str, window: lw.TimeWindow, rows: list[Row]) -> Any:
         yield {"k": key, "window_end": window.end, "size": len(rows)}
