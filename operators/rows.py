@@ -11,6 +11,7 @@ from array import array
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import cache
 from itertools import repeat
 from operator import attrgetter, itemgetter, sub
 from typing import Any
@@ -26,6 +27,7 @@ from lakeward.engine.core.errors import RecordError, UserCodeError
 from lakeward.engine.core.names import did_you_mean
 from lakeward.engine.core.plain import plain_value
 from lakeward.engine.core.redaction import FailedRow
+from lakeward.operators.aggregates.stored_types import with_parts
 from lakeward.operators.row_values import field_makers, is_list, keys_left_out, matched_fields, or_none
 
 CHUNK_ROWS = 512
@@ -52,11 +54,26 @@ def column_to_list(column: pa.Array) -> list[Any]:
     kind = column.type
     if pt.is_timestamp(kind):
         return _times(column)
+    if (coarser := _in_microseconds(kind)) != kind:
+        column, kind = column.cast(coarser, safe=False), coarser
     if pt.is_date32(kind) or pt.is_duration(kind):
         return _by_numpy(column)
     if pt.is_dictionary(kind):
         return column_to_list(column.dictionary_decode())
     return _nested_to_list(column) if pt.is_nested(kind) else _plain_list(column)
+
+
+@cache
+def _in_microseconds(kind: pa.DataType) -> pa.DataType:
+    """The type with nanoseconds, also inside of it, as microseconds; as Python has no finer times."""
+    if pt.is_timestamp(kind):
+        return pa.timestamp("us", kind.tz) if kind.unit == "ns" else kind
+    if kind in (pa.time64("ns"), pa.duration("ns")):
+        return pa.time64("us") if pt.is_time64(kind) else pa.duration("us")
+    try:
+        return with_parts(kind, _in_microseconds)
+    except TypeError:  # parts of no known kind
+        return kind
 
 
 def _plain_list(column: pa.Array, **options: str) -> list[Any]:

@@ -16,11 +16,11 @@ from lakeward.operators.windows.columns import (
     Mask,
     Rows,
     Values,
-    as_objects,
     is_fixed,
     positions,
     storage_type,
     to_arrow,
+    to_numpy,
     winners,
 )
 
@@ -61,7 +61,7 @@ class FirstOrLast(AggregateFunction):
     def _plain(self, column: InputColumn, rows: Rows) -> Values:
         if column.values is not None and is_fixed(self.bound.output_type):
             return column.values[rows]
-        return as_objects(column.arrow().take(pa.array(rows)).to_pylist())
+        return to_numpy(column.arrow().take(pa.array(rows)))
 
     def combine(self, into: Fetch, ids: Rows, part: Fetch) -> None:
         """As a batch that holds one row a partial result; panes must come in the order of time."""

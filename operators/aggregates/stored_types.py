@@ -20,7 +20,7 @@ def without_dictionaries(kind: pa.DataType) -> pa.DataType:
     """
     if pt.is_dictionary(kind):
         return without_dictionaries(kind.value_type)
-    return _with_parts(kind, without_dictionaries)
+    return with_parts(kind, without_dictionaries)
 
 
 def stored_type(kind: pa.DataType) -> pa.DataType | None:
@@ -33,7 +33,7 @@ def stored_type(kind: pa.DataType) -> pa.DataType | None:
         return pa.int32() if kind.bit_width == 32 else pa.int64()
     if pt.is_nested(kind):
         try:
-            return _with_parts(kind, _stored_part)
+            return with_parts(kind, _stored_part)
         except TypeError:
             return None
     return pa.float32() if pt.is_float16(kind) else kind if _is_plain(kind) else None
@@ -75,7 +75,7 @@ def _stored_part(kind: pa.DataType) -> pa.DataType:
     return stored
 
 
-def _with_parts(kind: pa.DataType, change: Callable[[pa.DataType], pa.DataType]) -> pa.DataType:
+def with_parts(kind: pa.DataType, change: Callable[[pa.DataType], pa.DataType]) -> pa.DataType:
     """A nested type with the types inside of it changed; others as they are."""
     if pt.is_struct(kind):
         return pa.struct([field.with_type(change(field.type)) for field in kind])

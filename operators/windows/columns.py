@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from lakeward.operators.aggregates.stored_types import stored_type
 from lakeward.operators.grouping import group_keys, plain
 from lakeward.operators.grouping import is_fixed as is_fixed
 
@@ -23,17 +24,26 @@ Mask = npt.NDArray[np.bool_]
 
 
 def storage_type(kind: pa.DataType) -> pa.DataType:
-    """The type a value is kept in: temporal types as integers of their width, all others as they are."""
+    """The type a value is kept in: temporal types as integers of their width, all others as they are.
+
+    So are those inside of lists, structs and maps: not all of them have a Python object (nanoseconds, far years).
+    """
     if pa.types.is_temporal(kind) and is_fixed(kind):
         return pa.int32() if kind.bit_width == 32 else pa.int64()
-    return kind
+    return (stored_type(kind) or kind) if _has_times(kind) else kind
+
+
+def _has_times(kind: pa.DataType) -> bool:
+    """Whether there are temporal types inside of a type."""
+    parts = (kind.field(index).type for index in range(kind.num_fields))
+    return any(pa.types.is_temporal(part) or _has_times(part) for part in parts)
 
 
 def to_numpy(array: pa.Array) -> Values:
     """The values of an array; what stands in null places is undefined, but for objects, where it is None."""
     kind = storage_type(array.type)
     if not is_fixed(kind):
-        return as_objects(array.to_pylist())
+        return as_objects((array if kind == array.type else array.cast(kind)).to_pylist())
     if pa.types.is_boolean(kind):
         full = array.fill_null(False) if array.null_count else array
         bools: Values = full.to_numpy(zero_copy_only=False)
@@ -56,7 +66,8 @@ def to_arrow(values: Values, kind: pa.DataType, valid: Mask | None = None) -> pa
     """Values as an Arrow array of `kind`; null where `valid` is False."""
     if values.dtype == object:
         listed = values.tolist() if valid is None else [v if ok else None for v, ok in zip(values, valid, strict=True)]
-        return pa.array(listed, type=kind)
+        column = pa.array(listed, type=storage_type(kind))
+        return column if column.type == kind else column.cast(kind)
     stored = storage_type(kind)
     array = pa.array(values, type=stored, mask=None if valid is None else ~valid)
     return array if stored == kind else array.view(kind)
