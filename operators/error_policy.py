@@ -336,6 +336,7 @@ class RowErrors:
         if self._logged >= _LOGGED_FIRST and now_ms - self._logged_ms < _LOG_INTERVAL_MS:
             return
         self._logged, self._logged_ms = self._logged + 1, now_ms
+        self._context.add_origin(error)
         self._write(error)
 
     def _write(self, error: LakewardError | None) -> None:

@@ -9,14 +9,14 @@ import copy
 import inspect
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from lakeward.engine.api.context import OperatorContext, Output
-from lakeward.engine.api.operator import Operator, OperatorFactory
+from lakeward.engine.api.operator import Operator, OperatorFactory, RowFlow
 from lakeward.engine.api.row_types import field_names, row_fields
 from lakeward.engine.api.state import ColumnSpec, TableSpec
 from lakeward.engine.core.errors import GraphError, LakewardError, UserCodeError
@@ -132,12 +132,14 @@ class RowReducer:
             raise self._error(what, row, result, hint)
         return row_class(**{name: getattr(result, name) for name in row_fields(row_class)})
 
-    def _error(self, what: str, row: Row | None, result: Any, hint: str = _HINT) -> UserCodeError:
+    def _error(
+        self, what: str, row: Row | None, result: Any, hint: str = _HINT, index: int | None = None
+    ) -> UserCodeError:
         rows = [FailedRow(row)] if row is not None else []
         return UserCodeError(
             f"reduce {function_name(self._function)} {what}",
             hint=hint,
-            rows=[*rows, FailedRow(result, label="result")],
+            rows=[*rows, FailedRow(result, index, label="result")],
             trace=definition(self._function),
         )
 
@@ -189,7 +191,7 @@ class RowReducer:
         """Rows as a batch.
 
         Raises:
-            UserCodeError: A value does not fit its column; names function and column.
+            UserCodeError: A value does not fit its column; names function and column, and which row it is.
         """
         arrays = []
         for field, get in zip(self.schema, self._getters, strict=True):
@@ -199,7 +201,7 @@ class RowReducer:
             except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
                 wrong = next(i for i, value in enumerate(values) if not fits(value, field.type))
                 what = f"returned what does not fit '{field.name}' ({field.type})"
-                raise self._error(what, None, rows[wrong]) from error
+                raise self._error(what, None, rows[wrong], index=wrong) from error
         return self.batch(arrays)
 
 
@@ -233,17 +235,41 @@ class ReduceOperator(Operator):
         slots, new = pane.insert(keys)
         known = np.setdiff1d(slots, slots[new])
         held: dict[int, Row] = dict(zip(known.tolist(), reducer.rows(reducer.load(pane.column, known)), strict=True))
-        fold, results, parts = reducer.fold, [], []
-        for slot, row in zip(slots.tolist(), reducer.rows(batch), strict=True):
-            before = held.get(slot)
-            held[slot] = result = row if before is None else fold(before, row)
-            results.append(result)
-            if len(results) == _ROWS_A_PART:
-                parts.append(reducer.to_batch(results))
-                results = []
+        results = self._folded(held, slots.tolist(), batch)
         last = np.fromiter(held, dtype=np.int64, count=len(held))
         reducer.store(pane.column, last, reducer.to_batch(list(held.values())))
-        out.emit(pa.concat_batches([*parts, reducer.to_batch(results)]))
+        out.emit(results)
+
+    def _folded(self, held: dict[int, Row], slots: Sequence[int], batch: pa.RecordBatch) -> pa.RecordBatch:
+        """The accumulated row of each row's key behind it; `held` has the last ones then.
+
+        Raises:
+            UserCodeError: The function fails for a row of the batch; says which.
+        """
+        reducer, fold = self._reducer, self._reducer.fold
+        results: list[Row] = []
+        parts: list[pa.RecordBatch] = []
+        try:
+            for slot, row in zip(slots, reducer.rows(batch), strict=True):
+                before = held.get(slot)
+                held[slot] = result = row if before is None else fold(before, row)
+                results.append(result)
+                if len(results) == _ROWS_A_PART:
+                    parts.append(reducer.to_batch(results))
+                    results = []
+            return pa.concat_batches([*parts, reducer.to_batch(results)])
+        except UserCodeError as error:
+            _place(error, len(parts) * _ROWS_A_PART, len(results))
+            raise
+
+
+def _place(error: UserCodeError, first: int, done: int) -> None:
+    """Say which row of the batch is at fault: one of the part that begins at `first`, or the row behind those done."""
+    if not error.rows:  # raised by the function itself
+        return
+    row = error.rows[0]
+    index = first + (done if row.index is None else row.index)
+    error.rows = (replace(row, index=index), *error.rows[1:])
 
 
 def _prefixed(keys: KeyTypes) -> KeyTypes:
@@ -292,3 +318,8 @@ class Reduce(OperatorFactory):
     def stateful(self) -> bool:
         """It keeps the accumulated rows."""
         return True
+
+    @property
+    def row_flow(self) -> RowFlow:
+        """A row for every row."""
+        return RowFlow(one_to_one=True)

@@ -10,6 +10,7 @@ import pyarrow as pa
 from lakeward.engine.api.calls import AsyncCalls
 from lakeward.engine.api.state import RowsSpec, RowTable, StateTable, TableSpec
 from lakeward.engine.core.clock import Clock
+from lakeward.engine.core.errors import LakewardError
 from lakeward.engine.core.ids import JobId, OperatorId, SubtaskIndex
 from lakeward.engine.core.json_types import JsonObject
 from lakeward.engine.core.redaction import Redaction
@@ -45,6 +46,14 @@ class Counter(Protocol):
 
 class OperatorContext(Protocol):
     """One subtask's view of the job. Valid from `open` to `close`."""
+
+    def add_origin(self, error: LakewardError) -> None:
+        """Say in an error where its row was read, as far as that is known.
+
+        For errors that do not end the job, and so pass nobody who knows it. Only while the operator handles the batch
+        in which the row has its place; it costs about as much as the steps before the operator, for the batch again.
+        """
+        ...
 
     @property
     def uid(self) -> OperatorId:

@@ -178,6 +178,11 @@ class Chain:
         for chained, operator in self._waiting:
             chained.held.extend(map(Watermark, operator.restored_watermarks))
 
+    def set_origins(self, find_origin: Callable[[LakewardError], None]) -> None:
+        """Let the operators say in errors that they log where rows were read."""
+        for chained in self._operators:
+            chained.context.find_origin = find_origin
+
     @property
     def nodes(self) -> list[Node]:
         """The operators, as the plan has them."""

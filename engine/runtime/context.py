@@ -12,6 +12,7 @@ from lakeward.engine.api.calls import AsyncCalls
 from lakeward.engine.api.context import Counter
 from lakeward.engine.api.state import RowsSpec, RowTable, StateTable, TableSpec
 from lakeward.engine.core.clock import Clock
+from lakeward.engine.core.errors import LakewardError
 from lakeward.engine.core.ids import JobId, OperatorId, SubtaskIndex
 from lakeward.engine.core.json_types import JsonObject
 from lakeward.engine.core.keygroups import key_group_range
@@ -93,6 +94,13 @@ class SubtaskContext:
         self._state = state
         self.restored = restored
         self.backend: StateBackend | None = None
+        self.find_origin: Callable[[LakewardError], None] | None = None
+        """Knows where rows were read; set by the source's task for its operators."""
+
+    def add_origin(self, error: LakewardError) -> None:
+        """Say in an error where its row was read, as far as that is known."""
+        if self.find_origin is not None:
+            self.find_origin(error.at(self.uid))
 
     @property
     def job_id(self) -> JobId:

@@ -111,6 +111,8 @@ class SourceTask:
         self._output_rows = setup.counters.counter("output_rows")
         self._splits_final = False
         self._ended = False
+        self._sending: SplitBatch | None = None
+        core.chain.set_origins(self._add_origin)
 
     @property
     def uid(self) -> OperatorId:
@@ -208,11 +210,14 @@ class SourceTask:
     def _send(self, polled: SplitBatch) -> None:
         batch = polled.batch
         self._output_rows.inc(batch.num_rows)
+        self._sending = polled
         try:
             self._setup.out.emit(batch)
         except LakewardError as error:
-            add_origin(error, polled, self._core.chain.nodes)
+            self._add_origin(error)
             raise
+        finally:
+            self._sending = None
         old = self._splits[polled.split]
         newest = old.newest_us
         if self._watermarks and (batch.num_rows or polled.watermark_us is not None):
@@ -223,6 +228,10 @@ class SourceTask:
             seen = self._watermarks.newest_us(polled.split)
             newest = None if seen == WATERMARK_MIN_US else seen
         self._splits[polled.split] = SplitState(old.split, polled.position, newest)
+
+    def _add_origin(self, error: LakewardError) -> None:
+        if self._sending is not None:
+            add_origin(error, self._sending, self._core.chain.nodes)
 
     def _newest_us(self, batch: pa.RecordBatch) -> int | None:
         newest = pc.max(batch.column(self._time_column)).value

@@ -23,6 +23,7 @@ import pyarrow as pa
 from lakeward.engine.api.operator import AsyncOperator, OperatorFactory
 from lakeward.engine.api.state import RowsSpec, RowTable, StateTable, TableSpec
 from lakeward.engine.core.clock import ManualClock
+from lakeward.engine.core.errors import LakewardError
 from lakeward.engine.core.expect import expect_choice
 from lakeward.engine.core.ids import CheckpointId, JobId, OperatorId, SubtaskIndex
 from lakeward.engine.core.json_types import JsonObject
@@ -346,6 +347,9 @@ class _Context:
         self._snapshots = restored  # keeps their files alive
         self._directory = directory
         self._backend: StateBackend | None = None
+
+    def add_origin(self, error: LakewardError) -> None:
+        """There is no source that could say it."""
 
     def table(self, spec: TableSpec) -> StateTable:
         """Open a state table; the first one opens the backend and restores it."""

@@ -98,12 +98,73 @@ def test_a_function_of_batches_is_at_fault_for_some_row_of_the_batch() -> None:
     assert origin_of(rows(16).map_batches(broken)) == "collection, one of the rows 0 to 15"
 
 
-@pytest.mark.parametrize("parallelism", [1, 2])
-def test_behind_an_exchange_nothing_is_said(parallelism: int) -> None:
-    env = lw.StreamExecutionEnvironment(parallelism=parallelism)
-    stream = env.from_source(lw.CollectionSource(ROWS), parallelism=parallelism)
+def test_behind_an_exchange_nothing_is_said() -> None:
+    env = lw.StreamExecutionEnvironment(parallelism=2)
+    stream = env.from_source(lw.CollectionSource(ROWS), parallelism=2)
     failed = stream.key_by("text").reduce(lambda a, b: a).map(failing, returns={"n": int})
     assert origin_of(failed) == ""
+
+
+def failing_fold(held: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
+    return {**row, "text": 1 // (row["n"] - BAD) and "t"}
+
+
+def misfitting_fold(held: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
+    return {**row, "text": 5 if row["n"] == BAD else "t"}
+
+
+@pytest.mark.parametrize("fold", [failing_fold, misfitting_fold])
+@pytest.mark.parametrize("size", [100, 3000])
+def test_a_reduce_function_says_the_row(fold: Any, size: int) -> None:
+    values = [{"n": n - size + 100, "even": n % 2 == 0, "text": f"t{n}"} for n in range(size)]
+    stream = rows(values=values).filter(col("n") != 7).key_by("even").reduce(fold)
+    assert origin_of(stream) == f"collection, row {BAD + size - 100}"
+
+
+def test_behind_a_reduce_the_row_is_found_too() -> None:
+    stream = rows().key_by("even").reduce(lambda held, row: row)
+    assert origin_of(mapped(stream)) == f"collection, row {BAD}"
+
+
+class Failing(lw.KeyedProcessFunction):
+    def process(self, row: dict[str, Any], ctx: lw.KeyedContext) -> list[dict[str, int]]:
+        return [failing(row)]
+
+
+SKIPPING: dict[str, Callable[[lw.DataStream, lw.OnError], lw.DataStream]] = {
+    "map": lambda stream, policy: stream.map(failing, returns={"n": int}, on_error=policy),
+    "flat_map": lambda stream, policy: stream.flat_map(lambda row: [failing(row)], returns={"n": int}, on_error=policy),
+    "filter": lambda stream, policy: stream.filter(lambda row: failing(row)["n"] < 5, on_error=policy),
+    "map_batches": lambda stream, policy: stream.map_batches(
+        lambda batch: pa.record_batch({"n": [failing(row)["n"] for row in batch.to_pylist()]}),
+        returns={"n": int},
+        on_error=policy,
+    ),
+    "process": lambda stream, policy: stream.key_by("n").process(Failing(), returns={"n": int}, on_error=policy),
+    "behind a filter": lambda stream, policy: stream.filter(~col("even")).map(
+        failing, returns={"n": int}, on_error=policy
+    ),
+}
+
+
+@pytest.mark.parametrize("last", [lw.OnError.skip(), lw.OnError.side_output(lw.OutputTag("failed"))], ids=str)
+@pytest.mark.parametrize("build", SKIPPING.values(), ids=SKIPPING.keys())
+@pytest.mark.parametrize("batch_rows", [10, 1000])
+def test_log_lines_of_rows_that_are_left_out_say_where_they_were_read(
+    build: Any, last: lw.OnError, batch_rows: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", logger="lakeward"):
+        assert build(rows(batch_rows), last).execute_and_collect().num_rows in (49, 99)
+    lines = [line for line in caplog.messages if "1 row failed" in line]
+    assert len(lines) == 1
+    assert lines[0].endswith(f"; read from: collection, row {BAD}")
+
+
+def test_log_lines_behind_an_exchange_say_no_place(caplog: pytest.LogCaptureFixture) -> None:
+    stream = rows().key_by("n").process(Failing(), returns={"n": int}, on_error=lw.OnError.skip(), parallelism=2)
+    stream.execute_and_collect()
+    assert any("1 row failed" in line for line in caplog.messages)
+    assert not any("read from" in line for line in caplog.messages)
 
 
 def test_expressions_say_the_row_too() -> None:
