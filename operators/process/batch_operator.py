@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,9 @@ from lakeward.operators.arguments import call_error
 from lakeward.operators.process.contexts import BatchTimers, KeyedBatchContext
 from lakeward.operators.process.key_batch import NO_TIME
 from lakeward.operators.process.operator import Domain, FunctionOperator, Process, keys_of, times_of
-from lakeward.operators.process.timers import DueTimers
+from lakeward.operators.process.timers import DueTimers, TimerQueue
 from lakeward.operators.udf import BatchChecker
-from lakeward.operators.windows.columns import Rows, group_rows
+from lakeward.operators.windows.columns import Rows
 
 _TIMESTAMP = pa.field("timestamp", pa.timestamp("us", tz="UTC"))
 
@@ -51,16 +52,16 @@ class BatchProcessOperator(FunctionOperator):
             np.maximum.at(self._batch.times_us, numbers, context.times_us)
         self._handle(self._bound.handlers[index].function, batch, numbers, out)
 
+    def _due(self, queue: TimerQueue, upto_us: int) -> Iterator[DueTimers]:
+        return queue.due_once_a_key(upto_us)
+
     def _fire_some(self, domain: Domain, due: DueTimers, out: Output, chained: bool = True) -> None:
         context = self._context
         assert isinstance(context, KeyedBatchContext), "made above"
         handler = self._bound.on_timer
         assert handler is not None, "the base class has one"
-        arrays, times = due.arrays, due.times_us[due.firsts]
+        arrays, times = due.arrays, due.times_us
         self._begin(arrays)
-        rest = np.delete(np.arange(len(due.keys)), due.firsts)
-        if len(rest) and chained:  # the later timers of a key have their turn when the first is done
-            self._queues[domain].register_all(due.times_us[rest], due.keys[rest])
         timers = pa.RecordBatch.from_arrays(
             [*arrays, pa.array(times).view(_TIMESTAMP.type)], schema=self._keys.append(_TIMESTAMP)
         )
@@ -71,8 +72,6 @@ class BatchProcessOperator(FunctionOperator):
             self._handle(handler.function, timers, np.arange(len(times)), out)
         finally:
             context.time_domain = None
-        if len(rest) and not chained:
-            self._fire_some(domain, _part(due, rest), out, chained)
 
     def _handle(self, call: Any, batch: pa.RecordBatch, numbers: Rows, out: Output) -> None:
         context = self._context
@@ -90,12 +89,3 @@ class BatchProcessOperator(FunctionOperator):
         for part in parts:
             out.emit(part)
         self._side.flush(out)
-
-
-def _part(due: DueTimers, rest: Rows) -> DueTimers:
-    """Some of the timers."""
-    keys = pa.array(due.keys[rest])
-    arrays = [array.take(keys) for array in due.arrays]
-    numbers, firsts = group_rows(arrays)
-    chosen = pa.array(firsts)
-    return DueTimers([array.take(chosen) for array in arrays], firsts, numbers, due.times_us[rest])

@@ -214,6 +214,12 @@ class Callee:
         entry: Callable[..., Any] = getattr(self.function, self.methods[index]) if self.is_class else self.function
         return entry
 
+    @property
+    def timer_entry(self) -> Callable[..., Any]:
+        """What gets timers; a plain function gets none."""
+        entry: Callable[..., Any] = getattr(self.function, self._timer_method, self.function)
+        return entry
+
     def readers(self, schemas: Sequence[pa.Schema]) -> Sequence[Reader]:
         """Makes the rows of each input."""
         hints = (next(iter(hints_of(self.entry(index)).values()), None) for index in range(len(schemas)))

@@ -256,9 +256,10 @@ class FunctionOperator(Operator):
             keys = spec.inputs[0].key_types
             keyed = {name: one for name, one in states.items() if name not in shared}
             self._states = KeyedStates(context, keyed, keys, batch, spec.vectorised)
+            name = function_name(spec.callee.timer_entry)
             self._queues = {
-                "event": TimerQueue(context, "timers.event", keys, batch),
-                "processing": TimerQueue(context, "timers.processing", keys, batch),
+                "event": TimerQueue(context, "timers.event", keys, batch, name),
+                "processing": TimerQueue(context, "timers.processing", keys, batch, name),
             }
             bound |= self._states.bound
         self._context = self._made_context(context)
@@ -316,20 +317,24 @@ class FunctionOperator(Operator):
     def on_end(self, out: Output) -> None:
         """The input has ended: processing-time timers that are set fire, those that they set in turn do not."""
         if self._states is not None:
-            for due in list(self._queues["processing"].due(WATERMARK_MAX_US)):
+            for due in list(self._due(self._queues["processing"], WATERMARK_MAX_US)):
                 self._fire_some("processing", due, out, chained=False)
 
     def _fire(self, domain: Domain, upto_us: int, out: Output) -> None:
         queue = self._queues[domain]
         left = len(queue) + _CHAIN_MAX
-        for due in queue.due(upto_us):
-            left -= len(due.firsts)  # a vectorised function has the first timer of each key now, others in later parts
+        for due in self._due(queue, upto_us):
+            left -= len(due.keys)
             if left < 0 and upto_us == WATERMARK_MAX_US:
                 raise UserCodeError(
                     f"at the end of the input {_CHAIN_MAX:,} timers have set one another, and no end is in sight",
                     hint="a timer that sets the next one must stop: if not ctx.input_has_ended: ctx.timers.register...",
                 )
             self._fire_some(domain, due, out)
+
+    def _due(self, queue: TimerQueue, upto_us: int) -> Iterator[DueTimers]:
+        """The timers whose time has come, in parts that `_fire_some` takes."""
+        return queue.due(upto_us)
 
     def _fire_some(self, domain: Domain, due: DueTimers, out: Output, chained: bool = True) -> None:
         raise NotImplementedError

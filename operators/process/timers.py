@@ -10,6 +10,7 @@ import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,14 +18,17 @@ import pyarrow as pa
 from lakeward.engine.api.context import OperatorContext
 from lakeward.engine.api.state import TableSpec
 from lakeward.engine.core.errors import UserCodeError
+from lakeward.engine.core.redaction import FailedRow
 from lakeward.operators.process.key_batch import KeyBatch, prefixed
+from lakeward.operators.process.timer_loops import TimerLoops
 from lakeward.operators.rows import column_to_list
-from lakeward.operators.windows.columns import Rows, group_rows
+from lakeward.operators.windows.columns import Mask, Rows, group_rows
 from lakeward.operators.windows.due import DueIndex
 from lakeward.operators.windows.timed import KeyTypes
 
 _TIME = "##time_us"  # no key column begins so
 _AT_ONCE = 32_768
+_AT_LEAST = 64
 _NEVER = -(2**63)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -90,13 +94,18 @@ class TimerQueue:
         name: The table's name in checkpoints.
         keys: Name and type of the key columns.
         batch: The keys that are being handled.
+        function: What gets the timers, for errors.
     """
 
-    def __init__(self, context: OperatorContext, name: str, keys: KeyTypes, batch: KeyBatch) -> None:
+    def __init__(self, context: OperatorContext, name: str, keys: KeyTypes, batch: KeyBatch, function: str) -> None:
         spec = TableSpec(name, (*prefixed(keys), (_TIME, pa.int64())), routing=len(keys))
         self._table = context.table(spec)
         self._batch = batch
+        self._key_names = [name for name, _ in keys]
+        self._function = function
         self._due = DueIndex()
+        self._loops = TimerLoops()
+        self._turn_us: Rows | None = None
         self._set: dict[tuple[int, int], bool] = {}
         self._firing: list[tuple[int, int]] | None = None
         self._firing_upto_us = 0
@@ -111,9 +120,14 @@ class TimerQueue:
     def register(self, time: int) -> None:
         """Call the current key back at a time; setting a timer twice is setting it once."""
         index = self._batch.index
-        self._set[index, time] = True
+        if self._set.get((index, time)):
+            return
         if self._firing is not None and time <= self._firing_upto_us:
+            now_us = self._batch.time_us
+            if (time <= now_us or self._loops) and self._loops.is_endless(index, now_us, time):
+                raise self._endless(time, self._batch.key_values)
             heapq.heappush(self._firing, (time, index))
+        self._set[index, time] = True
 
     def register_all(self, times_us: Rows, keys: Rows) -> None:
         """Call keys of the batch back; what this sets cannot be deleted before the batch is done.
@@ -122,7 +136,25 @@ class TimerQueue:
             times_us: When.
             keys: Their numbers.
         """
-        self._insert(self._arrays(keys, times_us), distinct=False)
+        new = self._insert(self._arrays(keys, times_us), distinct=False)
+        if self._turn_us is not None:
+            now_us, times_us = self._turn_us[keys[new]], times_us[new]
+            if self._loops or (times_us <= now_us).any():
+                self._check_loops(self._arrays(keys[new], times_us), now_us)
+
+    def _check_loops(self, arrays: list[pa.Array], now_us: Rows) -> None:
+        lists = [column_to_list(array) for array in arrays]
+        for now, (*key, time) in zip(now_us.tolist(), zip(*lists, strict=True), strict=True):
+            if self._loops.is_endless(repr(key), now, time):  # as text a NaN is like itself
+                raise self._endless(time, key)
+
+    def _endless(self, time: int, key: Sequence[Any]) -> UserCodeError:
+        return UserCodeError(
+            f"{self._function} sets timers of one key for their own time, or for earlier ones, again and again without "
+            f"end; the last one for {to_datetime(time)}",
+            hint="such timers fire at once, so time stands still: set the next one for a later time, or stop",
+            rows=(FailedRow(dict(zip(self._key_names, key, strict=True)), label="key"),),
+        )
 
     def delete_all(self, times_us: Rows, keys: Rows) -> None:
         """Forget timers of keys of the batch."""
@@ -152,9 +184,11 @@ class TimerQueue:
         if len(keys):
             self._insert(self._arrays(keys, times), distinct=True)
 
-    def _insert(self, arrays: list[pa.Array], distinct: bool) -> None:
+    def _insert(self, arrays: list[pa.Array], distinct: bool) -> Mask:
+        """Set timers; says which were not set before."""
         _, new = self._table.pane().insert(self._table.keys(arrays, distinct=distinct))
         self._note(arrays if new.all() else [array.filter(pa.array(new)) for array in arrays])
+        return new
 
     def _arrays(self, keys: Rows, times: Rows) -> list[pa.Array]:
         chosen = pa.array(keys)
@@ -168,29 +202,57 @@ class TimerQueue:
     def due(self, upto_us: int) -> Iterator[DueTimers]:
         """Timers that are set for a time up to this one, some ten thousand at once; they are not set any more.
 
-        Those that are set for such a time while others fire come in a later part, or by `late`.
+        Those that are set for such a time while others fire come by `firing`, or in a later part.
         """
         while (cutoff := self._due.cutoff(upto_us, _AT_ONCE)) is not None:
             found = self._taken(cutoff)
             if found is not None:
                 yield found
 
-    def _taken(self, upto_us: int) -> DueTimers | None:
+    def due_once_a_key(self, upto_us: int) -> Iterator[DueTimers]:
+        """Timers that are set for a time up to this one, in rounds that have each key once; they are not set any more.
+
+        Between two rounds timers may be set and deleted. When one is set that may have its turn before others of the
+        part, these are put back, and the next part is not much larger than what has fired of this one: so timers that
+        set others all the time do not cost the number of those that wait.
+        """
+        rows = _AT_ONCE
+        self._loops.clear()
+        while (cutoff := self._due.cutoff(upto_us, rows)) is not None:
+            arrays, fired = self._sorted(cutoff), 0
+            last_us, keys, pane = arrays[-1][-1].as_py(), self._table.keys(arrays), self._table.pane()
+            for turn, later in _turns(arrays[:-1]):
+                turn = turn[pane.remove(keys.take(turn))]  # the others were deleted
+                if not len(turn):
+                    continue
+                fired += len(turn)
+                due = _different(_taken_rows(arrays, turn))
+                self._turn_us = due.times_us
+                yield due
+                self._turn_us = None
+                if len(later) and (first_us := self._due.first_us) is not None and first_us <= last_us:
+                    self._note(_taken_rows(arrays, later))
+                    break
+            rows = min(_AT_ONCE, max(_AT_LEAST, 2 * fired))
+
+    def _sorted(self, upto_us: int) -> list[pa.Array]:
+        """Take entries out, in the order of their times."""
         arrays = self._due.take(upto_us)
         assert arrays is not None, "a cutoff is the time of an entry"
+        times = arrays[-1].to_numpy()
+        if (times[1:] < times[:-1]).any():
+            return _taken_rows(arrays, np.argsort(times, kind="stable"))
+        return arrays
+
+    def _taken(self, upto_us: int) -> DueTimers | None:
+        arrays = self._sorted(upto_us)
         # A timer that was deleted and set again was noted twice: of equal ones, one is removed.
         left = np.flatnonzero(self._table.pane().remove(self._table.keys(arrays)))
         if not len(left):
             return None
-        times = arrays[-1].to_numpy()[left]
-        if (times[1:] < times[:-1]).any():
-            order = np.argsort(times, kind="stable")
-            left, times = left[order], times[order]
-        chosen = pa.array(left)
-        columns = [array.take(chosen) for array in arrays[:-1]]
+        *columns, times = _taken_rows(arrays, left)
         numbers, firsts = group_rows(columns)
-        chosen = pa.array(firsts)
-        return DueTimers([column.take(chosen) for column in columns], firsts, numbers, times)
+        return DueTimers(_taken_rows(columns, firsts), firsts, numbers, times.to_numpy())
 
     def firing(self, timers: DueTimers, chained: bool = True) -> Iterator[tuple[int, int, datetime]]:
         """The timers in the order of their times, with those that are set meanwhile; without those that are deleted.
@@ -201,12 +263,16 @@ class TimerQueue:
 
         Returns:
             The number of the key, and the time as a number and as a datetime in UTC.
+
+        Raises:
+            UserCodeError: From `register`: timers set one another without end; names key, time and function.
         """
         times = timers.times_us.tolist()
         moments = column_to_list(pa.array(timers.times_us).view(_MOMENT))
         self._firing_upto_us = times[-1] if chained else _NEVER
         added = self._firing = []
         wanted = self._set
+        self._loops.clear()
         try:
             for key, time, moment in zip(timers.keys.tolist(), times, moments, strict=True):
                 while added and added[0] < (time, -1):
@@ -222,3 +288,29 @@ class TimerQueue:
         time, key = heapq.heappop(added)
         if self._set.pop((key, time), False):
             yield key, time, to_datetime(time)
+
+
+def _taken_rows(arrays: Sequence[pa.Array], rows: Rows) -> list[pa.Array]:
+    chosen = pa.array(rows)
+    return [array.take(chosen) for array in arrays]
+
+
+def _different(arrays: Sequence[pa.Array]) -> DueTimers:
+    """Timers of different keys."""
+    *columns, times = arrays
+    numbers = np.arange(len(times))
+    return DueTimers(columns, numbers, numbers, times.to_numpy())
+
+
+def _turns(keys: Sequence[pa.Array]) -> Iterator[tuple[Rows, Rows]]:
+    """The first rows of all keys, then their second ones, and so on, each time with the rows that are left."""
+    numbers, firsts = group_rows(keys)
+    by_key = np.argsort(numbers, kind="stable")
+    counts = np.bincount(numbers, minlength=len(firsts))
+    turns = np.empty(len(numbers), np.int64)
+    turns[by_key] = np.arange(len(numbers)) - np.repeat(np.cumsum(counts) - counts, counts)
+    order = np.argsort(turns, kind="stable")
+    begin = 0
+    for end in np.cumsum(np.bincount(turns)).tolist():
+        yield order[begin:end], order[end:]
+        begin = end
