@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import repeat
+from itertools import count, repeat
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -37,6 +38,10 @@ class Entry:
     due_us: int = _NEVER
 
 
+_Due = tuple[int, int, Any, Entry]
+"""When an entry is due at the earliest, a number of its own, its name, and the entry."""
+
+
 class MapCells:
     """The maps of the keys of a batch: read when one of them is touched; entries that changed are written at its end.
 
@@ -55,6 +60,8 @@ class MapCells:
         self._changed: dict[tuple[int, Any], Entry] = {}
         self._read: dict[tuple[int, Any], Entry] = {}
         self._gone: list[int] = []
+        self._due: dict[int, list[_Due]] = {}
+        self._numbers = count()
 
     def current(self) -> dict[Any, Entry]:
         """The current key's map."""
@@ -62,10 +69,27 @@ class MapCells:
             self._held = self._load()
         held, expiry = self._held[self._batch.index], self.rows.expiry
         if expiry is not None:
-            now_us = expiry.now_us(self._batch)
-            for name in [name for name, entry in held.items() if entry.due_us <= now_us]:
-                self._drop(held, name)
+            self._drop_expired(held, expiry.now_us(self._batch))
         return held
+
+    def _drop_expired(self, held: dict[Any, Entry], now_us: int) -> None:
+        """Only entries are looked at that were due by now when they were noted."""
+        due = self._due.get(self._batch.index)
+        if due is None:
+            due = [(entry.due_us, next(self._numbers), name, entry) for name, entry in held.items()]
+            heapq.heapify(due)
+            self._due[self._batch.index] = due
+        while due and due[0][0] <= now_us:
+            _, _, name, entry = heapq.heappop(due)
+            if held.get(name) is not entry:  # it is gone, or another one has its name
+                continue
+            if entry.due_us <= now_us:
+                self._drop(held, name)
+            else:  # it was touched since
+                self._note(name, entry)
+
+    def _note(self, name: Any, entry: Entry) -> None:
+        heapq.heappush(self._due[self._batch.index], (entry.due_us, next(self._numbers), name, entry))
 
     def _load(self) -> list[dict[Any, Entry]]:
         held: list[dict[Any, Entry]] = [{} for _ in range(len(self._batch))]
@@ -80,11 +104,13 @@ class MapCells:
                 held[key][name] = Entry(value, row, None, due)
         return held
 
-    def _touch(self, entry: Entry) -> None:
+    def _touch(self, name: Any, entry: Entry) -> None:
         expiry = self.rows.expiry
         if expiry is not None:
-            entry.touched_us = expiry.touched_us(self._batch)
+            entry.touched_us, before_us = expiry.touched_us(self._batch), entry.due_us
             entry.due_us = expiry.due_at(entry.touched_us)
+            if entry.due_us < before_us:  # it is new, or time has gone back: rows come in any order
+                self._note(name, entry)
 
     def get(self, name: Any) -> Any:
         """An entry's value.
@@ -94,7 +120,7 @@ class MapCells:
         """
         entry = self.current()[name]
         if self.reads_count:
-            self._touch(entry)
+            self._touch(name, entry)
             self._read[self._batch.index, name] = entry
         return entry.value
 
@@ -107,7 +133,7 @@ class MapCells:
             if old.id != _NEW:
                 self._gone.append(old.id)
         entries[name] = entry = Entry(value)
-        self._touch(entry)
+        self._touch(name, entry)
         self._changed[self._batch.index, name] = entry
 
     def remove(self, name: Any) -> None:
@@ -127,7 +153,7 @@ class MapCells:
 
     def discard(self) -> None:
         """Forget what has changed."""
-        self._held, self._changed, self._gone, self._read = None, {}, [], {}
+        self._held, self._changed, self._gone, self._read, self._due = None, {}, [], {}, {}
 
     def finish(self) -> None:
         """Write what has changed."""
@@ -136,8 +162,9 @@ class MapCells:
             return
         self.discard()
         self.rows.remove(np.array(gone, np.int64))
-        kept = [entry for entry in read.values() if entry.id != _NEW and entry.touched_us is not None]
-        kept = [entry for entry in kept if entry.id not in set(gone)] if gone else kept
+        gone_ids = set(gone)
+        kept = [one for one in read.values() if one.id != _NEW and one.touched_us is not None]
+        kept = [one for one in kept if one.id not in gone_ids]
         if kept:
             self.rows.touch(np.array([one.id for one in kept], np.int64), [one.touched_us or 0 for one in kept])
         if changed:

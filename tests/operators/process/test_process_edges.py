@@ -358,3 +358,74 @@ def test_a_type_error_behind_the_first_row_of_a_generator_is_the_functions_own()
 
     with pytest.raises(UserCodeError, match="raised TypeError: can only concatenate"):
         shown(broken, 1)
+
+
+class MapOfTenSeconds(lw.KeyedProcessFunction):
+    """Sets entry 1 at second 0 and entry 2 at second 3, touches as it is told, and shows the map at some seconds."""
+
+    named = lw.MapState(str, int, ttl=lw.StateTtl("10s", time="event", refresh="read"))
+
+    def __init__(self, touches: dict[int, str]) -> None:
+        self.touches = touches
+
+    def process(self, row: dict[str, Any], ctx: lw.KeyedContext) -> None:
+        self.named["first"] = 1
+        for second in (3, 8, 9, 11, 12, 14, 18, 19):
+            ctx.timers.register_event_time(NOON + dt.timedelta(seconds=second))
+
+    def on_timer(self, timestamp: dt.datetime, ctx: lw.KeyedContext) -> Any:
+        second = (timestamp - NOON).seconds
+        if second == 3:
+            self.named["second"] = 2
+        match self.touches.get(second):
+            case "read":
+                assert self.named["first"] == 1
+            case "write":
+                self.named["first"] = 1
+            case "remove":
+                del self.named["first"]
+        yield {"shown": f"{second} {sorted(self.named)}"}
+
+
+BOTH, SECOND, FIRST = ["first", "second"], ["second"], ["first"]
+
+
+@pytest.mark.parametrize(
+    ("touches", "held"),
+    [
+        ({}, [BOTH, BOTH, BOTH, SECOND, SECOND, [], [], []]),
+        ({8: "read"}, [BOTH, BOTH, BOTH, BOTH, BOTH, FIRST, [], []]),
+        ({9: "write"}, [BOTH, BOTH, BOTH, BOTH, BOTH, FIRST, FIRST, []]),
+        ({8: "remove", 9: "write"}, [BOTH, SECOND, BOTH, BOTH, BOTH, FIRST, FIRST, []]),
+        ({8: "read", 9: "remove"}, [BOTH, BOTH, SECOND, SECOND, SECOND, [], [], []]),
+    ],
+)
+def test_entries_of_a_map_expire_one_by_one_ten_seconds_after_the_last_touch(
+    touches: dict[int, str], held: list[list[str]]
+) -> None:
+    seconds = (3, 8, 9, 11, 12, 14, 18, 19)
+    assert shown(MapOfTenSeconds(touches), 1) == [f"{at} {names}" for at, names in zip(seconds, held, strict=True)]
+
+
+class TouchedEarlier(lw.KeyedProcessFunction):
+    """Two timers: the later one first, which sets one that goes back in time and reads."""
+
+    named = lw.MapState(str, int, ttl=lw.StateTtl("10s", time="event", refresh="read"))
+
+    def process(self, row: dict[str, Any], ctx: lw.KeyedContext) -> None:
+        self.named["x"] = 1
+        for second in (8, 12, 16, 30):
+            ctx.timers.register_event_time(NOON + dt.timedelta(seconds=second))
+
+    def on_timer(self, timestamp: dt.datetime, ctx: lw.KeyedContext) -> Any:
+        second = (timestamp - NOON).seconds
+        if second == 8:
+            assert self.named["x"] == 1
+            ctx.timers.register_event_time(NOON + dt.timedelta(seconds=5))
+        if second == 5:
+            assert self.named["x"] == 1
+        yield {"shown": f"{second} {len(self.named)}"}
+
+
+def test_an_entry_that_an_earlier_time_touched_last_expires_by_that_time() -> None:
+    assert shown(TouchedEarlier(), 1) == ["8 1", "5 1", "12 1", "16 0", "30 0"]
