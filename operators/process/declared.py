@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, get_args, get_origin
 
-from lakeward.engine.api.row_types import resolve_annotation
+from lakeward.engine.api.row_types import is_row_class, resolve_annotation
 from lakeward.engine.core.errors import GraphError, LakewardError, SchemaError
 from lakeward.engine.core.expect import user_location
 from lakeward.operators.function_names import function_name, plain_function
-from lakeward.operators.process.forms import ValueForm
+from lakeward.operators.process.forms import ValueForm, unhashable
 from lakeward.operators.process.states import (
     AggregatingState,
     BroadcastState,
@@ -153,10 +153,31 @@ def declared(name: str, state: State | None, hint: Any, owner: str) -> Declared:
         types = _types(state, args)
         if any(one is None for one in types):
             raise SchemaError(f"the type of {what} is not known", hint=_TYPE_HINT)
-        forms = [ValueForm(one, what) for one in types]
+        if isinstance(state, MapState | BroadcastState):
+            _check_hash(types[0], what)
+        forms = [ValueForm(one, what, none) for one, none in zip(types, _none_is_a_value(state), strict=True)]
     except LakewardError as error:
         raise SchemaError(f"{owner}: {error.message}", hint=error.hint or _TYPE_HINT) from None
     return Declared(name, state, forms[-1], forms[0] if len(forms) > 1 else None)
+
+
+def _check_hash(hint: Any, what: str) -> None:
+    wrong = unhashable(hint)
+    if wrong is not None:
+        shown = wrong.__qualname__ if is_row_class(wrong) else wrong
+        raise SchemaError(
+            f"keys of {what} cannot be keys of a dict: a {shown} has no hash in Python",
+            hint="use a tuple[int, ...], a NamedTuple or a dataclass(frozen=True), with such fields alone",
+        )
+
+
+def _none_is_a_value(state: State) -> list[bool]:
+    """Of a state's types: whether None is a value like others, and does not mean that nothing is held."""
+    if isinstance(state, MapState):
+        return [True, True]
+    if isinstance(state, BroadcastState):  # rows are found by its keys, which may not be null
+        return [False, True]
+    return [isinstance(state, ListState)]
 
 
 def _types(state: State, args: tuple[Any, ...]) -> list[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -26,6 +26,9 @@ from lakeward.operators.rows import RowReader, RowWriter, column_to_list, fits, 
 VALUE = "value"
 """The only column of values that are no rows."""
 
+_THERE = "##there"
+"""The column that says whether there is a row, where None may stand for one."""
+
 
 class ValueForm:
     """Values of one type, as columns of a table of state.
@@ -37,6 +40,7 @@ class ValueForm:
     Args:
         hint: The type: as for rows (a dataclass, NamedTuple, TypedDict, names with types) or as for one column.
         what: Whose values they are, for errors.
+        none: Whether None is a value, if the type admits it.
 
     Attributes:
         schema: Of the columns: one a field of a row, else only `VALUE`.
@@ -47,9 +51,9 @@ class ValueForm:
         SchemaError: It has no Arrow type.
     """
 
-    def __init__(self, hint: Any, what: str) -> None:
+    def __init__(self, hint: Any, what: str, none: bool = False) -> None:
         self.what = what
-        given, hint = hint, bare(hint)
+        given, none, hint = hint, none and _admits_none(hint), bare(hint)
         self.rows = is_row_class(hint) or isinstance(hint, Mapping | pa.Schema)
         try:
             self.schema = schema_of(hint) if self.rows else pa.schema({VALUE: arrow_type(given)})
@@ -64,16 +68,22 @@ class ValueForm:
         self.mutable = _mutable(hint, self.schema, self.rows)
         columns = _given_columns(hint) if is_row_class(hint) else {}
         self.columns = [columns.get(field.name, ColumnSpec(field.name, field.type)) for field in self.schema]
+        self._none = none and self.rows
+        if self._none:
+            self.schema = self.schema.append(pa.field(_THERE, pa.bool_()))
+            self.columns.append(ColumnSpec(_THERE, pa.bool_(), True))
 
     @property
     def description(self) -> str:
         """The type, for errors."""
         if not self.rows:
             return str(self.schema.types[0])
-        return "rows of " + ", ".join(f"{field.name}: {field.type}" for field in self.schema)
+        return "rows of " + ", ".join(f"{field.name}: {field.type}" for field in self.schema if field.name != _THERE)
 
     def values(self, arrays: Sequence[pa.Array]) -> list[Any]:
         """The values that lie in these columns."""
+        if self._none:
+            return self._rows_or_none(pa.RecordBatch.from_arrays(list(arrays), schema=self.schema))
         if self.rows:
             batch = pa.RecordBatch.from_arrays(list(arrays), schema=self.schema)
             return list(self._reader.rows(batch))
@@ -82,12 +92,25 @@ class ValueForm:
             return values
         return [None if value is None else self._make(value) for value in values]
 
+    def _rows_or_none(self, batch: pa.RecordBatch) -> list[Any]:
+        there = batch.column(_THERE)
+        rows = self._reader.rows(batch.drop_columns([_THERE]).filter(there))
+        return [next(rows) if one else None for one in there.to_pylist()]
+
+    def _arrays_or_none(self, values: Sequence[Any]) -> list[pa.Array]:
+        there = np.fromiter((value is not None for value in values), np.bool_, len(values))
+        arrays = self._writer.arrays([value for value in values if value is not None])
+        places = pa.array(np.cumsum(there) - 1, mask=~there)
+        return [*(array.take(places) for array in arrays), pa.array(there)]
+
     def arrays(self, values: Sequence[Any]) -> list[pa.Array]:
         """The columns of some values.
 
         Raises:
             UserCodeError: A value is of another type; names the state and the value.
         """
+        if self._none:
+            return self._arrays_or_none(values)
         if self.rows:
             return self._writer.arrays(values)
         kind = self.schema.types[0]
@@ -137,6 +160,44 @@ def _in_utc(name: Any) -> Any:
 def _without_zone(name: Any) -> Any:
     aware = isinstance(name, datetime) and name.tzinfo is not None
     return name.astimezone(UTC).replace(tzinfo=None) if aware else name
+
+
+def _admits_none(hint: Any) -> bool:
+    while typing.get_origin(hint) is typing.Annotated:
+        hint = typing.get_args(hint)[0]
+    return type(None) in typing.get_args(hint)
+
+
+def unhashable(hint: Any) -> Any:
+    """The part of a type whose values have no hash, so that they cannot be keys of a dict; None: there is none.
+
+    >>> unhashable(tuple[int, ...]), unhashable(tuple[list[int], ...])
+    (None, list[int])
+    """
+    hint = bare(hint)
+    if isinstance(hint, pa.DataType):
+        return hint if pa.types.is_nested(hint) else None
+    if isinstance(hint, Mapping | pa.Schema):
+        return "dict"
+    if is_row_class(hint):
+        if typing.is_typeddict(hint) or hint.__hash__ is None:
+            return hint
+        return _first_unhashable(row_fields(hint).values()) if _hashes_fields(hint) else None
+    origin = typing.get_origin(hint)
+    if origin in (tuple, frozenset):
+        return _first_unhashable(one for one in typing.get_args(hint) if one is not Ellipsis)
+    return hint if origin not in (None, typing.Literal) else None
+
+
+def _first_unhashable(hints: Iterable[Any]) -> Any:
+    return next((found for found in map(unhashable, hints) if found is not None), None)
+
+
+def _hashes_fields(row_class: type) -> bool:
+    """Whether its hash is that of its fields: of a NamedTuple's, or what `dataclasses` have made."""
+    made: Any = row_class.__hash__
+    code = getattr(made, "__code__", None)
+    return made is tuple.__hash__ or (code is not None and code.co_filename == "<string>")
 
 
 def _mutable(hint: Any, schema: pa.Schema, rows: bool) -> bool:
