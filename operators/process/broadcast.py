@@ -14,7 +14,7 @@ from lakeward.engine.core.errors import UserCodeError
 from lakeward.engine.core.hashing import hash_columns
 from lakeward.engine.core.keygroups import key_group_range, key_groups
 from lakeward.operators.process.declared import Declared
-from lakeward.operators.process.forms import canonical
+from lakeward.operators.process.forms import KEY_PREFIX, canonical
 from lakeward.operators.process.held_rows import evolving
 from lakeward.operators.process.renames import in_opening_order
 from lakeward.operators.process.states import BroadcastState, State
@@ -22,7 +22,6 @@ from lakeward.operators.process.states import BroadcastState, State
 K = TypeVar("K")
 V = TypeVar("V")
 
-_KEY_PREFIX = "key."
 _NOTHING = object()
 
 
@@ -68,9 +67,9 @@ class _Cells:
         self._keys, self._values = declared.key_form, declared.form
         self._max_parallelism = context.max_parallelism
         self._ours = key_group_range(context.subtask, context.parallelism, context.max_parallelism)
-        self._names = tuple(_KEY_PREFIX + name for name in self._keys.schema.names)
+        self._names = tuple(KEY_PREFIX + name for name in self._keys.schema.names)
         keys = [pa.field(name, field.type) for name, field in zip(self._names, self._keys.schema, strict=True)]
-        forms = [(_KEY_PREFIX, self._keys), ("", self._values)]
+        forms = [(KEY_PREFIX, self._keys), ("", self._values)]
         evolution = RowsEvolution(tuple(evolving(forms)), declared.old_table)
         spec = RowsSpec(declared.table, pa.schema([*keys, *self._values.schema]), self._names, evolution=evolution)
         self._rows = context.rows(spec)

@@ -26,6 +26,12 @@ from lakeward.operators.rows import RowReader, RowWriter, column_to_list, fits, 
 VALUE = "value"
 """The only column of values that are no rows."""
 
+KEY_PREFIX = "key."
+"""What the columns of a map's keys begin with."""
+
+GIVEN = "#given"
+"""The end of the columns that say whether a field has a value."""
+
 _THERE = "##there"
 """The column that says whether there is a row, where None may stand for one."""
 
@@ -48,7 +54,7 @@ class ValueForm:
         columns: The columns with their values for what was stored without them, and their old names.
 
     Raises:
-        SchemaError: It has no Arrow type.
+        SchemaError: It has no Arrow type, or a field's name is one of state's own.
     """
 
     def __init__(self, hint: Any, what: str, none: bool = False) -> None:
@@ -60,6 +66,7 @@ class ValueForm:
         except SchemaError as error:
             raise SchemaError(f"{what}: {error.message}", hint=error.hint) from None
         if self.rows:
+            self._check_names()
             row_class = hint if is_row_class(hint) else None
             self._reader = RowReader(self.schema, row_class)
             self._writer = RowWriter(self.schema, what)
@@ -72,6 +79,14 @@ class ValueForm:
         if self._none:
             self.schema = self.schema.append(pa.field(_THERE, pa.bool_()))
             self.columns.append(ColumnSpec(_THERE, pa.bool_(), True))
+
+    def _check_names(self) -> None:
+        for name in self.schema.names:
+            if name.startswith(("#", KEY_PREFIX)) or name.endswith(GIVEN):
+                raise SchemaError(
+                    f"{self.what}: a field cannot be named {name!r}",
+                    hint=f"names of state's own begin with '#' or '{KEY_PREFIX}', or end with '{GIVEN}': rename it",
+                )
 
     @property
     def description(self) -> str:

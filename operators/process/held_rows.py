@@ -13,14 +13,13 @@ from lakeward.engine.api.context import OperatorContext
 from lakeward.engine.api.state import ColumnSpec, RowIds, RowsEvolution, RowsSpec
 from lakeward.operators.process.declared import Declared
 from lakeward.operators.process.expiry import Expiry
-from lakeward.operators.process.forms import ValueForm, canonical
+from lakeward.operators.process.forms import KEY_PREFIX, ValueForm, canonical
 from lakeward.operators.process.key_batch import KeyBatch, prefixed
 from lakeward.operators.ranking.keyed_rows import KeyedRows
 from lakeward.operators.windows.columns import Rows, group_rows, to_numpy
 from lakeward.operators.windows.timed import KeyTypes
 
-_TOUCHED = "##touched_us"  # no key column begins so, and no field
-_KEY_PREFIX = "key."
+_TOUCHED = "##touched_us"  # no key column begins so, and no field: see `prefixed` and `ValueForm`
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +52,7 @@ class HeldRows:
         self._keys = [name for name, _ in prefixed(keys)]
         self._forms = [("", declared.form)]
         if declared.key_form is not None:
-            self._forms.insert(0, (_KEY_PREFIX, declared.key_form))
+            self._forms.insert(0, (KEY_PREFIX, declared.key_form))
         columns = [(prefix + field.name, field.type) for prefix, form in self._forms for field in form.schema]
         timed = [] if declared.ttl is None else [(_TOUCHED, pa.int64())]
         schema = pa.schema([*prefixed(keys), *columns, *timed])

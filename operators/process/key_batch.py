@@ -90,5 +90,10 @@ class KeyBatch:
 
 
 def prefixed(keys: KeyTypes) -> KeyTypes:
-    """Key columns under names that no field of a state has."""
-    return tuple((f"#{name}", kind) for name, kind in keys)
+    """Key columns under names that no field of a state has, and that do not begin with "##".
+
+    >>> [name for name, _ in prefixed((("shop", pa.string()), ("#shop", pa.string())))]
+    ['#shop', '#/#shop']
+    """
+    odd = {name for name, _ in keys if name.lstrip("/").startswith("#")}
+    return tuple((f"#/{name}" if name in odd else f"#{name}", kind) for name, kind in keys)

@@ -26,7 +26,7 @@ from lakeward.operators.windows.columns import Mask, Rows, group_rows
 from lakeward.operators.windows.due import DueIndex
 from lakeward.operators.windows.timed import KeyTypes
 
-_TIME = "##time_us"  # no key column begins so
+_TIME = "##time_us"  # no key column begins so: see `prefixed`
 _AT_ONCE = 32_768
 _AT_LEAST = 64
 _NEVER = -(2**63)

@@ -16,6 +16,7 @@ from lakeward.engine.api.state import ColumnSpec, Keys, SlotArray, TableSpec
 from lakeward.engine.core.errors import UserCodeError
 from lakeward.operators.process.declared import Declared
 from lakeward.operators.process.expiry import Expiry
+from lakeward.operators.process.forms import GIVEN
 from lakeward.operators.process.key_batch import KeyBatch, prefixed
 from lakeward.operators.process.states import AggregatingState, ReducingState, ValueState, unbound
 from lakeward.operators.rows import list_to_column
@@ -24,7 +25,7 @@ from lakeward.operators.windows.timed import KeyTypes
 
 T = TypeVar("T")
 
-_TOUCHED = "##touched_us"  # no key column begins so, and no field
+_TOUCHED = "##touched_us"  # no key column begins so, and no field: see `prefixed` and `ValueForm`
 
 
 class _Nothing:
@@ -324,7 +325,7 @@ def _columns(declared: Declared) -> list[ColumnSpec]:
 
 def _given(field: str) -> str:
     """The column that says whether a field of a row is there."""
-    return f"{field}#given"
+    return f"{field}{GIVEN}"
 
 
 class BoundValue(ValueState[T], Generic[T]):
