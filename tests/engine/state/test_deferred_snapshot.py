@@ -198,3 +198,15 @@ def test_a_store_that_cannot_be_written_says_which_and_the_job_may_start_again(t
     for change in changes:
         with pytest.raises(CheckpointError, match=r"cannot write the state store .*store"):
             change()
+
+
+def test_a_snapshot_of_text_keys_shares_no_memory_with_the_table(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, "memory", 1 << 26)
+    pane = lab.table.pane(0)
+    pane.slots(lab.table.keys([pa.array([f"a key of some length {n}" for n in range(50)])]))
+    frozen, target, _ = lab.freeze()
+    wanted = content(lab.table)
+    words = pane._map.keys._arena  # type: ignore[attr-defined]
+    words[:] = np.uint64(0x2A2A2A2A2A2A2A2A)  # the table may do with its memory as it likes, now
+    assert lab.restored(frozen, target) == wanted
+    lab.backend.close()

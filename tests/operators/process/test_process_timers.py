@@ -217,3 +217,53 @@ def test_a_thousand_steps_back_are_no_loop_yet(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.undo()
     again = Chained(lambda at, fired: [at] if fired < 1_000 else [])
     assert fired(again, [("a", 10)]) == [("a", 10)] * 1_001
+
+
+class Kept(lw.KeyedProcessFunction):
+    """The first timer of a key holds a value for ten microseconds, the others show it."""
+
+    held = lw.ValueState(str, ttl=lw.StateTtl(dt.timedelta(microseconds=10), time="event"))
+    listed = lw.ListState(str, ttl=lw.StateTtl(dt.timedelta(microseconds=10), time="event"))
+    first: lw.ValueState[int]
+
+    def process(self, row: dict[str, Any], ctx: lw.KeyedContext) -> None:
+        self.first.value = min(row["n"], self.first.value or row["n"])
+        ctx.timers.register_event_time(row["n"])
+
+    def on_timer(self, timestamp: dt.datetime, ctx: lw.KeyedContext) -> Any:
+        if since_epoch(timestamp) == self.first.value:
+            self.held.value = "held"
+            self.listed.append("listed")
+        elif self.held.exists and list(self.listed):
+            yield {"k": ctx.current_key, "at": since_epoch(timestamp)}
+
+
+class KeptColumns(lw.KeyedBatchFunction):
+    """The same for whole batches."""
+
+    held = lw.ValueState(int, ttl=lw.StateTtl(dt.timedelta(microseconds=10), time="event"))
+    first: lw.ValueState[int]
+
+    def process_batch(self, batch: pa.RecordBatch, ctx: lw.KeyedBatchContext) -> None:
+        before = self.first.column.fill_null(1_000).to_numpy().copy()
+        np.minimum.at(before, ctx.key_numbers, batch.column("n").to_numpy())
+        self.first.column = before
+        ctx.timers.register_event_time(batch.column("n"), ctx.key_numbers)
+
+    def on_timers(self, timers: pa.RecordBatch, ctx: lw.KeyedBatchContext) -> Any:
+        times = timers.column("timestamp").cast(pa.int64())
+        shown = self.held.column.is_valid()
+        self.held.update(times, where=times.to_numpy() == self.first.column.to_numpy())
+        return pa.record_batch({"k": timers.column("k"), "at": times}).filter(shown)
+
+
+@pytest.mark.parametrize("road", [Kept, KeptColumns])
+def test_a_late_timer_touches_state_by_the_watermark_and_not_by_its_own_time(road: Any) -> None:
+    with harness(road()) as one:
+        one.watermark(100)
+        one.send([{"k": "late", "n": at} for at in (50, 105, 109, 110, 112)])
+        one.watermark(200)
+        assert [row["at"] for row in one.take()] == [105, 109]  # held at 100, not at 50
+        one.send([{"k": "in time", "n": at} for at in (250, 255, 259, 260)])
+        one.watermark(300)
+        assert [row["at"] for row in one.take()] == [255, 259]
