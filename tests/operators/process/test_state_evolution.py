@@ -411,3 +411,104 @@ def test_a_new_field_may_have_the_name_that_another_one_had() -> None:
     shown, again = after(FieldUnderTheOldName(), [saved(Before())], 0)
     assert shown == repr([[ItemUnderTheOldName("new", "label1")], {"x1": ItemUnderTheOldName("new", "m")}])
     assert after(FieldUnderTheOldName(), again, 0)[0] == shown
+
+
+class WithAll(lw.KeyedProcessFunction):
+    """A state of each kind, one of which lives for an hour."""
+
+    value: lw.ValueState[int]
+    aged = lw.ValueState(int, ttl="1h")
+    listed: lw.ListState[OldItem]
+    mapped: lw.MapState[str, int]
+    most = lw.ReducingState(int, max)
+
+    def process(self, row: dict[str, Any], ctx: lw.KeyedContext) -> Any:
+        held = [self.value.value, self.aged.value, list(self.listed), dict(self.mapped), self.most.value]
+        yield {"k": row["k"], "shown": repr(held)}
+        self.value.value = self.aged.value = n = row["n"]
+        self.listed.append(OldItem(n, "x"))
+        self.mapped["m"] = n
+        self.most.add(n)
+
+
+class WithoutAny(lw.KeyedProcessFunction):
+    other: lw.ValueState[int]
+
+    def process(self, row: dict[str, Any], ctx: lw.KeyedContext) -> None:
+        self.other.value = row["n"]
+
+
+@pytest.mark.parametrize("store", ["memory", "rocksdb"])
+@pytest.mark.parametrize("parallelism", [1, 2])
+def test_state_that_a_version_does_not_declare_is_found_again_by_the_version_that_does(
+    store: Any, parallelism: int
+) -> None:
+    keys = [f"k{n}" for n in range(8)]
+    with harness(WithAll(), [], HarnessConfig(store=store)) as one:
+        one.send([{"k": key, "n": 5} for key in keys])
+        snapshots = [one.snapshot()]
+    for _ in range(2):  # two checkpoints of the version without
+        between = []
+        for number in range(parallelism):
+            with harness(WithoutAny(), snapshots, HarnessConfig(number, parallelism, store=store)) as one:
+                between.append(one.snapshot())
+        snapshots = between
+    with harness(WithAll(), snapshots, HarnessConfig(store=store)) as one:
+        one.send([{"k": key, "n": 6} for key in keys])
+        assert {row["shown"] for row in one.take()} == {repr([5, 5, [OldItem(5.0, "x")], {"m": 5}, 5])}
+
+
+class ShowsRules(OldRules):
+    def process(self, row: dict[str, Any], ctx: lw.ProcessContext) -> Any:
+        yield {"k": row["k"], "shown": repr(sorted(self.rules.items()))}
+
+
+class NoRules(lw.BroadcastProcessFunction):
+    def process(self, row: dict[str, Any], ctx: lw.ProcessContext) -> None: ...
+
+    def process_broadcast(self, row: dict[str, Any], ctx: lw.ProcessContext) -> None: ...
+
+
+class OtherRules(NoRules):
+    others: lw.BroadcastState[str, int]
+
+
+NO_ENTRIES: list[tuple[str, OldRule]] = []
+
+
+@pytest.mark.parametrize(
+    ("without", "held"),
+    [(OtherRules, [(f"k{n}", OldRule(n)) for n in range(3)]), (NoRules, NO_ENTRIES)],
+    ids=["other state", "no state at all"],
+)
+def test_broadcast_state_that_is_not_declared_stays_while_the_function_has_state_at_all(
+    without: Any, held: list[tuple[str, OldRule]]
+) -> None:
+    with with_rules(OldRules(), [], HarnessConfig()) as one:
+        one.send([{"k": f"k{n}", "n": n} for n in range(3)], index=1)
+        snapshots = [one.snapshot()]
+    between = []
+    for number in range(2):
+        with with_rules(without(), snapshots, HarnessConfig(number, 2)) as one:
+            between.append(one.snapshot())
+    with with_rules(ShowsRules(), between, HarnessConfig()) as one:
+        one.send([{"k": "x", "n": 0}])
+        assert one.take()[0]["shown"] == repr(held)
+
+
+class NoState(lw.KeyedProcessFunction):
+    def process(self, row: dict[str, Any], ctx: lw.KeyedContext) -> None: ...
+
+
+def test_state_that_expires_while_no_version_declares_it_is_not_returned() -> None:
+    with harness(WithAll(), [], HarnessConfig()) as one:
+        one.send([{"k": "a", "n": 5}])
+        saved = one.snapshot()
+    with harness(NoState(), [saved], HarnessConfig()) as one:
+        one.tick(30 * 60_000)
+        saved = one.snapshot()
+    for minutes, aged in ((59, 5), (61, None)):
+        with harness(WithAll(), [saved], HarnessConfig()) as one:
+            one.clock.advance_ms(minutes * 60_000)
+            one.send([{"k": "a", "n": 6}])
+            assert one.take()[0]["shown"].startswith(f"[5, {aged}, ")
