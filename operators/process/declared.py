@@ -17,6 +17,7 @@ from lakeward.operators.process.forms import ValueForm, unhashable
 from lakeward.operators.process.states import (
     AggregatingState,
     BroadcastState,
+    DictState,
     ListState,
     MapState,
     ReducingState,
@@ -153,7 +154,7 @@ def declared(name: str, state: State | None, hint: Any, owner: str) -> Declared:
         types = _types(state, args)
         if any(one is None for one in types):
             raise SchemaError(f"the type of {what} is not known", hint=_TYPE_HINT)
-        if isinstance(state, MapState | BroadcastState):
+        if isinstance(state, DictState):
             _check_hash(types[0], what)
         forms = [ValueForm(one, what, none) for one, none in zip(types, _none_is_a_value(state), strict=True)]
     except LakewardError as error:
@@ -183,7 +184,7 @@ def _none_is_a_value(state: State) -> list[bool]:
 def _types(state: State, args: tuple[Any, ...]) -> list[Any]:
     """The types of a state's parts: as declared, else as annotated."""
     first = args[0] if args else None
-    if isinstance(state, MapState | BroadcastState):
+    if isinstance(state, DictState):
         second = args[1] if len(args) > 1 else None
         return [_or(state.key, first), _or(state.value, second)]
     if isinstance(state, AggregatingState):

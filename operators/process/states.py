@@ -256,27 +256,13 @@ class ListState(State, Generic[T]):
         return list(self)[index]
 
 
-class MapState(State, MutableMapping[K, V]):
-    """A dict a key.
-
-    >>> import lakeward as lw
-    >>> def changes(row: dict, last: lw.MapState[str, float]):
-    ...     before = last.get(row["item"])
-    ...     if before is not None and before != row["price"]:
-    ...         yield {"item": row["item"], "change": row["price"] - before}
-    ...     last[row["item"]] = row["price"]
-    >>> rows = [{"shop": 1, "item": "tea", "price": price} for price in (3.0, 3.0, 2.5)]
-    >>> stream = lw.StreamExecutionEnvironment().from_collection(rows).key_by("shop")
-    >>> stream.process(changes, returns={"item": str, "change": float}).execute_and_collect().to_pylist()
-    [{'item': 'tea', 'change': -0.5}]
-
-    The map of a key is brought into memory whole when it is touched; only entries that change are written. Values are
-    not to be changed in place: assign them anew.
+class DictState(State, MutableMapping[K, V]):
+    """A state that is used as a dict: what `MapState` and `BroadcastState` have in common.
 
     Args:
         key: The keys' type, if the annotation does not say it.
         value: The values'.
-        ttl: As in `StateTtl`, for each entry by itself; reading an entry refreshes it if `refresh="read"`.
+        ttl: As in `StateTtl`, for each entry by itself.
         renamed_from: The attribute's old name.
     """
 
@@ -308,11 +294,36 @@ class MapState(State, MutableMapping[K, V]):
         unbound(self)
 
     def clear(self) -> None:
-        """Forget the current key's map."""
+        """Forget all entries."""
         unbound(self)
 
 
-class BroadcastState(State, MutableMapping[K, V]):
+class MapState(DictState[K, V]):
+    """A dict a key.
+
+    >>> import lakeward as lw
+    >>> def changes(row: dict, last: lw.MapState[str, float]):
+    ...     before = last.get(row["item"])
+    ...     if before is not None and before != row["price"]:
+    ...         yield {"item": row["item"], "change": row["price"] - before}
+    ...     last[row["item"]] = row["price"]
+    >>> rows = [{"shop": 1, "item": "tea", "price": price} for price in (3.0, 3.0, 2.5)]
+    >>> stream = lw.StreamExecutionEnvironment().from_collection(rows).key_by("shop")
+    >>> stream.process(changes, returns={"item": str, "change": float}).execute_and_collect().to_pylist()
+    [{'item': 'tea', 'change': -0.5}]
+
+    The map of a key is brought into memory whole when it is touched; only entries that change are written. Values are
+    not to be changed in place: assign them anew.
+
+    Args:
+        key: The keys' type, if the annotation does not say it.
+        value: The values'.
+        ttl: As in `StateTtl`, for each entry by itself; reading an entry refreshes it if `refresh="read"`.
+        renamed_from: The attribute's old name.
+    """
+
+
+class BroadcastState(DictState[K, V]):
     """A dict that every subtask of a `BroadcastProcessFunction` has a copy of; only `process_broadcast` may change it.
 
     >>> import lakeward as lw
@@ -340,28 +351,7 @@ class BroadcastState(State, MutableMapping[K, V]):
     """
 
     def __init__(self, key: Any = None, value: Any = None, *, renamed_from: str | None = None) -> None:
-        super().__init__(renamed_from=renamed_from)
-        self.key = key
-        self.value = value
-
-    def __getitem__(self, key: K) -> V:
-        unbound(self)
-
-    def __setitem__(self, key: K, value: V) -> None:
-        unbound(self)
-
-    def __delitem__(self, key: K) -> None:
-        unbound(self)
-
-    def __iter__(self) -> Iterator[K]:
-        unbound(self)
-
-    def __len__(self) -> int:
-        unbound(self)
-
-    def clear(self) -> None:
-        """Forget everything."""
-        unbound(self)
+        super().__init__(key, value, renamed_from=renamed_from)
 
 
 class ReducingState(State, Generic[T]):
