@@ -211,12 +211,25 @@ class ValueCells:
 
     def column(self, default: Any) -> pa.Array:
         """The values of the batch's keys; the default where there is none."""
-        if self._columns_now is None:
-            self._columns_now = self._load_column()
-        column = self._columns_now
+        column = self._column_now()
+        if self._expiry is not None and self._expiry.ttl.refresh == "read":
+            self._touch_all(column, self._expiry)
         if default is None or not column.null_count:
             return column
         return column.fill_null(self._whole(self._form.arrays([default]))[0])
+
+    def _touch_all(self, column: pa.Array, expiry: Expiry) -> None:
+        """What is there has been read, and lives longer."""
+        rows = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
+        if len(rows):
+            slots = self._table.pane().find(self._batch.encoded(self._table).take(rows))
+            self._table.pane().mark_changed(slots)
+            self._table.pane().column(_TOUCHED)[slots] = expiry.touched_of_all(self._batch)[rows]
+
+    def _column_now(self) -> pa.Array:
+        if self._columns_now is None:
+            self._columns_now = self._load_column()
+        return self._columns_now
 
     def _load_column(self) -> pa.Array:
         self._slots = slots = self._table.pane().find(self._batch.encoded(self._table))
@@ -240,7 +253,7 @@ class ValueCells:
         Raises:
             UserCodeError: They are of another type; names the state.
         """
-        column, before = self._cast(values), self.column(None)
+        column, before = self._cast(values), self._column_now()
         keys = self._batch.encoded(self._table)
         slots = self._table.pane().find(keys) if self._slots is None else self._slots
         self._columns_now = column if where.all() else pc.if_else(pa.array(where), column, before)

@@ -82,3 +82,39 @@ def test_a_key_that_is_cleared_and_set_again_and_again_is_not_noted_for_ever() -
         assert isinstance(one.operator, FunctionOperator)
         assert one.operator._states is not None
         assert [len(expiry._due) <= 15 for expiry in one.operator._states._expiries] == [True] * 3
+
+
+class Reads(lw.KeyedProcessFunction):
+    held = lw.ValueState(int, ttl=lw.StateTtl("10us", time="event", refresh="read"))
+
+    def process(self, row: dict[str, Any], ctx: lw.KeyedContext) -> Any:
+        if row["n"] == 0:
+            self.held.value = 1
+        elif row["n"] == 1:
+            yield ctx.current_key, row["n"], self.held.value
+
+
+class ReadsMany(lw.KeyedBatchFunction):
+    held = lw.ValueState(int, ttl=lw.StateTtl("10us", time="event", refresh="read"))
+
+    def process_batch(self, batch: pa.RecordBatch, ctx: lw.KeyedBatchContext) -> pa.RecordBatch | None:
+        (n,) = batch.column("n").unique().to_pylist()
+        if n == 0:
+            self.held.column = [1] * len(ctx.keys)
+        elif n == 1:
+            return pa.record_batch([ctx.keys.column("k"), batch.column("n"), self.held.column], schema=RESULT)
+        elif n == 2:
+            self.held.update([2] * len(ctx.keys), where=np.zeros(len(ctx.keys), np.bool_))
+        return None
+
+
+@pytest.mark.parametrize("function", [Reads(), ReadsMany()], ids=["rows", "batches"])
+def test_state_that_is_read_lives_longer_where_reading_counts(function: Any) -> None:
+    with harness(function) as one:
+        one.send([{"k": k, "n": 0, "at": 0} for k in "abc"])
+        found = []
+        for time, n, keys in ((8, 1, "a"), (9, 2, "b"), (12, 1, "abc"), (15, 1, "ac"), (24, 1, "a"), (34, 1, "a")):
+            one.watermark(time)
+            one.send([{"k": k, "n": n, "at": time} for k in keys])
+            found.append([row["held"] for row in one.take()])
+        assert found == [[1], [], [1, None, None], [1, None], [1], [None]]
