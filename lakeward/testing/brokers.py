@@ -34,6 +34,7 @@ from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic, OffsetSp
 
 from lakeward.engine.core.clock import SystemClock
 from lakeward.engine.core.errors import ConfigError, LakewardError, SourceError
+from lakeward.engine.core.expect import expect
 
 BrokerKind = Literal["external", "kafka", "noida"]
 
@@ -412,6 +413,7 @@ def start_broker(directory: Path | str, kind: BrokerKind | None = None, port: in
         ConfigError: There is no broker to start.
         SourceError: It did not come up; the text has the end of its log.
     """
+    expect(directory, (str, Path), "start_broker: directory", "give a folder for its data: start_broker(tmp_path)")
     plan = plan_broker(kind)
     if plan.kind == "external":
         return Broker(plan, plan.bootstrap, None)

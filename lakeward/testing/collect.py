@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from lakeward.connectors.memory import MemorySink
+from lakeward.engine.core.expect import expect
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,4 +72,5 @@ class CollectSink(MemorySink):
 
     def share(self, other: CollectSink) -> None:
         """Collect into the same place as another sink, which this one stands for from now on."""
+        expect(other, CollectSink, "CollectSink.share", "give another CollectSink")
         self._store = other._store

@@ -40,14 +40,19 @@ def check_answer(answer: object, what: str) -> None:
         ConfigError: It is neither rows nor rows by the uids of sinks.
     """
     if not isinstance(answer, Mapping):
-        _check_rows(answer, what)
+        check_rows(answer, what)
         return
     for uid, rows in answer.items():
         expect(uid, str, f"{what}: the uid of a sink", _HINT)
-        _check_rows(rows, f"{what}: the rows of sink '{uid}'")
+        check_rows(rows, f"{what}: the rows of sink '{uid}'")
 
 
-def _check_rows(rows: object, what: str) -> None:
+def check_rows(rows: object, what: str) -> None:
+    """Refuse what holds no rows.
+
+    Raises:
+        ConfigError: It is neither a list of dicts nor an Arrow table or batch.
+    """
     expect(rows, (list, tuple, pa.Table, pa.RecordBatch), what, _HINT)
     for number, row in enumerate(rows if isinstance(rows, list | tuple) else ()):
         expect(row, Mapping, f"{what}: row {number}", _HINT)

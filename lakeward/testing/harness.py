@@ -15,16 +15,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Final, Literal, cast
 
 import orjson
 import pyarrow as pa
 
 from lakeward.engine.api.operator import AsyncOperator, OperatorFactory
+from lakeward.engine.api.row_types import SchemaLike, given_schema
 from lakeward.engine.api.state import RowsSpec, RowTable, StateTable, TableSpec
 from lakeward.engine.core.clock import ManualClock
 from lakeward.engine.core.errors import LakewardError
-from lakeward.engine.core.expect import expect_choice
+from lakeward.engine.core.expect import expect, expect_choice, expect_whole, refusal
 from lakeward.engine.core.ids import CheckpointId, JobId, OperatorId, SubtaskIndex
 from lakeward.engine.core.json_types import JsonObject
 from lakeward.engine.core.keygroups import MAX_PARALLELISM_DEFAULT, key_group_range
@@ -36,9 +37,13 @@ from lakeward.engine.state.kv import StoreFactory
 from lakeward.engine.state.memory import MemoryStoreFactory
 from lakeward.engine.state.reader import read_rows
 from lakeward.engine.state.rocksdb import RocksDbStoreFactory
+from lakeward.operators.process.tags import OutputTag
+from lakeward.testing.batches import batch_of, checked_batch
 from lakeward.testing.times import to_us
 
 Store = Literal["memory", "rocksdb"]
+STORES: Final = ("memory", "rocksdb")
+"""The kinds of key-value stores."""
 
 _WAIT_MS = 100
 
@@ -57,6 +62,9 @@ class HarnessConfig:
         store: The key-value store behind its state.
         memory_bytes: Memory for its state; small values make it move cold rows to the store.
         redaction: Which fields are not shown.
+
+    Raises:
+        ConfigError: There is no such subtask, or a value is of another kind.
     """
 
     subtask: int = 0
@@ -65,6 +73,18 @@ class HarnessConfig:
     store: Store = "memory"
     memory_bytes: int = 1 << 28
     redaction: Redaction = SECRETS_ONLY
+
+    def __post_init__(self) -> None:
+        expect_whole(self.max_parallelism, "HarnessConfig: max_parallelism", least=1)
+        expect_whole(self.parallelism, "HarnessConfig: parallelism", least=1)
+        expect_whole(self.subtask, "HarnessConfig: subtask", least=0)
+        expect_whole(self.memory_bytes, "HarnessConfig: memory_bytes", least=0)
+        expect_choice(self.store, STORES, "HarnessConfig: store")
+        expect(self.redaction, Redaction, "HarnessConfig: redaction", 'give a Redaction(("email", "card_*"))')
+        if self.parallelism > self.max_parallelism:
+            raise refusal(self.parallelism, "HarnessConfig: parallelism", f"give up to {self.max_parallelism}")
+        if self.subtask >= self.parallelism:
+            raise refusal(self.subtask, "HarnessConfig: subtask", f"count from 0 to {self.parallelism - 1}")
 
     @property
     def key_groups(self) -> range:
@@ -120,19 +140,29 @@ class OperatorHarness:
 
     Args:
         factory: Makes the operator.
-        schema: Schema of its input, or of each input.
+        schema: Of its input, or of each input: an Arrow schema, a dict of names to types, a dataclass or a TypedDict.
         config: Where it believes to run.
         restored: Snapshots of all old subtasks to start from; empty for a first run.
+
+    Raises:
+        ConfigError: An argument is of another kind.
     """
 
     def __init__(
         self,
         factory: OperatorFactory,
-        schema: pa.Schema | Sequence[pa.Schema],
+        schema: SchemaLike | Sequence[SchemaLike],
         config: HarnessConfig = HarnessConfig(),
         restored: Sequence[HarnessSnapshot] = (),
     ) -> None:
-        self.schemas = (schema,) if isinstance(schema, pa.Schema) else tuple(schema)
+        expect(factory, OperatorFactory, "OperatorHarness: factory", "give what makes the operator, not its class")
+        expect(config, HarnessConfig, "OperatorHarness: config", "give a HarnessConfig(subtask=1, parallelism=2)")
+        hint = "list the snapshots of all old subtasks: [harness.snapshot()]"
+        expect(restored, (list, tuple), "OperatorHarness: restored", hint)
+        for one in restored:
+            expect(one, HarnessSnapshot, "OperatorHarness: one of restored", hint)
+        given: Sequence[SchemaLike] = schema if isinstance(schema, list | tuple) else [cast("SchemaLike", schema)]
+        self.schemas = tuple(given_schema(one, "OperatorHarness: schema") for one in given)
         self._directory = Path(tempfile.mkdtemp(prefix="lakeward-harness-"))
         self._forget = weakref.finalize(self, shutil.rmtree, str(self._directory), ignore_errors=True)
         self._context = _Context(config, restored, self._directory / "state")
@@ -150,7 +180,7 @@ class OperatorHarness:
     def restore(
         cls,
         factory: OperatorFactory,
-        schema: pa.Schema | Sequence[pa.Schema],
+        schema: SchemaLike | Sequence[SchemaLike],
         snapshots: Sequence[HarnessSnapshot],
         config: HarnessConfig = HarnessConfig(),
     ) -> OperatorHarness:
@@ -168,22 +198,34 @@ class OperatorHarness:
         Args:
             rows: A batch, a table (sent as one batch), or rows as dicts, timestamps as datetimes or microseconds.
             index: Which of its inputs they come from.
+
+        Raises:
+            ConfigError: There is no such input, or the rows do not have its schema; names row, column and value.
         """
+        self._check_input(index)
         self.operator.on_input(index, self._batch(rows, self.schemas[index]), self._out)
 
     def end_input(self, index: int) -> None:
         """Tell the operator that one of its inputs has ended."""
+        self._check_input(index)
         self.operator.on_input_end(index, self._out)
+
+    def _check_input(self, index: int) -> None:
+        count = len(self.schemas)
+        if not isinstance(index, int) or not 0 <= index < count:
+            hint = f"the operator has {count} input{'s' if count > 1 else ''}, counted from 0"
+            raise refusal(index, "OperatorHarness: the number of an input", hint)
 
     def _batch(
         self, rows: Sequence[Mapping[str, Any]] | pa.RecordBatch | pa.Table, schema: pa.Schema
     ) -> pa.RecordBatch:
-        if isinstance(rows, pa.RecordBatch):
-            return rows
+        what = "OperatorHarness.send: rows"
         if isinstance(rows, pa.Table):
             batches = rows.to_batches()
-            return pa.concat_batches(batches) if batches else pa.RecordBatch.from_pylist([], schema=rows.schema)
-        return pa.RecordBatch.from_pylist([dict(row) for row in rows], schema=schema)
+            rows = pa.concat_batches(batches) if batches else pa.RecordBatch.from_pylist([], schema=rows.schema)
+        if isinstance(rows, pa.RecordBatch):
+            return checked_batch(rows, schema, what)
+        return batch_of(rows, schema, what)
 
     def watermark(self, time: int | datetime, *, idle: bool = False) -> None:
         """Event time has come to here.
@@ -217,6 +259,9 @@ class OperatorHarness:
                 given. None: all.
         """
         running = list(self.calls.running)
+        for place in places:
+            if not isinstance(place, int) or not 0 <= place < len(running):
+                raise refusal(place, "OperatorHarness.finish: a place", f"{len(running)} calls run, counted from 0")
         for place in places or range(len(running)):
             self.calls.finish(running[place])
         self.poll()
@@ -229,6 +274,8 @@ class OperatorHarness:
 
     def tick(self, advance_ms: float = 0) -> None:
         """Move processing time, then let the operator look at it."""
+        if not isinstance(advance_ms, int | float) or not advance_ms >= 0:
+            raise refusal(advance_ms, "OperatorHarness.tick: advance_ms", "give milliseconds, 0 or more")
         self.clock.advance_ms(advance_ms)
         self.operator.on_tick(self.clock.wall_us(), self._out)
         self.poll()
@@ -250,8 +297,10 @@ class OperatorHarness:
         sent, self._out.main = self._out.main, []
         return [row for one in sent for row in ([one] if isinstance(one, int) else one.to_pylist())]
 
-    def take_side(self, tag: str) -> list[dict[str, Any]]:
-        """The rows sent to a side output since the last call."""
+    def take_side(self, tag: str | OutputTag) -> list[dict[str, Any]]:
+        """The rows sent to a side output since the last call, by its tag or the tag's name."""
+        tag = tag.name if isinstance(tag, OutputTag) else tag
+        expect(tag, str, "OperatorHarness.take_side: tag", 'give the name of one: take_side("late")')
         return [row for batch in self._out.side.pop(tag, []) for row in batch.to_pylist()]
 
     def counter(self, name: str) -> int:
@@ -419,7 +468,7 @@ def store_factory(store: Store) -> StoreFactory:
     Raises:
         ConfigError: There is no such kind.
     """
-    expect_choice(store, ("memory", "rocksdb"), "the key-value store of state")
+    expect_choice(store, STORES, "the key-value store of state")
     return MemoryStoreFactory() if store == "memory" else RocksDbStoreFactory()
 
 

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lakeward.engine.core.expect import expect
+
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
     from pyiceberg.table import Table
@@ -43,7 +45,9 @@ class LocalLake:
         folder: Where; made if missing.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path | str) -> None:
+        expect(folder, (str, Path), "LocalLake: folder", 'give a path: LocalLake(tmp_path / "lake")')
+        folder = Path(folder).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.catalog = {"type": "sql", "uri": f"sqlite:///{folder}/catalog.db", "warehouse": folder.as_uri()}

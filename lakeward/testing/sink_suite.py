@@ -25,6 +25,7 @@ import pyarrow as pa
 from lakeward.engine.api.sink import Committer, CommitterContext, Sink, SinkWriter, WriterContext
 from lakeward.engine.core.clock import Clock, ManualClock
 from lakeward.engine.core.errors import LakewardError, SchemaError, SinkError, SinkStateError, StaleWriterError
+from lakeward.engine.core.expect import expect
 from lakeward.engine.core.ids import CheckpointId, JobId, OperatorId, SubtaskIndex
 from lakeward.engine.core.json_types import JsonObject
 from lakeward.testing.source_suite import TestCounters
@@ -643,6 +644,7 @@ SINK_CHECKS: Sequence[SinkCheck] = (
 
 def run_check(check: SinkCheck, harness: SinkHarness) -> None:
     """Run one check and close the harness whatever happens."""
+    expect(harness, SinkHarness, "what make_harness returned", "return an object of your subclass of SinkHarness")
     try:
         check(harness)
     finally:

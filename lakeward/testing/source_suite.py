@@ -32,8 +32,10 @@ from lakeward.engine.api.source import (
     SplitFinished,
 )
 from lakeward.engine.core.clock import Clock, SystemClock
+from lakeward.engine.core.expect import expect
 from lakeward.engine.core.ids import JobId, SplitId, SubtaskIndex
 from lakeward.engine.core.json_types import JsonObject
+from lakeward.testing.compare import check_rows
 from lakeward.testing.suites import with_tests
 
 Row = Mapping[str, Any]
@@ -365,7 +367,10 @@ class SourceSuite(ABC):
 
     def case(self) -> SourceCase:
         """What the checks are given; for other limits of time than usual."""
-        return SourceCase(self.make_source, self.expected_rows(), self.batch_rows)
+        expect(self.make_source(), Source, "what make_source returned", "return the source, made anew")
+        rows = self.expected_rows()
+        check_rows(rows, "what expected_rows returned")
+        return SourceCase(self.make_source, rows, self.batch_rows)
 
 
 def check_source(

@@ -18,6 +18,7 @@ from lakeward.engine.core.errors import CorruptionError
 from lakeward.engine.core.snapshots import LocalFile
 from lakeward.engine.state.kv import KeyValueStore, StoreFactory
 from lakeward.engine.state.rescale import link_files
+from lakeward.testing.arguments import expect_port
 from lakeward.testing.suites import with_tests
 
 
@@ -275,8 +276,10 @@ KEY_VALUE_STORE_CHECKS: dict[str, Check] = {
 
 
 def _run(suite: KeyValueStoreSuite, check: Check) -> None:
+    factory = suite.make_factory()
+    expect_port(factory, StoreFactory, "what make_factory returned", "return an object that opens stores")
     with tempfile.TemporaryDirectory() as directory:
-        check(StoreUnderTest(suite.make_factory(), directory))
+        check(StoreUnderTest(factory, directory))
 
 
 @with_tests(KEY_VALUE_STORE_CHECKS.values(), _run)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from lakeward.engine.checkpoint.store import CheckpointStore
 from lakeward.engine.core.errors import CheckpointError, CorruptionError
+from lakeward.testing.arguments import expect_port
 from lakeward.testing.suites import with_tests
 
 StoreCheck = Callable[[CheckpointStore], None]
@@ -171,7 +172,13 @@ STORE_CHECKS: dict[str, StoreCheck] = {
 """Every check by its name, for test runners that want one test each."""
 
 
-@with_tests(STORE_CHECKS.values(), lambda suite, check: check(suite.make_store()))
+def _run(suite: CheckpointStoreSuite, check: StoreCheck) -> None:
+    store = suite.make_store()
+    expect_port(store, CheckpointStore, "what make_store returned", "return a new, empty store")
+    check(store)
+
+
+@with_tests(STORE_CHECKS.values(), _run)
 class CheckpointStoreSuite(ABC):
     """The tests that a checkpoint store has to pass, for a test class of your own to inherit.
 

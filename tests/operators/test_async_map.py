@@ -516,10 +516,10 @@ def test_only_the_columns_that_are_read_are_asked_for_and_saved() -> None:
 
     factory = mapped(by_number)
     assert factory.required_columns(frozenset(), [SCHEMA]) == [frozenset({"n"})]
-    with OperatorHarness(factory, SCHEMA) as harness:
-        harness.send(pa.record_batch({"n": [1]}))
-        harness.send(rows(2))
-        assert numbers(harness.end()) == [1, 2]
+    for batch in (pa.record_batch({"n": [1, 2]}), pa.RecordBatch.from_pylist(rows(1, 2), SCHEMA)):
+        with OperatorHarness(factory, batch.schema) as harness:
+            harness.send(batch)
+            assert numbers(harness.end()) == [1, 2]
 
 
 # -- checkpoints

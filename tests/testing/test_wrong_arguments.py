@@ -11,7 +11,21 @@ import pytest
 
 import lakeward as lw
 from lakeward.engine.core.errors import ConfigError
-from lakeward.testing import CollectSink, JobHarness, assert_survives_crashes, simulate
+from lakeward.operators.reduce import Reduce
+from lakeward.testing import (
+    CheckpointStoreSuite,
+    CollectSink,
+    HarnessConfig,
+    JobHarness,
+    KeyValueStoreSuite,
+    LocalLake,
+    OperatorHarness,
+    SinkSuite,
+    SourceSuite,
+    assert_survives_crashes,
+    simulate,
+    start_broker,
+)
 
 NUMBERS = [{"n": n} for n in range(4)]
 
@@ -189,3 +203,78 @@ def test_a_folder_is_what_read_gets() -> None:
     harness = JobHarness(job)
     assert harness.answer(read) == []
     assert seen == [harness.folder]
+
+
+SCHEMA = pa.schema({"k": pa.string(), "n": pa.int64()})
+SUMS = Reduce(("k",), SCHEMA, lambda held, row: {**row, "n": held["n"] + row["n"]})
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: OperatorHarness(5, SCHEMA), "OperatorHarness: factory cannot be 5"),  # type: ignore[arg-type]
+        (lambda: OperatorHarness(Reduce, SCHEMA), "OperatorHarness: factory cannot be <class"),  # type: ignore[arg-type]
+        (lambda: OperatorHarness(SUMS, None), "OperatorHarness: schema cannot be None"),  # type: ignore[arg-type]
+        (lambda: OperatorHarness(SUMS, [5]), "OperatorHarness: schema cannot be 5"),  # type: ignore[list-item]
+        (lambda: OperatorHarness(SUMS, SCHEMA, {"subtask": 1}), "config cannot be"),  # type: ignore[arg-type]
+        (lambda: OperatorHarness(SUMS, SCHEMA, restored=5), "restored cannot be 5"),  # type: ignore[arg-type]
+        (lambda: OperatorHarness.restore(SUMS, SCHEMA, [5]), "one of restored cannot be 5"),  # type: ignore[list-item]
+        (lambda: HarnessConfig(subtask=1), "HarnessConfig: subtask cannot be 1"),
+        (lambda: HarnessConfig(subtask="a"), "HarnessConfig: subtask cannot be 'a'"),  # type: ignore[arg-type]
+        (lambda: HarnessConfig(parallelism=0), "HarnessConfig: parallelism cannot be 0"),
+        (lambda: HarnessConfig(parallelism=500), "HarnessConfig: parallelism cannot be 500"),
+        (lambda: HarnessConfig(store="x"), "HarnessConfig: store cannot be 'x'"),  # type: ignore[arg-type]
+        (lambda: HarnessConfig(memory_bytes="1"), "memory_bytes cannot be '1'"),  # type: ignore[arg-type]
+        (lambda: HarnessConfig(redaction=5), "HarnessConfig: redaction cannot be 5"),  # type: ignore[arg-type]
+        (lambda: LocalLake(5), "LocalLake: folder cannot be 5"),  # type: ignore[arg-type]
+        (lambda: start_broker(5), "start_broker: directory cannot be 5"),  # type: ignore[arg-type]
+        (lambda: CollectSink().share(5), "CollectSink.share cannot be 5"),  # type: ignore[arg-type]
+    ],
+)
+def test_harnesses_and_services_refuse_arguments_of_a_wrong_kind(make: Callable[[], object], said: str) -> None:
+    refused(make, said)
+
+
+@pytest.mark.parametrize(
+    ("use", "said"),
+    [
+        (lambda harness: harness.send(5), "OperatorHarness.send: rows cannot be 5"),
+        (lambda harness: harness.send({"k": "a"}), "rows cannot be {'k': 'a'}"),
+        (lambda harness: harness.send([5]), "rows: row 0 cannot be 5"),
+        (lambda harness: harness.send([{"k": "a"}, {"k": 5}]), "rows: row 1 has 5 (int) in column 'k'"),
+        (lambda harness: harness.send([{"kk": "a"}]), "rows: row 0 has 'kk', and its schema has only k, n"),
+        (lambda harness: harness.send(pa.record_batch({"k": ["a"]})), "it lacks column 'n' (int64)"),
+        (lambda harness: harness.send(pa.table({"k": [1], "n": [1]})), "its column 'k' is int64, not string"),
+        (lambda harness: harness.send([], 1), "the number of an input cannot be 1"),
+        (lambda harness: harness.end_input("a"), "the number of an input cannot be 'a'"),
+        (lambda harness: harness.watermark("1s"), "an event time cannot be '1s'"),
+        (lambda harness: harness.tick("1s"), "OperatorHarness.tick: advance_ms cannot be '1s'"),
+        (lambda harness: harness.tick(-1), "OperatorHarness.tick: advance_ms cannot be -1"),
+        (lambda harness: harness.finish(0), "OperatorHarness.finish: a place cannot be 0"),
+        (lambda harness: harness.take_side(5), "OperatorHarness.take_side: tag cannot be 5"),
+    ],
+)
+def test_an_operator_harness_refuses_what_it_cannot_hand_over(use: Callable[[Any], object], said: str) -> None:
+    with OperatorHarness(SUMS, {"k": str, "n": int}) as harness:
+        refused(lambda: use(harness), said)
+        harness.send([{"k": "a", "n": 1}, {"k": "a", "n": 2}])
+        assert [row["n"] for row in harness.take()] == [1, 3], "it goes on as if nothing had been tried"
+        assert harness.take_side(lw.OutputTag("late")) == []
+
+
+@pytest.mark.parametrize(
+    ("suite", "method", "returned"),
+    [
+        (SourceSuite, "make_source", 5),
+        (SourceSuite, "expected_rows", 5),
+        (SinkSuite, "make_harness", None),
+        (KeyValueStoreSuite, "make_factory", 5),
+        (CheckpointStoreSuite, "make_store", dict),
+    ],
+)
+def test_a_suite_says_which_method_returned_something_else(suite: Any, method: str, returned: Any) -> None:
+    methods = {"make_source": lambda self: lw.CollectionSource(NUMBERS), "expected_rows": lambda self: NUMBERS}
+    made = type("TestMine", (suite,), {**methods, method: lambda self: returned})()
+    check = next(name for name in dir(made) if name.startswith("test_"))
+    with pytest.raises(ConfigError, match=f"what {method} returned cannot be"):
+        getattr(made, check)()
