@@ -152,6 +152,9 @@ class LoopCalls:
 class PoolCalls:
     """Functions that block, in threads. What is given up runs on to its end, and nobody hears of it.
 
+    A thread whose call was given up no longer counts, so that calls which never end leave others their turn; but there
+    are never more of those threads than of the others. A call that was given up before it began is not made.
+
     The threads are daemons, which those of a `ThreadPoolExecutor` are not: a call that never ends must not keep the
     process alive.
 
@@ -161,23 +164,40 @@ class PoolCalls:
 
     def __init__(self, threads: int) -> None:
         self._threads_max = threads
-        self._threads = 0
-        self._idle = threading.Semaphore(0)
-        """Counts threads that have nothing to do."""
         self._begun: SimpleQueue[tuple[int, Work] | None] = SimpleQueue()
-        """Calls that no thread has taken; None ends a thread."""
+        """Calls that no thread has taken, those that were given up too; None ends a thread."""
         self._finished: deque[Finished] = deque()
+        self._lock = threading.Lock()
+        # Touched with the lock only.
+        self._threads = 0
+        """But for those whose call was given up."""
+        self._waiting: set[int] = set()
+        self._running: set[int] = set()
+        self._given_up: set[int] = set()
+        """Calls that were given up and run on."""
 
     def start(self, calls: Sequence[tuple[int, Work]]) -> None:
         """Start calls."""
-        for call in calls:
-            self._begun.put(call)
-            if not self._idle.acquire(blocking=False) and self._threads < self._threads_max:
-                self._threads += 1
-                threading.Thread(target=self._serve, name="lakeward-calls", daemon=True).start()
+        with self._lock:
+            self._waiting.update(number for number, _ in calls)
+            for call in calls:
+                self._begun.put(call)
+            self._add_threads()
 
     def cancel(self, call: int) -> None:
-        """A thread cannot be interrupted."""
+        """Let others have the thread's turn; itself it cannot be interrupted."""
+        with self._lock:
+            if call in self._waiting:
+                self._waiting.remove(call)
+                return
+            if call not in self._running:
+                return
+            if len(self._given_up) == self._threads_max:
+                log.warning("%d calls that were given up do not end, and others wait for them", self._threads_max)
+                return
+            self._given_up.add(call)
+            self._threads -= 1
+            self._add_threads()
 
     def take(self) -> list[Finished]:
         """The calls that have ended since the last `take`."""
@@ -192,13 +212,44 @@ class PoolCalls:
         with suppress(Empty):
             while True:
                 self._begun.get_nowait()
-        for _ in range(self._threads):
+        with self._lock:
+            count = self._threads + len(self._given_up)
+        for _ in range(count):
             self._begun.put(None)
+
+    def _add_threads(self) -> None:
+        """As many as calls wait that no thread is free for."""
+        free = self._threads - (len(self._running) - len(self._given_up))
+        for _ in range(min(len(self._waiting) - free, self._threads_max - self._threads)):
+            self._threads += 1
+            threading.Thread(target=self._serve, name="lakeward-calls", daemon=True).start()
 
     def _serve(self) -> None:
         while (call := self._begun.get()) is not None:
-            self._call(*call)
-            self._idle.release()
+            if self._begin(call[0]):
+                self._call(*call)
+                if not self._may_go_on(call[0]):
+                    return
+
+    def _begin(self, number: int) -> bool:
+        """Whether a call is still wanted."""
+        with self._lock:
+            if number not in self._waiting:
+                return False
+            self._waiting.remove(number)
+            self._running.add(number)
+            return True
+
+    def _may_go_on(self, number: int) -> bool:
+        """Whether the thread of a call that has ended is wanted: if that was given up, it may be one too many."""
+        with self._lock:
+            self._running.remove(number)
+            if number in self._given_up:
+                self._given_up.remove(number)
+                if self._threads == self._threads_max:
+                    return False
+                self._threads += 1
+            return True
 
     def _call(self, number: int, work: Work) -> None:
         try:

@@ -123,6 +123,49 @@ def test_every_blocking_call_is_made_however_few_threads_there_are(job: Threaded
     calls.stop()
 
 
+def test_blocking_calls_that_never_end_leave_others_their_turn_when_they_are_given_up(job: ThreadedJobCalls) -> None:
+    calls, gate, begun = job.open(2), threading.Event(), threading.Semaphore(0)
+
+    def hangs() -> None:
+        begun.release()
+        gate.wait()
+
+    calls.start([(0, hangs), (1, hangs), (2, partial(abs, -2)), (3, partial(abs, -3))])
+    for _ in range(2):
+        assert begun.acquire(timeout=30)
+    calls.cancel(0)
+    assert [one.result for one in ended(calls, 2)] == [2, 3]
+    calls.cancel(1)
+    calls.start([(n, partial(abs, -n)) for n in (4, 5)])
+    assert sorted(one.result for one in ended(calls, 2)) == [4, 5]
+    gate.set()
+    assert {one.call for one in ended(calls, 2)} == {0, 1}
+    calls.start([(n, partial(abs, -n)) for n in range(6, 50)])
+    assert sorted(one.result for one in ended(calls, 44)) == list(range(6, 50))
+    calls.stop()
+
+
+def test_a_call_that_waited_for_its_thread_and_hangs_leaves_others_their_turn(job: ThreadedJobCalls) -> None:
+    calls, gate, begun = job.open(1), threading.Event(), threading.Event()
+    calls.start([(0, partial(abs, 0)), (1, lambda: (begun.set(), gate.wait()))])
+    assert begun.wait(30)
+    calls.cancel(1)
+    calls.start([(2, partial(abs, -2))])
+    assert [one.result for one in ended(calls, 2)] == [0, 2]
+    gate.set()
+    calls.stop()
+
+
+def test_a_blocking_call_that_is_given_up_before_it_begins_is_not_made(job: ThreadedJobCalls) -> None:
+    calls, gate, made = job.open(1), threading.Event(), list[int]()
+    calls.start([(0, gate.wait), *((n, partial(made.append, n)) for n in (1, 2, 3))])
+    calls.cancel(2)
+    gate.set()
+    ended(calls, 3)
+    assert made == [1, 3]
+    calls.stop()
+
+
 def test_a_blocking_call_that_never_ends_does_not_keep_the_process_alive() -> None:
     script = """
 import threading
