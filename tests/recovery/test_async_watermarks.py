@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -21,6 +22,7 @@ from lakeward.testing.harness import HarnessConfig, HarnessSnapshot, OperatorHar
 
 SCHEMA = pa.schema({"n": pa.int64(), "at": pa.timestamp("us", tz="UTC")})
 LATE = lw.OutputTag("late")
+FAILED = lw.OutputTag("failed")
 SECOND_US = 1_000_000
 
 
@@ -192,3 +194,55 @@ def test_a_row_is_late_in_a_job_that_dies_if_and_only_if_it_is_late_in_one_that_
     result = simulate(job, seed)
     assert result.rows["late"]
     assert result.starts > 1
+
+
+class Totals(lw.KeyedProcessFunction):
+    """How many rows there were of a key, ten seconds of event time after each of them."""
+
+    total: lw.ValueState[int]
+
+    def process(self, row: dict[str, Any], ctx: lw.KeyedContext) -> None:
+        self.total.value = (self.total.value or 0) + 1
+        ctx.timers.register_event_time(row["at"] + dt.timedelta(seconds=10))
+
+    def on_timer(self, timestamp: dt.datetime, ctx: lw.KeyedContext) -> Iterator[dict[str, Any]]:
+        yield {"n": ctx.current_key, "at": timestamp, "total": self.total.value}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_retries_failing_rows_and_timers_behind_calls_are_the_same_in_a_job_that_dies(seed: int) -> None:
+    ordered = bool(seed % 2)
+    on_error = lw.OnError.side_output(FAILED)
+
+    def job(env: lw.StreamExecutionEnvironment) -> None:
+        asked: set[tuple[int, dt.datetime]] = set()
+
+        async def one(row: dict[str, Any]) -> dict[str, Any]:
+            known = (row["n"], row["at"]) in asked
+            asked.add((row["n"], row["at"]))
+            if row["n"] % 3 == 0 and not known:
+                raise ConnectionError("try again")
+            if row["n"] % 10 == 7:
+                raise KeyError("nobody")
+            return row
+
+        async def several(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+            if any(row["n"] % 10 == 5 for row in rows):
+                raise ValueError("not for all")
+            return rows
+
+        time = lw.WatermarkStrategy.bounded_out_of_orderness("at", "1000d")
+        source = env.from_source(ScriptedSource(SCHEMA, script(seed)), watermark=time, uid="rows", parallelism=1)
+        retries = lw.AsyncRetry(attempts=2, backoff="20ms")
+        options: dict[str, Any] = {"returns": SCHEMA, "retries": retries, "on_error": on_error, "parallelism": 1}
+        first = source.map_async(one, ordered=ordered, capacity=1, uid="one", **options)
+        second = first.map_async(
+            several, ordered=not ordered, capacity=5, batch_rows=3, timeout=None, uid="several", **options
+        )
+        totals = second.key_by("n").process(Totals(), returns={"n": int, "at": dt.datetime, "total": int}, uid="totals")
+        totals.sink_to(CollectSink(), uid="out")
+        first.side_output(FAILED).select("n", "error_type").sink_to(CollectSink(), uid="failed-one")
+        second.side_output(FAILED).select("n", "error_type").sink_to(CollectSink(), uid="failed-several")
+
+    result = simulate(job, seed)
+    assert all(result.rows.values())
