@@ -6,7 +6,9 @@ import asyncio
 import inspect
 import logging
 import random
+import selectors
 import threading
+import weakref
 from collections import deque
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
@@ -15,7 +17,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
 from lakeward.engine.api.calls import AsyncCalls, Finished, Work
-from lakeward.engine.core.errors import InternalError, UserCodeError
+from lakeward.engine.core.errors import UserCodeError
 
 log = logging.getLogger("lakeward")
 
@@ -262,10 +264,12 @@ class PoolCalls:
 class SteppedCalls:
     """Runs nothing by itself: whoever drives it says which call ends next, which makes everything reproducible.
 
-    Coroutines must come to their end without waiting for anything real.
+    A call that is to end runs from its beginning to its end; coroutines do so on an event loop that hurries: they may
+    wait for time and for each other, but not for anything real.
     """
 
     def __init__(self) -> None:
+        self._loop: HurriedLoop | None = None
         self.running: dict[int, Work] = {}
         """Calls that were started and have not ended, in the order of their start."""
         self._finished: deque[Finished] = deque()
@@ -284,21 +288,81 @@ class SteppedCalls:
 
     def run(self, work: Work) -> Any:
         """Make one call, here."""
-        return _driven(work)
+        return self._driven(work)
 
     def stop(self) -> None:
-        """Forget all calls."""
+        """Forget all calls. The event loop stays: clients are closed on it afterwards."""
         self.running.clear()
 
     def finish(self, call: int) -> None:
         """Let a call run to its end."""
         work = self.running.pop(call)
         try:
-            self._finished.append(Finished(call, _driven(work)))
-        except InternalError:
+            self._finished.append(Finished(call, self._driven(work)))
+        except WaitsForeverError:
             raise
         except Exception as error:  # whatever user's code may raise: the operator decides what becomes of it
             self._finished.append(Finished(call, error=error))
+
+    def _driven(self, work: Work) -> Any:
+        """The result of a call; a coroutine is run to its end at once."""
+        result = work()
+        if not isinstance(result, Coroutine):
+            return result
+        if self._loop is None:
+            self._loop = HurriedLoop()
+            weakref.finalize(self, self._loop.close)  # a process that crashes closes nothing itself
+        return self._loop.run(result)
+
+
+class WaitsForeverError(UserCodeError):
+    """A coroutine waits for something that cannot come where time is virtual."""
+
+
+class HurriedLoop(asyncio.SelectorEventLoop):
+    """An event loop that never waits: where there is nothing to do until some time, it is that time."""
+
+    def __init__(self) -> None:
+        self._waits = _Waits()
+        super().__init__(self._waits)
+
+    def time(self) -> float:
+        """Seconds that were waited for since the beginning."""
+        return self._waits.passed_s
+
+    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Run a coroutine to its end.
+
+        Raises:
+            WaitsForeverError: It waits for a socket, a thread, or for what nobody does.
+        """
+        task = self.create_task(coroutine)
+        try:
+            return self.run_until_complete(task)
+        except WaitsForeverError:
+            task.cancel()
+            with suppress(asyncio.CancelledError, WaitsForeverError):
+                self.run_until_complete(task)
+            raise
+
+
+class _Waits(selectors.DefaultSelector):
+    """What the loop waits with: adds the time up instead."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.passed_s = 0.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """What can be read or written now."""
+        if timeout is None:
+            raise WaitsForeverError(
+                "a coroutine waits for something real, which in virtual time never comes",
+                hint="it may await asyncio.sleep and other coroutines; instead of sockets and threads give it, in the "
+                "test, a client that answers from memory",
+            )
+        self.passed_s += max(timeout, 0.0)
+        return super().select(0)
 
 
 class SteppedJobCalls:
@@ -339,18 +403,3 @@ def _no_coroutine(result: Any) -> Any:
             result.close()
         raise TypeError("it returned a coroutine; write it as `async def`, and await in it")
     return result
-
-
-def _driven(work: Work) -> Any:
-    """The result of a call; a coroutine is run to its end at once."""
-    result = work()
-    if not isinstance(result, Coroutine):
-        return result
-    try:
-        result.send(None)
-    except StopIteration as end:
-        return end.value
-    result.close()
-    raise InternalError(
-        "a stepped coroutine waits for something real", hint="let it await nothing but other coroutines"
-    )

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from lakeward.engine.api.calls import AsyncCalls, Finished
-from lakeward.engine.core.errors import InternalError
+from lakeward.engine.core.errors import UserCodeError
 from lakeward.engine.runtime.async_calls import SteppedCalls, SteppedJobCalls, ThreadedJobCalls
 
 
@@ -210,14 +210,51 @@ def test_stepped_calls_end_when_they_are_told_to() -> None:
     assert not calls.running
 
 
-def test_a_stepped_coroutine_must_not_wait_for_anything_real() -> None:
-    async def waits() -> None:
-        await asyncio.sleep(0)
+def test_stepped_coroutines_wait_for_time_and_each_other_without_waiting() -> None:
+    async def hours(count: int) -> float:
+        begun = asyncio.get_running_loop().time()
+        await asyncio.sleep(3600 * count)
+        return asyncio.get_running_loop().time() - begun
+
+    async def waits() -> list[float]:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(hours(100), timeout=60)
+        return await asyncio.gather(hours(1), hours(48), asyncio.create_task(hours(2)))
 
     calls = SteppedCalls()
     calls.start([(0, waits)])
-    with pytest.raises(InternalError, match="waits for something real"):
+    calls.finish(0)
+    assert calls.take()[0].result == pytest.approx([3600, 48 * 3600, 2 * 3600])
+
+
+def test_stepped_coroutines_of_one_subtask_share_their_clients() -> None:
+    async def opened() -> asyncio.Queue[int]:
+        return asyncio.Queue()
+
+    calls = SteppedCalls()
+    queue = calls.run(opened)
+    calls.start([(0, queue.get), (1, lambda: queue.put(5))])
+    calls.finish(1)
+    calls.finish(0)
+    assert [one.result for one in calls.take()] == [None, 5]
+    calls.stop()
+    assert calls.run(returning("closed")) == "closed"
+
+
+def test_a_stepped_coroutine_must_not_wait_for_anything_real() -> None:
+    undone = []
+
+    async def waits() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            undone.append(True)
+
+    calls = SteppedCalls()
+    calls.start([(0, waits)])
+    with pytest.raises(UserCodeError, match="waits for something real"):
         calls.finish(0)
+    assert undone
 
 
 def test_a_seed_says_in_which_order_the_calls_of_a_job_end() -> None:
