@@ -64,3 +64,11 @@ def test_the_table_says_how_many_times_lakewards_rate_a_peers_is(capsys: pytest.
     assert q7.split()[-3:] == ["500", "5", "100.0"]
     assert flink_mean == "geometric mean over flink: 17.3, least 3.0"
     assert bytewax_mean == "geometric mean over bytewax: 2.0, least 2.0"
+
+
+def test_a_rate_of_lakeward_that_is_lost_in_noise_costs_only_its_own_line(capsys: pytest.CaptureFixture[str]) -> None:
+    rates = {("q0", "flink"): 300e3, ("q7", "lakeward"): 500e3, ("q7", "flink"): 5e3}
+    peers.report(rates, ["lakeward", "flink"])
+    _, q7, mean = capsys.readouterr().out.splitlines()
+    assert q7.startswith("q7: ")
+    assert mean == "geometric mean over flink: 100.0, least 100.0"
