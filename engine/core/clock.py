@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import Protocol
 
+from lakeward.engine.core.expect import refusal
+
 
 class Clock(Protocol):
     """A wall clock and a monotonic clock, and the one place where a process waits."""
@@ -60,7 +62,13 @@ class ManualClock:
         return self._elapsed_us // 1000
 
     def advance_ms(self, duration_ms: float) -> None:
-        """Move both clocks forward."""
+        """Move both clocks forward.
+
+        Raises:
+            ConfigError: It is no number, or they would go back.
+        """
+        if not isinstance(duration_ms, (int, float)) or duration_ms < 0:
+            raise refusal(duration_ms, "ManualClock: a duration", "give milliseconds, 0 or more")
         self._elapsed_us += int(duration_ms * 1000)
 
     def sleep_ms(self, duration_ms: float) -> None:

@@ -19,6 +19,7 @@ from lakeward.testing import (
     JobHarness,
     KeyValueStoreSuite,
     LocalLake,
+    ManualClock,
     OperatorHarness,
     SinkSuite,
     SourceSuite,
@@ -101,7 +102,7 @@ def test_a_decorated_job_and_one_that_returns_another_environment_are_taken() ->
         ({"state": "rockdb"}, "the key-value store of state cannot be 'rockdb'"),
         ({"state": None}, "the key-value store of state cannot be None"),
         ({"clock": 5}, "JobHarness: clock cannot be 5"),
-        ({"clock": lw.testing.ManualClock}, "JobHarness: clock cannot be <class"),
+        ({"clock": ManualClock}, "JobHarness: clock cannot be <class"),
     ],
 )
 def test_a_harness_refuses_options_of_a_wrong_kind(options: Any, said: str) -> None:
@@ -228,6 +229,8 @@ SUMS = Reduce(("k",), SCHEMA, lambda held, row: {**row, "n": held["n"] + row["n"
         (lambda: HarnessConfig(redaction=5), "HarnessConfig: redaction cannot be 5"),  # type: ignore[arg-type]
         (lambda: LocalLake(5), "LocalLake: folder cannot be 5"),  # type: ignore[arg-type]
         (lambda: start_broker(5), "start_broker: directory cannot be 5"),  # type: ignore[arg-type]
+        (lambda: ManualClock().advance_ms("1s"), "ManualClock: a duration cannot be '1s'"),  # type: ignore[arg-type]
+        (lambda: ManualClock().advance_ms(-1), "ManualClock: a duration cannot be -1"),
         (lambda: CollectSink().share(5), "CollectSink.share cannot be 5"),  # type: ignore[arg-type]
     ],
 )
