@@ -274,6 +274,11 @@ class SteppedCalls:
         """Calls that were started and have not ended, in the order of their start."""
         self._finished: deque[Finished] = deque()
 
+    @property
+    def waited_s(self) -> float:
+        """How long coroutines have waited, all together."""
+        return 0.0 if self._loop is None else self._loop.time()
+
     def start(self, calls: Sequence[tuple[int, Work]]) -> None:
         """Start calls."""
         self.running.update(calls)

@@ -9,6 +9,7 @@ import tempfile
 import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from lakeward.engine.core.expect import expect, expect_whole
 from lakeward.engine.core.ids import CheckpointId, OperatorId
 from lakeward.engine.core.scratch import ScratchFolder
 from lakeward.engine.execute import JobDefinition, JobResult, Ports, execute
+from lakeward.engine.runtime.async_calls import ThreadedJobCalls
 from lakeward.engine.runtime.drivers import IDLE_SLEEP_MAX_MS
 from lakeward.engine.runtime.io import SteppedIo
 from lakeward.engine.runtime.job import IoResult
@@ -35,6 +37,7 @@ from lakeward.testing.simulation.faults import Faults
 from lakeward.testing.simulation.runner import fast_directory
 from lakeward.testing.sources import ScriptedSource
 from lakeward.testing.taps import Tap, tapped
+from lakeward.testing.virtual_calls import VirtualJobCalls
 
 JOB_NAME = "job"
 STARTS_MAX = 100
@@ -123,7 +126,8 @@ class JobHarness:
             every 100 ms for functions of an environment.
         checkpoints: Where checkpoints go; None: in memory, for the life of this harness.
         state: The key-value store behind keyed state: "memory", or "rocksdb" as in production.
-        clock: Time; None: a `ManualClock`. Give a `SystemClock` for sources and sinks that wait for other processes.
+        clock: Time; None: a `ManualClock`, whose time passes for coroutines as well. Give a `SystemClock` for sources,
+            sinks and coroutines that wait for other processes.
 
     Raises:
         ConfigError: An argument is of another kind.
@@ -284,6 +288,7 @@ class JobHarness:
             stop=self._stop_signal(scripts),
             new_id=self._new_id,
             make_io=InlineIo,
+            make_calls=partial(VirtualJobCalls, self.clock) if self._is_virtual else ThreadedJobCalls,
             store_factory=self._state,
             directory=str(self._root),
         )
@@ -306,6 +311,10 @@ class JobHarness:
             return any(one.stop() for one in scripts)
 
         return signal
+
+    @property
+    def _is_virtual(self) -> bool:
+        return isinstance(self.clock, ManualClock)
 
     def _tap(self, life: Life) -> Tap:
         return Tap(Faults(random.Random(0), {}), life)
