@@ -65,6 +65,22 @@ class KeyedStream(KeyedRankingVerbs, KeyedProcessVerbs):
     def __repr__(self) -> str:
         return f"<KeyedStream by {', '.join(self.keys)} of {self._stream!r}>"
 
+    def key_by(self, *keys: str | Expr) -> KeyedStream:
+        """Group by other keys instead; as `DataStream.key_by`.
+
+        >>> from lakeward import StreamExecutionEnvironment
+        >>> orders = StreamExecutionEnvironment().from_collection([{"shop": "a", "buyer": "b"}])
+        >>> orders.key_by("shop").key_by("buyer").keys
+        ('buyer',)
+
+        Args:
+            keys: Column names, or expressions with an alias (they become columns).
+
+        Raises:
+            SchemaError: A column is unknown or has a type that cannot be a key.
+        """
+        return self._stream.key_by(*keys)
+
     def window(self, window: WindowSpec) -> WindowedStream:
         """Cut the stream of each key into windows.
 

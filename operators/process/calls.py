@@ -6,13 +6,14 @@ import copy
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, get_origin
 
 import pyarrow as pa
 
 from lakeward.engine.api.row_types import is_row_class
-from lakeward.engine.core.errors import GraphError
+from lakeward.engine.core.errors import GraphError, UserCodeError
+from lakeward.engine.core.redaction import short
 from lakeward.operators.function_names import function_name
 from lakeward.operators.process.contexts import FunctionContext
 from lakeward.operators.process.declared import Declared, states_of_class, states_of_function
@@ -251,7 +252,8 @@ class Callee:
             object.__setattr__(function, name, state)
         handlers = [method_of(getattr(function, name), self.given) for name in self.methods]
         on_timer = getattr(function, self._timer_method, None)
-        return Bound(function, handlers, None if on_timer is None else method_of(on_timer, self._timer_given))
+        timer = None if on_timer is None else method_of(on_timer, self._timer_given)
+        return Bound(function, handlers, timer, dict(states))
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,16 +264,33 @@ class Bound:
         function: The copy of the user's object; None for a plain function.
         handlers: What gets the rows of each input.
         on_timer: What gets timers; None: nothing.
+        states: The states that the object has, by name.
     """
 
     function: Function | None
     handlers: Sequence[Handler]
     on_timer: Handler | None = None
+    states: Mapping[str, Any] = field(default_factory=dict)
 
     def open(self, context: FunctionContext) -> None:
         """Tell the function that rows will come."""
         if self.function is not None:
             self.function.open(context)
+
+    def check_states(self) -> None:
+        """Find out that the user's code has put something else in a state's place: it would be kept nowhere.
+
+        Raises:
+            UserCodeError: It has.
+        """
+        for name, state in self.states.items():
+            found = getattr(self.function, name, None)
+            if found is not state:
+                how = f"self.{name}.value = ..." if isinstance(state, ValueState) else f"what self.{name} can do"
+                raise UserCodeError(
+                    f"{function_name(self.handlers[0].function)} has replaced its state '{name}' by {short(found)}",
+                    hint=f"what is held is changed by {how}; the attribute itself stays",
+                )
 
     def close(self) -> None:
         """Tell the function that none will come any more."""

@@ -83,6 +83,14 @@ class ProcessContext(FunctionContext):
         self._batch = batch
         self.event_time_us = WATERMARK_MIN_US
 
+    def __getattr__(self, name: str) -> Any:
+        if name in ("timers", "current_key", "time_domain"):
+            raise UserCodeError(
+                f"ctx.{name} is used on a stream that has no key",
+                hint='write stream.key_by("...").process(...): timers and state belong to keys',
+            )
+        raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
+
     @property
     def timestamp_us(self) -> int | None:
         """The event time of the row, or the time of the timer, in microseconds since 1970 UTC; None: it has none."""
@@ -293,9 +301,21 @@ class BatchTimers:
 
 
 def _timers(times_us: npt.ArrayLike, keys: npt.ArrayLike) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    times, numbers = np.asarray(times_us, np.int64), np.asarray(keys, np.int64)
+    times, numbers = _integers(times_us, "times"), _integers(keys, "numbers of keys")
     if times.shape != numbers.shape or times.ndim != 1:
         raise UserCodeError(f"{times.size} timers are set for {numbers.size} keys", hint="give a key's number for each")
     if len(times) and not (in_range(int(times.min())) and in_range(int(times.max()))):
         raise UserCodeError("a timer is set to a time outside of the years 1 to 9999")
     return times, numbers
+
+
+def _integers(given: npt.ArrayLike, what: str) -> npt.NDArray[np.int64]:
+    array = np.asarray(given)
+    if array.dtype.kind == "M" and what == "times":
+        return array.astype("M8[us]").astype(np.int64)
+    if array.dtype.kind not in "iu" and array.size:
+        raise UserCodeError(
+            f"timers are given {array.dtype} as {what}",
+            hint="give (times_us, keys): microseconds since 1970 UTC, and for each the number of its key in ctx.keys",
+        )
+    return array.astype(np.int64)

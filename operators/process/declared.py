@@ -157,9 +157,18 @@ def declared(name: str, state: State | None, hint: Any, owner: str) -> Declared:
         if isinstance(state, DictState):
             _check_hash(types[0], what)
         forms = [ValueForm(one, what, none) for one, none in zip(types, _none_is_a_value(state), strict=True)]
+        if isinstance(state, ValueState) and state.default is not None:
+            _check_default(forms[0], state.default, what)
     except LakewardError as error:
         raise SchemaError(f"{owner}: {error.message}", hint=error.hint or _TYPE_HINT) from None
     return Declared(name, state, forms[-1], forms[0] if len(forms) > 1 else None)
+
+
+def _check_default(form: ValueForm, default: Any, what: str) -> None:
+    try:
+        form.arrays([default])
+    except LakewardError as error:
+        raise SchemaError(f"the default of {what} does not fit: {error.message}", hint=error.hint) from None
 
 
 def _check_hash(hint: Any, what: str) -> None:

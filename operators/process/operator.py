@@ -284,6 +284,7 @@ class FunctionOperator(Operator):
 
     def _write(self) -> None:
         """Write what the batch has changed."""
+        self._bound.check_states()
         self._batch.index = -1
         self._broadcast.finish()
         if self._states is not None:
