@@ -19,6 +19,7 @@ from lakeward.engine.config import EngineConfig
 from lakeward.engine.core.clock import Clock, SystemClock
 from lakeward.engine.core.errors import ConfigError, InternalError, JobFailedError, LakewardError, Retry
 from lakeward.engine.core.ids import CheckpointId, JobId, OperatorId
+from lakeward.engine.core.log_scope import log_scope, note_in_scope
 from lakeward.engine.core.scratch import ScratchFolder
 from lakeward.engine.graph.logical import LogicalGraph, SourceSpec
 from lakeward.engine.graph.plan import Plan
@@ -37,6 +38,7 @@ from lakeward.engine.runtime.restore import RestoredState, check_covers
 from lakeward.engine.runtime.signals import stop_on_signals
 from lakeward.engine.runtime.source_task import SplitState, split_states
 from lakeward.engine.runtime.splits import merge_splits
+from lakeward.engine.runtime.status import JobStatus, Observer, nobody
 from lakeward.engine.state.heap import keep_freed_memory
 from lakeward.engine.state.kv import StoreFactory
 from lakeward.engine.state.rocksdb import RocksDbStoreFactory
@@ -91,6 +93,7 @@ class Ports:
         make_calls: Makes what runs an attempt's asynchronous calls.
         store_factory: Opens the key-value stores behind keyed state.
         directory: Where the folders of local state lie; None: the temporary directory (`$TMPDIR`).
+        observe: Is told how the job is getting on.
     """
 
     clock: Clock = field(default_factory=SystemClock)
@@ -100,6 +103,7 @@ class Ports:
     make_calls: Callable[[], JobCalls] = ThreadedJobCalls
     store_factory: StoreFactory = field(default_factory=RocksDbStoreFactory)
     directory: str | None = None
+    observe: Observer = nobody
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,11 +151,16 @@ def execute(job: JobDefinition, ports: Ports | None = None) -> JobResult:
         if isinstance(node.work, Sink):
             with errors_named(node):
                 node.work.check_schema(node.schema)
+    with log_scope(job=job.name):
+        return _run_until_done(job, physical, ports)
+
+
+def _run_until_done(job: JobDefinition, physical: Plan, ports: Ports) -> JobResult:
     policy = RestartPolicy(job.config.restart)
     metrics = Metrics()
     first_restored: CheckpointId | None = None
     while True:
-        attempt = Attempt(job, physical, ports, metrics)
+        attempt = Attempt(job, physical, ports, metrics, policy.restarts)
         try:
             attempt.start()
             job = replace(job, savepoint=None)  # it is begun; a restart does not need the savepoint any more
@@ -187,7 +196,8 @@ def _restart_or_raise(error: LakewardError, attempt: Attempt, policy: RestartPol
 class Attempt:
     """One start of a job: recover, build, run, close. Each has a generation of its own in the checkpoint directory."""
 
-    def __init__(self, job: JobDefinition, physical: Plan, ports: Ports, metrics: Metrics) -> None:
+    def __init__(self, job: JobDefinition, physical: Plan, ports: Ports, metrics: Metrics, restarts: int = 0) -> None:
+        self._restarts = restarts
         self._job = job
         self._plan = physical
         self._ports = ports
@@ -304,11 +314,20 @@ class Attempt:
         taken_on = None if beginning is None else beginning.job_id()
         fresh = taken_on or JobId(self._ports.new_id())
         started = self._workflow.start_generation(job.name, fresh, owner.name, now_us)
+        note_in_scope(attempt=started.generation)
         self.job_id = started.job_id
         if beginning is not None and taken_on is not None:
             started = beginning.copy(self._workflow, started, job.name, owner)
             log.info("begun from a savepoint: checkpoint %d of job %s", started.next_checkpoint - 1, taken_on)
         return started
+
+    def _observe(self) -> None:
+        if self._ports.observe is nobody or self._runner is None:
+            return
+        counted = self._metrics.values()
+        sources = (node.uid for node in self._job.graph if isinstance(node.work, SourceSpec))
+        rows = sum(counted.get(uid, {}).get("output_rows", 0) for uid in sources)
+        self._ports.observe(JobStatus(rows, self._runner.watermark_us, self.last_checkpoint, self._restarts))
 
     def _list_splits(self, restored: RestoredState) -> dict[OperatorId, list[SplitState]]:
         splits = {}
@@ -339,7 +358,7 @@ class Attempt:
             raise InternalError("committers are made before the tasks")
         sources = {n.uid: n.work.source for n in self._job.graph if isinstance(n.work, SourceSpec)}
         services = JobServices(
-            self._workflow, self._committers, self._ports.make_io(), self._ports.clock, config, sources
+            self._workflow, self._committers, self._ports.make_io(), self._ports.clock, config, sources, self._observe
         )
         return JobRunner(tasks, coordinator, header, services)
 

@@ -344,7 +344,8 @@ class RowErrors:
         done = "left out" if self.policy.last == "skip" else f"sent to the side output '{self.policy.tag}'"
         rows = "1 row" if self._unlogged == 1 else f"{self._unlogged} rows"
         last = "" if error is None else f"; the last: {'; '.join([error.message, *error.details])}"
-        _LOG.log(level, "operator '%s': %s failed and %s%s", self._context.uid, rows, done, last)
+        uid = self._context.uid
+        _LOG.log(level, "operator '%s': %s failed and %s%s", uid, rows, done, last, extra={"operator": uid})
         self._unlogged = 0
 
 

@@ -262,7 +262,8 @@ class KafkaReader(SourceReader):
         if wanted > end or self._options.on_missing_offsets == "fail":
             raise _missing(topic, number, wanted, first, end)
         self._context.counters.counter("skipped_offsets").inc(max(0, first - wanted))
-        LOG.warning("%s: offsets %d to %d of %s are gone; passed over", self._context.uid, wanted, first, one.split)
+        uid, text = self._context.uid, "%s: offsets %d to %d of %s are gone; passed over"
+        LOG.warning(text, uid, wanted, first, one.split, extra={"operator": uid})
         if not one.records:
             one.position = replace(one.position, offset=first)
         # Assigned anew: after such an error the client fetches no more, and does not let itself be sought.

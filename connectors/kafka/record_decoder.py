@@ -125,7 +125,8 @@ class RecordDecoder:
     def _log_bad(self, error: RecordError | None) -> None:
         """Log how many bad records there were since the last time, rather than each."""
         last = f"; the last: {error.message}" if error else ""
-        LOG.warning("%s passed over %d bad records%s", self.context.uid, self._unlogged, last)
+        uid = self.context.uid
+        LOG.warning("%s passed over %d bad records%s", uid, self._unlogged, last, extra={"operator": uid})
         self._unlogged = 0
 
     def _count(self, name: str, amount: int) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, Protocol, TypeVar
 
+from lakeward.engine.core.log_scope import in_scope
+
 T = TypeVar("T")
 
 
@@ -35,7 +37,7 @@ class ThreadIo(Generic[T]):
 
     def submit(self, work: Callable[[], T]) -> None:
         """Queue a function."""
-        self._pending.append(self._pool.submit(work))
+        self._pending.append(self._pool.submit(in_scope(work)))
 
     def poll(self) -> T | None:
         """The result of the oldest function once it has finished."""

@@ -33,6 +33,7 @@ from lakeward.engine.config import EngineConfig
 from lakeward.engine.core.clock import Clock
 from lakeward.engine.core.errors import CheckpointError, SourceError
 from lakeward.engine.core.ids import CheckpointId, Generation, JobId, OperatorId
+from lakeward.engine.core.log_scope import note_in_scope
 from lakeward.engine.core.snapshots import OperatorSnapshot, TableSnapshot
 from lakeward.engine.runtime.carried import CarriedCommittables
 from lakeward.engine.runtime.chain import SnapshotPart
@@ -86,6 +87,7 @@ class JobServices:
         clock: Time.
         config: Limits and intervals.
         sources: The sources, for finding new splits.
+        on_tick: Called some ten times a second.
     """
 
     workflow: CheckpointWorkflow
@@ -94,6 +96,7 @@ class JobServices:
     clock: Clock
     config: EngineConfig
     sources: Mapping[OperatorId, Source]
+    on_tick: Callable[[], None] = lambda: None
 
 
 class JobRunner:
@@ -138,6 +141,11 @@ class JobRunner:
     def is_waiting(self) -> bool:
         """Whether a task waits for something that comes from outside, and has to be stepped soon."""
         return any(task.is_waiting for task in self.tasks)
+
+    @property
+    def watermark_us(self) -> int | None:
+        """How far event time has come at the source that is furthest behind; None: no source says so."""
+        return min((at for task in self._source_tasks() if (at := task.watermark_us) is not None), default=None)
 
     def request_stop(self) -> None:
         """Take one last checkpoint, then finish."""
@@ -184,6 +192,7 @@ class JobRunner:
         for task in self.tasks:
             task.tick(now_us)
         self._discover(now_ms)
+        self._services.on_tick()
         return False
 
     # -- checkpoints
@@ -195,6 +204,7 @@ class JobRunner:
     def _carry_out(self, instruction: Instruction) -> None:
         match instruction:
             case InjectBarriers(checkpoint):
+                note_in_scope(checkpoint=checkpoint)
                 for task in self.tasks:
                     task.inject(checkpoint)
             case Publish(checkpoint, acknowledged, final):
@@ -319,7 +329,7 @@ class JobRunner:
                 return SplitsListed(uid, tuple(source.list_splits(known)))
             except SourceError as error:
                 # Readers notice a source that is really gone; a listing that fails once is tried again.
-                log.warning("could not look for new splits of '%s': %s", uid, error)
+                log.warning("could not look for new splits of '%s': %s", uid, error, extra={"operator": uid})
                 return SplitsListed(uid, ())
 
         return work
@@ -328,5 +338,5 @@ class JobRunner:
         tasks = [task for task in self._source_tasks() if task.uid == listed.source]
         known = {split: state for task in tasks for split, state in task.splits.items()}
         for split in new_splits(listed.splits, known):
-            log.info("source '%s' has a new split: %s", listed.source, split.id)
+            log.info("source '%s' has a new split: %s", listed.source, split.id, extra={"operator": listed.source})
             min(tasks, key=lambda task: len(task.splits)).add_split(SplitState(split))

@@ -130,6 +130,13 @@ class SourceTask:
         return self._core.chain.is_waiting
 
     @property
+    def watermark_us(self) -> int | None:
+        """How far event time has come here; None: nothing is known, or the input has ended."""
+        if self._watermarks is None or self._ended or self._watermarks.current_us == WATERMARK_MIN_US:
+            return None
+        return self._watermarks.current_us
+
+    @property
     def splits(self) -> Mapping[SplitId, SplitState]:
         """The splits of this subtask, finished ones too."""
         return self._splits

@@ -109,6 +109,11 @@ class SplitWatermarks:
         self._splits: dict[SplitId, _SplitClock] = {}
         self._sent = Watermark(WATERMARK_MIN_US)
 
+    @property
+    def current_us(self) -> int:
+        """The last one that was sent."""
+        return self._sent.timestamp_us
+
     def add(self, split: SplitId, newest_us: int | None, now_ms: int) -> None:
         """Begin a split, at the newest event time that a restored checkpoint knows of it."""
         self._splits[split] = _SplitClock(WATERMARK_MIN_US if newest_us is None else newest_us, now_ms)

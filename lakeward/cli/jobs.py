@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import runpy
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
+from lakeward.cli.live import LineKeepingHandler, LiveLine
+from lakeward.cli.logs import LogFormat, show_log
 from lakeward.dsl.launch import LaunchOptions, launched_with
+from lakeward.engine.core.clock import SystemClock
 from lakeward.engine.core.errors import ConfigError, LakewardError, UserCodeError
 from lakeward.engine.core.names import did_you_mean
 from lakeward.engine.core.user_frames import user_trace
 
 
-def run_job(job: str, options: LaunchOptions) -> None:
-    """Run the jobs that a file or function executes."""
-    with launched_with(options):
-        load_and_call(job)
+def run_job(job: str, options: LaunchOptions, log_format: LogFormat = "text") -> None:
+    """Run the jobs that a file or function executes, and show how they are getting on."""
+    terminal = sys.stderr.isatty() and log_format == "text"
+    line = LiveLine(SystemClock(), sys.stderr, terminal=terminal, log=logging.getLogger("lakeward").info)
+    if terminal:
+        show_log(LineKeepingHandler(sys.stderr, line), log_format)
+    try:
+        with launched_with(replace(options, observe=line)):
+            load_and_call(job)
+    finally:
+        line.close()
 
 
 def explain_job(job: str, options: LaunchOptions) -> None:

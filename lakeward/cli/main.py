@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import Any
 
@@ -21,9 +22,12 @@ class _Commands(click.Group):
         except LakewardError as error:
             if ctx.params.get("traceback"):
                 raise
-            from lakeward.cli.errors import show_error
+            if ctx.params.get("log_format") == "json":
+                logging.getLogger("lakeward").error("%s", error)
+            else:
+                from lakeward.cli.errors import show_error
 
-            show_error(error)
+                show_error(error)
             sys.exit(1)
 
 
@@ -31,11 +35,16 @@ class _Commands(click.Group):
 @click.version_option(__version__, prog_name="lakeward")
 @click.option("--traceback", is_flag=True, help="Show the whole Python traceback of an error.")
 @click.option("-v", "--verbose", is_flag=True, help="Say more of what goes on.")
-def main(traceback: bool, verbose: bool) -> None:
+@click.option(
+    "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Log lines for whom."
+)
+@click.pass_context
+def main(ctx: click.Context, traceback: bool, verbose: bool, log_format: Any) -> None:
     """Stream processing in Python: Kafka to your lakehouse, exactly once."""
     from lakeward.cli.logs import configure_logging
 
-    configure_logging(verbose=verbose)
+    configure_logging(verbose=verbose, log_format=log_format)
+    ctx.obj = log_format
 
 
 _JOB = click.argument("job", metavar="FILE.py|MODULE:FUNCTION")
@@ -57,7 +66,8 @@ def _with_options(command: Any) -> Any:
 @_with_options
 @click.option("--from", "savepoint", metavar="DIR", help="Savepoint, or another job's checkpoints, to begin from.")
 @click.option("--drop-state", "dropped_state", metavar="UID", multiple=True, help="Operator whose state may be lost.")
-def run(job: str, dropped_state: tuple[str, ...], **options: Any) -> None:
+@click.pass_obj
+def run(log_format: Any, /, job: str, dropped_state: tuple[str, ...], **options: Any) -> None:
     """Run the job that a file or function defines.
 
     Ctrl-C stops it with a last checkpoint; run it again to go on from there.
@@ -65,7 +75,7 @@ def run(job: str, dropped_state: tuple[str, ...], **options: Any) -> None:
     from lakeward.cli.jobs import run_job
     from lakeward.dsl.launch import LaunchOptions
 
-    run_job(job, LaunchOptions(dropped_state=dropped_state, **options))
+    run_job(job, LaunchOptions(dropped_state=dropped_state, **options), log_format)
 
 
 @main.command()

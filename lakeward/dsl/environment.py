@@ -199,7 +199,8 @@ class StreamExecutionEnvironment:
             launch.plans[name] = self.explain()
             return None
         with stop_on_signals() as stop:
-            return _run(self._begun(self.definition(name), savepoint, drop_state), Ports(stop=stop))
+            ports = Ports(stop=stop, observe=launch.observe)
+            return _run(self._begun(self.definition(name), savepoint, drop_state), ports)
 
     def _begun(
         self, job: JobDefinition, savepoint: str | os.PathLike[str] | None, drop_state: Sequence[str]

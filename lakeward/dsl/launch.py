@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
+from lakeward.engine.runtime.status import Observer, nobody
+
 
 @dataclass(frozen=True, slots=True)
 class LaunchOptions:
@@ -19,6 +21,7 @@ class LaunchOptions:
         checkpoint_interval: Wins over the job's own.
         savepoint: Wins over what `execute` says.
         dropped_state: Added to what `execute` says.
+        observe: Is told how a running job is getting on.
         plans: The plans of the jobs that were only explained, by name.
     """
 
@@ -28,6 +31,7 @@ class LaunchOptions:
     checkpoint_interval: str | None = None
     savepoint: str | None = None
     dropped_state: tuple[str, ...] = ()
+    observe: Observer = nobody
     plans: dict[str, str] = field(default_factory=dict)
 
 
