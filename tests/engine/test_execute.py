@@ -162,7 +162,7 @@ def test_state_of_an_operator_that_is_gone_is_not_dropped_silently() -> None:
     store = MemoryStore()
     assert JobHarness(windows([rows(0, 15), EOF, rows(15)], lw.MemorySink()), checkpoints=store).run().stopped
     env, _ = job(ScriptedSource(SCHEMA, [rows(0)]))
-    with pytest.raises(GraphError, match="state of operator 'windows'"):
+    with pytest.raises(GraphError, match="holds state of 'windows', which the job no longer has"):
         execute(env.definition("job", store))
 
 
