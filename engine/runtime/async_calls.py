@@ -324,6 +324,10 @@ class WaitsForeverError(UserCodeError):
     """A coroutine waits for something that cannot come where time is virtual."""
 
 
+class NeverWokenError(WaitsForeverError):
+    """A coroutine waits for what nobody does: an event that is never set, for example."""
+
+
 class HurriedLoop(asyncio.SelectorEventLoop):
     """An event loop that never waits: where there is nothing to do until some time, it is that time."""
 
@@ -335,11 +339,16 @@ class HurriedLoop(asyncio.SelectorEventLoop):
         """Seconds that were waited for since the beginning."""
         return self._waits.passed_s
 
+    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:  # type: ignore[override]
+        """Refuse to wait for a thread: whether it is done in time is not ours to say."""
+        raise _waits_for_something_real()
+
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Run a coroutine to its end.
 
         Raises:
-            WaitsForeverError: It waits for a socket, a thread, or for what nobody does.
+            WaitsForeverError: It waits for a socket or a thread.
+            NeverWokenError: It waits for what nobody does.
         """
         task = self.create_task(coroutine)
         try:
@@ -349,6 +358,18 @@ class HurriedLoop(asyncio.SelectorEventLoop):
             with suppress(asyncio.CancelledError, WaitsForeverError):
                 self.run_until_complete(task)
             raise
+
+
+_VIRTUAL_HINT = (
+    "it may await asyncio.sleep and other coroutines; instead of sockets and threads give it, in the test, a client "
+    "that answers from memory"
+)
+
+
+def _waits_for_something_real() -> WaitsForeverError:
+    return WaitsForeverError(
+        "a coroutine waits for something real, which in virtual time never comes", hint=_VIRTUAL_HINT
+    )
 
 
 class _Waits(selectors.DefaultSelector):
@@ -361,10 +382,11 @@ class _Waits(selectors.DefaultSelector):
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """What can be read or written now."""
         if timeout is None:
-            raise WaitsForeverError(
-                "a coroutine waits for something real, which in virtual time never comes",
-                hint="it may await asyncio.sleep and other coroutines; instead of sockets and threads give it, in the "
-                "test, a client that answers from memory",
+            if len(self.get_map()) > 1:  # more than the loop's own pipe
+                raise _waits_for_something_real()
+            raise NeverWokenError(
+                "a coroutine waits for something real, which in virtual time never comes, or for what nobody does",
+                hint=_VIRTUAL_HINT,
             )
         self.passed_s += max(timeout, 0.0)
         return super().select(0)

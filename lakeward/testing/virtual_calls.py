@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from lakeward.engine.api.calls import AsyncCalls, Finished, Work
 from lakeward.engine.core.clock import Clock
-from lakeward.engine.runtime.async_calls import SteppedCalls, WaitsForeverError
+from lakeward.engine.runtime.async_calls import NeverWokenError, SteppedCalls
 
 log = logging.getLogger("lakeward")
 
@@ -34,7 +34,8 @@ class VirtualJobCalls:
 class VirtualCalls(SteppedCalls):
     """Each call runs when it is started, by itself; that it has ended is heard of when as much time has passed.
 
-    One that waits for what cannot come in virtual time (a socket, a thread, an event that nobody sets) never ends.
+    One that waits for what nobody does (an event that is never set) never ends; one that waits for a socket or a thread
+    is refused.
 
     Args:
         clock: The job's.
@@ -52,7 +53,7 @@ class VirtualCalls(SteppedCalls):
             before_s = self.waited_s
             try:
                 self.finish(number)
-            except WaitsForeverError as error:  # as in life, its timeout ends it
+            except NeverWokenError as error:  # as in life, its timeout ends it
                 log.warning("%s", error)
                 continue
             (ended,) = super().take()

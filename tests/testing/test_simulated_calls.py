@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 import lakeward as lw
-from lakeward.testing import CollectSink, SimulationViolation, simulate
+from lakeward.engine.core.errors import UserCodeError
+from lakeward.testing import CollectSink, simulate
 
 
 class Client(lw.AsyncFunction):
@@ -47,5 +48,5 @@ def test_a_function_that_waits_for_something_real_is_told_of_what_it_may_await()
     def job(env: lw.StreamExecutionEnvironment) -> None:
         env.from_collection([{"n": 1}]).map_async(wait, returns={"n": int}).sink_to(CollectSink(), uid="out")
 
-    with pytest.raises(SimulationViolation, match=r"waits for something real.*\n.*it may await asyncio.sleep"):
+    with pytest.raises(UserCodeError, match=r"waits for something real.*\n.*it may await asyncio.sleep"):
         simulate(job, 1)

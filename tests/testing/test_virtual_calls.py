@@ -6,7 +6,10 @@ import asyncio
 import time
 from typing import Any
 
+import pytest
+
 import lakeward as lw
+from lakeward.engine.core.errors import UserCodeError
 from lakeward.testing import CollectSink, JobHarness
 
 
@@ -62,3 +65,11 @@ def test_retries_wait_in_virtual_time() -> None:
     retries = lw.AsyncRetry(attempts=3, backoff="10s")
     assert answers(third_time, timeout="2m", retries=retries) == [{"n": n} for n in range(20)]
     assert set(tries.values()) == {3}
+
+
+def test_a_coroutine_that_waits_for_a_thread_is_told_of_what_it_may_await() -> None:
+    async def threaded(row: dict[str, Any]) -> dict[str, Any]:
+        return await asyncio.to_thread(lambda: row)
+
+    with pytest.raises(UserCodeError, match=r"waits for something real(?s:.*)it may await asyncio\.sleep"):
+        answers(threaded)
