@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,11 @@ from everything_job import BATCHES, job
 from make_savepoint import BEFORE, copied
 
 import lakeward as lw
+from lakeward.engine.checkpoint.savepoint import Beginning
 from lakeward.engine.checkpoint.store import MemoryStore
 from lakeward.engine.checkpoint.store_fs import FileSystemStore
-from lakeward.engine.core.errors import GraphError
-from lakeward.testing import ABORT, BARRIER, EOF, CollectSink, Item, JobHarness, ScriptedSource
+from lakeward.engine.core.errors import ConfigError, GraphError
+from lakeward.testing import ABORT, BARRIER, EOF, FAIL, CollectSink, Item, JobHarness, ScriptedSource
 
 Rows = dict[str, list[dict[str, Any]]]
 DEFAULT = [(before, after) for before in (1, 2, 3) for after in (1, 2, 3)]
@@ -107,3 +108,31 @@ def test_a_savepoint_of_every_format_there_ever_was_is_restored(golden: Path) ->
             assert sorted(after, key=repr) == sorted(whole, key=repr)
         else:
             assert sorted(before[uid] + after, key=repr) == sorted(whole, key=repr)
+
+
+def test_a_job_does_not_begin_empty_where_it_should_have_begun_from_a_savepoint() -> None:
+    found = harness([*BATCHES[:2], EOF, *BATCHES[2:]])
+    assert found.run().stopped
+    directory = MemoryStore()
+    Beginning(found.savepoint(), directory).job_id()  # and the process dies
+    with pytest.raises(ConfigError, match="was to be begun from a savepoint"):
+        JobHarness(lambda env: job(env, BATCHES), checkpoints=directory).run()
+
+
+def test_a_job_that_has_begun_is_restarted_without_its_savepoint() -> None:
+    class DeletesIt(lw.ProcessFunction):
+        def process(self, row: dict[str, Any], ctx: lw.ProcessContext) -> Iterator[dict[str, Any]]:
+            for path in kept.list("") if row["n"] == 2 else ():
+                kept.delete(path)
+            yield row
+
+    def make(env: lw.StreamExecutionEnvironment) -> None:
+        script = [[{"n": 1}], EOF, [{"n": 2}], FAIL, [{"n": 3}]]
+        stream = env.from_source(ScriptedSource({"n": int}, script), uid="in")
+        stream.process(DeletesIt(), returns={"n": int}, uid="deletes").sink_to(CollectSink(), uid="out")
+
+    found = JobHarness(make)
+    assert found.run().stopped
+    kept = found.savepoint()
+    run = found.run(savepoint=kept)
+    assert (run.ended, run.restarts, kept.list("")) == (True, 1, [])
