@@ -44,7 +44,7 @@ def test_lakeward_runs_the_examples_by_the_runner_of_their_own_benchmark(query: 
 
 
 def test_a_slow_engine_reads_a_tenth_of_the_events_and_lakeward_four_times_as_many() -> None:
-    quick, slow = peers.Engine("quick", (), list, scale=4), peers.Engine("slow", (), list, slow=("q7",))
+    quick, slow = peers.Engine("quick", (), list, scale=4), peers.Engine("slow", (), list, scales={"q7": 0.1})
     assert quick.sizes("q7", 1_000) == (1_000, 4_000)
     assert slow.sizes("q7", 1_000) == (25, 100)
     assert slow.sizes("q8", 1_000) == (250, 1_000)
