@@ -47,6 +47,8 @@ class EngineConfig:
 
     Args:
         parallelism: Subtasks of an operator that says nothing else.
+        processes: Worker processes that the subtasks are dealt to; None: as many as the highest parallelism. With one,
+            everything runs in the process of the job's script.
         max_parallelism: Key groups, and so the highest parallelism; fixed for the life of a job's state.
         checkpoint_interval_ms: Time between checkpoint starts.
         checkpoint_timeout_ms: A checkpoint that takes longer is given up.
@@ -55,7 +57,8 @@ class EngineConfig:
         batch_rows: Rows a source batch should have.
         linger_ms: How long a slow source may hold rows back to fill a batch.
         channel_batches_max: Messages a channel between tasks holds before its sender waits.
-        state_memory_bytes: Memory for keyed state, of all operators of this process together.
+        state_memory_bytes: Memory for keyed state, of all operators and worker processes together.
+        heartbeat_timeout_ms: How long a worker process may give no sign of life before the job goes on without it.
         restart: The restart policy.
         redact_columns: Columns, and fields inside of them, whose values no error and no log line shows, besides those
             that are called like secrets ("password", "api_key", "token", ...); `*`, `?` and `[...]` are wildcards,
@@ -67,6 +70,7 @@ class EngineConfig:
     """
 
     parallelism: int = 1
+    processes: int | None = None
     max_parallelism: int = MAX_PARALLELISM_DEFAULT
     checkpoint_interval_ms: int = 10_000
     checkpoint_timeout_ms: int = 600_000
@@ -76,6 +80,7 @@ class EngineConfig:
     linger_ms: int = 20
     channel_batches_max: int = 8
     state_memory_bytes: int = 1 << 30
+    heartbeat_timeout_ms: int = 4000
     restart: RestartConfig = RestartConfig()
     redact_columns: tuple[str, ...] = ()
     optimise: bool = True
@@ -84,6 +89,7 @@ class EngineConfig:
         leasts = dict.fromkeys(("linger_ms", "checkpoint_failures_tolerated", "state_memory_bytes"), 0)
         leasts |= dict.fromkeys(("max_parallelism", "checkpoint_interval_ms", "checkpoint_timeout_ms"), 1)
         leasts |= dict.fromkeys(("checkpoints_retained", "batch_rows", "channel_batches_max"), 1)
+        leasts |= {"heartbeat_timeout_ms": 1000} | ({} if self.processes is None else {"processes": 1})
         for name, least in leasts.items():
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} is {getattr(self, name)}, below {least}", hint=f"give {least} or more")

@@ -6,14 +6,17 @@ import logging
 import os
 import socket
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from lakeward.engine.api.sink import Sink
 from lakeward.engine.checkpoint.coordinator import CheckpointCoordinator, CoordinatorConfig
 from lakeward.engine.checkpoint.manifest import CheckpointManifest
 from lakeward.engine.checkpoint.savepoint import Beginning, Owner, check_has_begun
-from lakeward.engine.checkpoint.store import CheckpointStore
+from lakeward.engine.checkpoint.store import CheckpointStore, MemoryStore
+from lakeward.engine.checkpoint.store_fs import FileSystemStore
 from lakeward.engine.checkpoint.workflow import CheckpointWorkflow, Recovery, Started
 from lakeward.engine.config import EngineConfig
 from lakeward.engine.core.clock import Clock, SystemClock
@@ -24,6 +27,10 @@ from lakeward.engine.core.scratch import ScratchFolder
 from lakeward.engine.graph.logical import LogicalGraph, SourceSpec
 from lakeward.engine.graph.plan import Plan
 from lakeward.engine.graph.prepare import prepare
+from lakeward.engine.processes.launcher import Launcher, WorkerSpec
+from lakeward.engine.processes.remote import ProcessesDriver, StartOrder, WorkerProcesses, workers_of
+from lakeward.engine.processes.settings import WorkerJob, WorkerPorts
+from lakeward.engine.processes.worker_process import run_worker
 from lakeward.engine.runtime.async_calls import JobCalls, ThreadedJobCalls
 from lakeward.engine.runtime.build import BuildContext, build_tasks
 from lakeward.engine.runtime.chain import errors_named
@@ -37,8 +44,9 @@ from lakeward.engine.runtime.restart import RestartPolicy
 from lakeward.engine.runtime.restore import RestoredState, check_covers
 from lakeward.engine.runtime.signals import stop_on_signals
 from lakeward.engine.runtime.source_task import SplitState, split_states
-from lakeward.engine.runtime.splits import merge_splits
+from lakeward.engine.runtime.splits import assign_splits, merge_splits
 from lakeward.engine.runtime.status import JobStatus, Observer, nobody
+from lakeward.engine.runtime.worker import LocalWorker, Worker
 from lakeward.engine.state.heap import keep_freed_memory
 from lakeward.engine.state.kv import StoreFactory
 from lakeward.engine.state.rocksdb import RocksDbStoreFactory
@@ -94,6 +102,7 @@ class Ports:
         store_factory: Opens the key-value stores behind keyed state.
         directory: Where the folders of local state lie; None: the temporary directory (`$TMPDIR`).
         observe: Is told how the job is getting on.
+        make_launcher: Makes what starts worker processes; None: all runs in this process, whatever the parallelism.
     """
 
     clock: Clock = field(default_factory=SystemClock)
@@ -104,6 +113,7 @@ class Ports:
     store_factory: StoreFactory = field(default_factory=RocksDbStoreFactory)
     directory: str | None = None
     observe: Observer = nobody
+    make_launcher: Callable[[Callable[[WorkerSpec], None]], Launcher | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,20 +157,39 @@ def execute(job: JobDefinition, ports: Ports | None = None) -> JobResult:
     keep_freed_memory()
     graph, physical = prepare(job.graph, job.config)
     job = replace(job, graph=graph)
-    for node in job.graph:
-        if isinstance(node.work, Sink):
-            with errors_named(node):
-                node.work.check_schema(node.schema)
-    with log_scope(job=job.name):
-        return _run_until_done(job, physical, ports)
+    with ExitStack() as stack:
+        job, launcher = _with_launcher(job, physical, ports, stack)  # first of all: it forks
+        for node in job.graph:
+            if isinstance(node.work, Sink):
+                with errors_named(node):
+                    node.work.check_schema(node.schema)
+        with log_scope(job=job.name):
+            return _run_until_done(job, physical, ports, launcher)
 
 
-def _run_until_done(job: JobDefinition, physical: Plan, ports: Ports) -> JobResult:
+def _with_launcher(
+    job: JobDefinition, physical: Plan, ports: Ports, stack: ExitStack
+) -> tuple[JobDefinition, Launcher | None]:
+    """The job, with checkpoints where its worker processes see them, and what starts those, if it has any."""
+    if ports.make_launcher is None or workers_of(physical, job.config) == 1:
+        return job, None
+    if isinstance(job.store, MemoryStore):
+        folder = ScratchFolder(ports.directory)
+        stack.callback(folder.close)
+        job = replace(job, store=FileSystemStore(str(folder.path / "checkpoints")))
+    own = WorkerPorts(ports.clock, ports.make_io, ports.make_calls, ports.store_factory, ports.directory)
+    launcher = ports.make_launcher(partial(run_worker, WorkerJob(physical, job.name, job.config, job.store, own)))
+    if launcher is not None:
+        stack.callback(launcher.close)
+    return job, launcher
+
+
+def _run_until_done(job: JobDefinition, physical: Plan, ports: Ports, launcher: Launcher | None) -> JobResult:
     policy = RestartPolicy(job.config.restart)
     metrics = Metrics()
     first_restored: CheckpointId | None = None
     while True:
-        attempt = Attempt(job, physical, ports, metrics, policy.restarts)
+        attempt = Attempt(job, physical, ports, metrics, policy.restarts, launcher)
         try:
             attempt.start()
             job = replace(job, savepoint=None)  # it is begun; a restart does not need the savepoint any more
@@ -196,12 +225,23 @@ def _restart_or_raise(error: LakewardError, attempt: Attempt, policy: RestartPol
 class Attempt:
     """One start of a job: recover, build, run, close. Each has a generation of its own in the checkpoint directory."""
 
-    def __init__(self, job: JobDefinition, physical: Plan, ports: Ports, metrics: Metrics, restarts: int = 0) -> None:
+    def __init__(
+        self,
+        job: JobDefinition,
+        physical: Plan,
+        ports: Ports,
+        metrics: Metrics,
+        restarts: int = 0,
+        launcher: Launcher | None = None,
+    ) -> None:
+        self._launcher = launcher
+        self._processes: WorkerProcesses | None = None
         self._restarts = restarts
         self._job = job
         self._plan = physical
         self._ports = ports
         self._metrics = metrics
+        self._parallelism = {node.uid: vertex.parallelism for vertex in physical.vertices for node in vertex.nodes}
         self._workflow = CheckpointWorkflow(job.store)
         self._scratch = ScratchFolder(ports.directory)
         self._calls = ports.make_calls()
@@ -250,24 +290,42 @@ class Attempt:
             self._calls,
             self._job.config.redaction,
         )
-        self._metrics.forget_gauges()
-        context = BuildContext(
-            self._job.config,
-            info,
-            self._metrics,
-            restored,
-            self._list_splits(restored),
-            self._ports.store_factory,
-            self._scratch.path,
-        )
-        self._runner = self._make_runner(started, context)
+        self._metrics.begin_attempt()
+        splits = self._deal_splits(restored)
+        io = self._ports.make_io()
+        if self._launcher is not None:
+            workers = self._start_processes(started, StartOrder(self.job_id, info.attempt, recovery.manifest, splits))
+        else:
+            context = BuildContext(
+                self._job.config,
+                info,
+                self._metrics,
+                restored,
+                splits,
+                self._ports.store_factory,
+                self._scratch.path,
+            )
+            workers = [LocalWorker(build_tasks(self._plan, context), self._workflow, io.submit)]
+        self._runner = self._make_runner(started, workers, io)
         return self._runner
+
+    def _start_processes(self, started: Started, order: StartOrder) -> Sequence[Worker]:
+        assert self._launcher is not None, "without one there are no processes"
+        self._processes = WorkerProcesses(
+            self._launcher, self._plan, started.generation, self._job.config, self._ports.clock, self._metrics
+        )
+        self._processes.start(self._scratch.path)
+        self._processes.begin(order)
+        return self._processes.workers
 
     def run(self) -> None:
         """Run until the job has finished."""
         if self._runner is not None:
             self._runner.open()
-            LocalDriver(self._ports.clock, self._ports.stop).run(self._runner)
+            if self._processes is None:
+                LocalDriver(self._ports.clock, self._ports.stop).run(self._runner)
+            else:
+                ProcessesDriver(self._ports.stop).run(self._runner, self._processes)
 
     def close(self) -> None:
         """Release everything, also after an error; a second call does nothing."""
@@ -284,6 +342,8 @@ class Attempt:
             error.redact(self._job.config.redaction)
             log.warning("while closing: %s", error)
         finally:
+            if self._processes is not None:
+                self._processes.close(failed=self._runner is None or not self._runner.finished)
             self._calls.close()
             self._scratch.close()
 
@@ -329,19 +389,18 @@ class Attempt:
         rows = sum(counted.get(uid, {}).get("output_rows", 0) for uid in sources)
         self._ports.observe(JobStatus(rows, self._runner.watermark_us, self.last_checkpoint, self._restarts))
 
-    def _list_splits(self, restored: RestoredState) -> dict[OperatorId, list[SplitState]]:
-        splits = {}
+    def _deal_splits(self, restored: RestoredState) -> dict[OperatorId, list[list[SplitState]]]:
+        dealt = {}
         for node in self._job.graph:
             if isinstance(node.work, SourceSpec):
                 with errors_named(node):
                     old = split_states(restored.states(node.uid))
                     known = {one.split.id: one.position or one.split.start for one in old}
                     listed = node.work.source.list_splits(known if old else None)
-                splits[node.uid] = merge_splits(listed, old)
-        return splits
+                dealt[node.uid] = assign_splits(merge_splits(listed, old), self._parallelism[node.uid])
+        return dealt
 
-    def _make_runner(self, started: Started, context: BuildContext) -> JobRunner:
-        tasks = build_tasks(self._plan, context)
+    def _make_runner(self, started: Started, workers: Sequence[Worker], io: IoExecutor[IoResult]) -> JobRunner:
         config = self._job.config
         coordinator = CheckpointCoordinator(
             CoordinatorConfig(
@@ -350,17 +409,14 @@ class Attempt:
                 failures_tolerated=config.checkpoint_failures_tolerated,
                 first_checkpoint=started.next_checkpoint,
             ),
-            frozenset(task.id for task in tasks),
+            frozenset(task for worker in workers for task in worker.task_ids),
         )
-        parallelism = {node.uid: vertex.parallelism for vertex in self._plan.vertices for node in vertex.nodes}
-        header = JobHeader(self.job_id, self._job.name, started.generation, parallelism)
+        header = JobHeader(self.job_id, self._job.name, started.generation, self._parallelism)
         if self._committers is None:
             raise InternalError("committers are made before the tasks")
         sources = {n.uid: n.work.source for n in self._job.graph if isinstance(n.work, SourceSpec)}
-        services = JobServices(
-            self._workflow, self._committers, self._ports.make_io(), self._ports.clock, config, sources, self._observe
-        )
-        return JobRunner(tasks, coordinator, header, services)
+        services = JobServices(self._workflow, self._committers, io, self._ports.clock, config, sources, self._observe)
+        return JobRunner(workers, coordinator, header, services)
 
 
 def _check_max_parallelism(manifest: CheckpointManifest, max_parallelism: int) -> None:

@@ -279,6 +279,10 @@ class CheckpointWorkflow:
                 self._check_current(self._generation)  # a newer generation may have deleted them by right
             raise
 
+    def forget_uploads(self) -> None:
+        """What was uploaded here is in the manifest that another process has published, or will not be in any."""
+        self._transfer.in_flight.clear()
+
     # Completing
 
     def publish(self, manifest: CheckpointManifest) -> None:

@@ -13,6 +13,7 @@ LakewardError
 │   └── SinkStateError      the table's marker and the restored checkpoint do not belong together
 ├── CheckpointError         a checkpoint could not be taken or read
 │   └── CorruptionError     a stored file is missing or does not match its checksum
+├── WorkerLostError         a worker process died, hangs, or cannot be reached
 ├── JobFailedError          the job gave up; the cause is chained
 └── InternalError           a bug in Lakeward itself: please report it
 
@@ -86,6 +87,8 @@ class LakewardError(Exception):
         self.rows = tuple(rows)
         self.trace = tuple(trace)
         self.origin = ""
+        self.details_elsewhere: tuple[str, ...] = ()
+        """Its details, if it happened in another process; they are texts already."""
         super().__init__(message)
 
     @property
@@ -101,6 +104,8 @@ class LakewardError(Exception):
     @property
     def details(self) -> list[str]:
         """Where in the user's code it happened, the rows, and where they were read, a line each."""
+        if self.details_elsewhere:
+            return list(self.details_elsewhere)
         lines = [f"> {line}" if not str(line).startswith("...") else str(line) for line in self.trace]
         lines += [self.without_hidden(row.show(self._redaction)) for row in self.rows]
         return [*lines, f"read from: {self.origin}"] if self.origin else lines
@@ -249,6 +254,13 @@ class StateMigrationError(CheckpointError):
 
     domain = Domain.USER
     retry = Retry.NO
+
+
+class WorkerLostError(LakewardError):
+    """A worker process of the job died, hangs, or cannot be reached; the job goes on from its last checkpoint."""
+
+    domain = Domain.EXTERNAL
+    retry = Retry.BACKOFF
 
 
 class JobFailedError(LakewardError):

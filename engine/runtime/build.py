@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from lakeward.engine.api.operator import Operator, OperatorFactory
 from lakeward.engine.api.sink import Sink
@@ -15,7 +16,7 @@ from lakeward.engine.core.ids import OperatorId, SubtaskIndex
 from lakeward.engine.graph.logical import Exchange, Node, SourceSpec
 from lakeward.engine.graph.plan import Plan, PlanEdge, Vertex, VertexId
 from lakeward.engine.runtime.chain import Chain, ChainedOperator, errors_named
-from lakeward.engine.runtime.channel import Channel
+from lakeward.engine.runtime.channel import Channel, ChannelReader, ChannelWriter
 from lakeward.engine.runtime.context import JobInfo, StateConfig, SubtaskContext
 from lakeward.engine.runtime.metrics import Metrics, OperatorCounters
 from lakeward.engine.runtime.output import ChainOutput, EdgeWriter
@@ -23,7 +24,6 @@ from lakeward.engine.runtime.partition import make_partitioner
 from lakeward.engine.runtime.restore import RestoredState
 from lakeward.engine.runtime.sink_operator import SinkOperator
 from lakeward.engine.runtime.source_task import SourceSetup, SourceTask, SplitState
-from lakeward.engine.runtime.splits import assign_splits
 from lakeward.engine.runtime.task import InputChannel, RunnableTask, Task, TaskCore, TaskId
 from lakeward.engine.state.kv import StoreFactory
 
@@ -37,7 +37,7 @@ class BuildContext:
         info: What all operators share.
         metrics: The run's counters.
         restored: The restored checkpoint.
-        splits: The splits of each source.
+        splits: The splits of each source, dealt to its subtasks.
         store_factory: Opens key-value stores.
         directory: This attempt's local directory.
     """
@@ -46,25 +46,65 @@ class BuildContext:
     info: JobInfo
     metrics: Metrics
     restored: RestoredState
-    splits: Mapping[OperatorId, Sequence[SplitState]]
+    splits: Mapping[OperatorId, Sequence[Sequence[SplitState]]]
     store_factory: StoreFactory
     directory: Path
 
 
-def build_tasks(plan: Plan, context: BuildContext) -> list[RunnableTask]:
-    """Make all tasks, sources first, in an order in which every task comes after those it reads from."""
-    return _Builder(plan, context).build()
+@dataclass(frozen=True, slots=True)
+class ChannelEnds:
+    """A channel as this process has it: an end is None if its subtask is elsewhere."""
+
+    writer: ChannelWriter | None
+    reader: ChannelReader | None
+
+
+class Placement(Protocol):
+    """Which subtasks are this process's, and how they are connected with the others."""
+
+    def is_here(self, subtask: int) -> bool:
+        """Whether subtasks with this number are this process's."""
+        ...
+
+    def connect(self, edge: int, sender: int, receiver: int, batches_max: int) -> ChannelEnds:
+        """The channel between two subtasks; edges are counted in the order of the plan."""
+        ...
+
+
+class OneProcess:
+    """All subtasks are here."""
+
+    def is_here(self, subtask: int) -> bool:
+        """Always."""
+        return True
+
+    def connect(self, edge: int, sender: int, receiver: int, batches_max: int) -> ChannelEnds:
+        """A queue."""
+        channel = Channel(batches_max)
+        return ChannelEnds(channel, channel)
+
+
+def build_tasks(plan: Plan, context: BuildContext, placement: Placement | None = None) -> list[RunnableTask]:
+    """Make this process's tasks, sources first, in an order in which every task comes after those it reads from."""
+    return _Builder(plan, context, placement or OneProcess()).build()
+
+
+def task_id(vertex: str, number: int) -> TaskId:
+    """The name of a vertex's subtask.
+
+    >>> task_id("totals", 1)
+    'totals-1'
+    """
+    return TaskId(f"{vertex}-{number}")
 
 
 class _Builder:
-    def __init__(self, plan: Plan, context: BuildContext) -> None:
+    def __init__(self, plan: Plan, context: BuildContext, placement: Placement) -> None:
         self._plan = plan
         self._context = context
+        self._placement = placement
         self._counts = {vertex.id: vertex.parallelism for vertex in plan.vertices}
-        self._channels = {edge: self._connect(edge) for edge in plan.edges}
-        self._dealt = {
-            uid: assign_splits(splits, self._counts[VertexId(uid)]) for uid, splits in context.splits.items()
-        }
+        self._channels = {edge: self._connect(number, edge) for number, edge in enumerate(plan.edges)}
         operators = sum(len(vertex.nodes) * vertex.parallelism for vertex in plan.vertices)
         self._memory_bytes = context.config.state_memory_bytes // max(1, min(operators, self._stateful(plan)))
 
@@ -79,15 +119,20 @@ class _Builder:
             self._task(vertex, SubtaskIndex(number))
             for vertex in self._plan.vertices
             for number in range(vertex.parallelism)
+            if self._placement.is_here(number)
         ]
 
-    def _connect(self, edge: PlanEdge) -> list[list[Channel | None]]:
+    def _connect(self, number: int, edge: PlanEdge) -> list[list[ChannelEnds]]:
         """Channels of an edge by sender and receiver; a forward edge connects equal numbers only."""
         limit = self._context.config.channel_batches_max
         senders, receivers = self._counts[edge.source], self._counts[edge.target]
         forward = edge.exchange is Exchange.FORWARD
+        none = ChannelEnds(None, None)
         return [
-            [Channel(limit) if not forward or sender == receiver else None for receiver in range(receivers)]
+            [
+                self._placement.connect(number, sender, receiver, limit) if not forward or sender == receiver else none
+                for receiver in range(receivers)
+            ]
             for sender in range(senders)
         ]
 
@@ -100,7 +145,7 @@ class _Builder:
             if edge.upstream in outputs and one.node is not vertex.nodes[0]:
                 outputs[edge.upstream].connect(edge.tag, one.receive)
         core = TaskCore(
-            TaskId(f"{vertex.id}-{number}"),
+            task_id(vertex.id, number),
             Chain(chained),
             self._edges(vertex, number, outputs),
             self._context.directory / "snapshots",
@@ -117,17 +162,17 @@ class _Builder:
             partitioner = make_partitioner(
                 edge.exchange, edge.keys, number, self._counts[edge.target], self._plan.max_parallelism
             )
-            writer = EdgeWriter(partitioner, self._channels[edge][number])
+            writer = EdgeWriter(partitioner, [ends.writer for ends in self._channels[edge][number]])
             outputs[edge.operator].connect(edge.tag, writer.emit)
             writers.append(writer)
         return writers
 
     def _inputs(self, vertex: Vertex, number: SubtaskIndex) -> list[InputChannel]:
         return [
-            InputChannel(channel, edge.index, group if self._reads_all(edge.source) else None)
+            InputChannel(reader, edge.index, group if self._reads_all(edge.source) else None)
             for group, edge in enumerate(self._plan.inputs(vertex.id))
             for row in self._channels[edge]
-            if (channel := row[number]) is not None
+            if (reader := row[number].reader) is not None
         ]
 
     def _reads_all(self, vertex: VertexId) -> bool:
@@ -175,7 +220,7 @@ class _Builder:
         )
         with errors_named(node):
             reader = node.work.source.open_reader(reader_context)
-        splits = self._dealt[node.uid][number]
+        splits = self._context.splits[node.uid][number]
         return SourceSetup(node, number, reader, out, splits, counters, self._context.info.clock)
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from lakeward.engine.core.ids import CheckpointId, OperatorId, SubtaskIndex
 from lakeward.engine.core.json_types import JsonObject
 from lakeward.engine.core.snapshots import OperatorSnapshot
-from lakeward.engine.runtime.task import SnapshotTaken
+from lakeward.engine.runtime.worker import HandedOver
 
 _Writer = tuple[OperatorId, SubtaskIndex]
 
@@ -25,12 +25,9 @@ class CarriedCommittables:
     def __init__(self) -> None:
         self._handed_over: dict[CheckpointId, dict[_Writer, Sequence[JsonObject]]] = {}
 
-    def note(self, taken: SnapshotTaken) -> None:
-        """A task has taken a snapshot."""
-        for part in taken.parts:
-            if part.committables:
-                handed_over = self._handed_over.setdefault(taken.checkpoint, {})
-                handed_over[part.uid, part.subtask] = part.committables
+    def note(self, handed: HandedOver) -> None:
+        """A writer has handed over what it had."""
+        self._handed_over.setdefault(handed.checkpoint, {})[handed.uid, handed.subtask] = handed.committables
 
     def added_to(self, checkpoint: CheckpointId, snapshots: Sequence[OperatorSnapshot]) -> tuple[OperatorSnapshot, ...]:
         """The snapshots of a checkpoint, with the committables of earlier ones before their own."""

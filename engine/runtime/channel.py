@@ -1,10 +1,34 @@
-"""A bounded queue between two subtasks of one process."""
+"""Bounded queues between two subtasks: the two ends as tasks see them, and both ends in one process."""
 
 from __future__ import annotations
 
 from collections import deque
+from typing import Protocol
 
 from lakeward.engine.core.messages import Message
+
+
+class ChannelWriter(Protocol):
+    """The end that a task writes to."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the sender has to wait."""
+        ...
+
+    def send(self, message: Message) -> None:
+        """Append a message."""
+        ...
+
+
+class ChannelReader(Protocol):
+    """The end that a task reads from."""
+
+    def __len__(self) -> int: ...
+
+    def take(self) -> Message:
+        """Remove and return the oldest message."""
+        ...
 
 
 class Channel:

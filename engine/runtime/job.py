@@ -9,11 +9,9 @@ from dataclasses import dataclass
 from lakeward.engine.api.source import Source, Split
 from lakeward.engine.checkpoint.coordinator import CheckpointCoordinator
 from lakeward.engine.checkpoint.events import (
-    Acked,
     AllTasksEnded,
     Commit,
     Committed,
-    Declined,
     Event,
     FailJob,
     FinishJob,
@@ -34,14 +32,14 @@ from lakeward.engine.core.clock import Clock
 from lakeward.engine.core.errors import CheckpointError, SourceError
 from lakeward.engine.core.ids import CheckpointId, Generation, JobId, OperatorId
 from lakeward.engine.core.log_scope import note_in_scope
-from lakeward.engine.core.snapshots import OperatorSnapshot, TableSnapshot
+from lakeward.engine.core.snapshots import OperatorSnapshot
 from lakeward.engine.runtime.carried import CarriedCommittables
-from lakeward.engine.runtime.chain import SnapshotPart
 from lakeward.engine.runtime.committers import JobCommitters
 from lakeward.engine.runtime.io import IoExecutor
-from lakeward.engine.runtime.source_task import SourceTask, SplitState
+from lakeward.engine.runtime.source_task import SplitState
 from lakeward.engine.runtime.splits import new_splits
-from lakeward.engine.runtime.task import RunnableTask, SnapshotDeclined, SnapshotTaken
+from lakeward.engine.runtime.task import RunnableTask
+from lakeward.engine.runtime.worker import HandedOver, LocalWorker, SourceSubtask, Worker, close_all
 
 log = logging.getLogger("lakeward")
 
@@ -100,10 +98,10 @@ class JobServices:
 
 
 class JobRunner:
-    """The control side of one attempt. A driver steps the tasks and calls `pump` in between; neither ever waits.
+    """The control side of one attempt. A driver calls `pump` again and again; it never waits.
 
     Args:
-        tasks: All tasks, each after those it reads from.
+        workers: Where the tasks are.
         coordinator: Decides about checkpoints.
         header: What every manifest says.
         services: The ports.
@@ -111,12 +109,12 @@ class JobRunner:
 
     def __init__(
         self,
-        tasks: Sequence[RunnableTask],
+        workers: Sequence[Worker],
         coordinator: CheckpointCoordinator,
         header: JobHeader,
         services: JobServices,
     ) -> None:
-        self.tasks = tasks
+        self.workers = workers
         self._coordinator = coordinator
         self._header = header
         self._services = services
@@ -133,19 +131,24 @@ class JobRunner:
         self.completed: list[CheckpointId] = []
 
     def open(self) -> None:
-        """Open all tasks, receivers first."""
-        for task in reversed(self.tasks):
-            task.open()
+        """Open all tasks."""
+        for worker in self.workers:
+            worker.open()
+
+    @property
+    def tasks(self) -> list[RunnableTask]:
+        """The tasks of this process, each after those it reads from."""
+        return [task for worker in self.workers if isinstance(worker, LocalWorker) for task in worker.tasks]
 
     @property
     def is_waiting(self) -> bool:
-        """Whether a task waits for something that comes from outside, and has to be stepped soon."""
-        return any(task.is_waiting for task in self.tasks)
+        """Whether a task of this process waits for something that comes from outside."""
+        return any(worker.is_waiting for worker in self.workers if isinstance(worker, LocalWorker))
 
     @property
     def watermark_us(self) -> int | None:
         """How far event time has come at the source that is furthest behind; None: no source says so."""
-        return min((at for task in self._source_tasks() if (at := task.watermark_us) is not None), default=None)
+        return min((at for worker in self.workers if (at := worker.watermark_us) is not None), default=None)
 
     def request_stop(self) -> None:
         """Take one last checkpoint, then finish."""
@@ -153,11 +156,11 @@ class JobRunner:
 
     def pump(self) -> bool:
         """Do everything of the control side that is due; True when something was."""
-        busy = self._take_reports()
+        busy = self._take_events()
         while (result := self._services.io.poll()) is not None:
             self._take(result)
             busy = True
-        if not self._ended_reported and all(task.has_ended for task in self.tasks):
+        if not self._ended_reported and all(one.has_ended for one in self.workers):
             self._ended_reported = True
             self._handle(AllTasksEnded())
             busy = True
@@ -166,15 +169,7 @@ class JobRunner:
     def close(self) -> None:
         """Release everything; the first error is raised when all are closed."""
         self._services.io.close()
-        closers: list[Callable[[], None]] = [task.close for task in self.tasks]
-        first: Exception | None = None
-        for close in [*closers, self._services.committers.close]:
-            try:
-                close()
-            except Exception as error:
-                first = first or error
-        if first is not None:
-            raise first
+        close_all([*(worker.close for worker in self.workers), self._services.committers.close])
 
     def _take(self, result: IoResult) -> None:
         if isinstance(result, SplitsListed):
@@ -189,8 +184,8 @@ class JobRunner:
         self._next_tick_ms = now_ms + TICK_INTERVAL_MS
         self._handle(Tick())
         now_us = self._services.clock.wall_us()
-        for task in self.tasks:
-            task.tick(now_us)
+        for worker in self.workers:
+            worker.tick(now_us)
         self._discover(now_ms)
         self._services.on_tick()
         return False
@@ -205,8 +200,8 @@ class JobRunner:
         match instruction:
             case InjectBarriers(checkpoint):
                 note_in_scope(checkpoint=checkpoint)
-                for task in self.tasks:
-                    task.inject(checkpoint)
+                for worker in self.workers:
+                    worker.inject(checkpoint)
             case Publish(checkpoint, acknowledged, final):
                 snapshots = self._carried.added_to(checkpoint, acknowledged)
                 self._snapshots[checkpoint] = snapshots
@@ -216,55 +211,28 @@ class JobRunner:
             case NotifyComplete(checkpoint):
                 self.completed.append(checkpoint)
                 self._carried.forget(checkpoint)
-                for one in self.tasks:
-                    one.complete(checkpoint)
+                for worker in self.workers:
+                    worker.complete(checkpoint)
             case NotifyAborted(checkpoint, reason):
                 log.warning("checkpoint %d was given up: %s %s", checkpoint, reason.value, instruction.detail)
-                for one in self.tasks:
-                    one.abort(checkpoint)
+                for worker in self.workers:
+                    worker.abort(checkpoint)
             case FailJob(reason):
                 raise CheckpointError(f"the job cannot go on: {reason}")
             case FinishJob(final):
                 self.finished = True
                 self.ended = final
 
-    def _take_reports(self) -> bool:
+    def _take_events(self) -> bool:
         busy = False
-        for task in self.tasks:
-            for report in task.take_reports():
+        for worker in self.workers:
+            for event in worker.take_events():
                 busy = True
-                if isinstance(report, SnapshotDeclined):
-                    self._handle(Declined(report.checkpoint, report.task, report.reason))
+                if isinstance(event, HandedOver):
+                    self._carried.note(event)
                 else:
-                    self._carried.note(report)
-                    self._submit_upload(report)
+                    self._handle(event)
         return busy
-
-    def _submit_upload(self, taken: SnapshotTaken) -> None:
-        if any(part.frozen is not None for part in taken.parts):
-            self._services.io.submit(lambda: self._upload(taken))
-        else:
-            self._handle(self._upload(taken))
-
-    def _upload(self, taken: SnapshotTaken) -> Event:
-        try:
-            snapshots = tuple(self._store_part(part) for part in taken.parts)
-        except CheckpointError as error:
-            for part in taken.parts:  # those that have not had their turn, too: files of theirs would stay for ever
-                part.discard_files()
-            return Declined(taken.checkpoint, taken.task, str(error))
-        return Acked(taken.checkpoint, taken.task, snapshots)
-
-    def _store_part(self, part: SnapshotPart) -> OperatorSnapshot:
-        keyed = None
-        if part.frozen is not None:
-            try:
-                state = part.frozen.finish()
-                files = self._services.workflow.upload(state.files)
-            finally:
-                part.discard_files()
-            keyed = TableSnapshot(state.tables, part.key_groups.start, part.key_groups.stop, files)
-        return OperatorSnapshot(part.uid, part.subtask, part.state, keyed, tuple(part.committables))
 
     def _publish(self, checkpoint: CheckpointId, snapshots: tuple[OperatorSnapshot, ...], final: bool) -> Event:
         manifest = CheckpointManifest(
@@ -306,8 +274,8 @@ class JobRunner:
 
     # -- splits
 
-    def _source_tasks(self) -> list[SourceTask]:
-        return [task for task in self.tasks if isinstance(task, SourceTask)]
+    def _sources(self, uid: OperatorId) -> list[SourceSubtask]:
+        return [source for worker in self.workers for source in worker.sources if source.uid == uid]
 
     def _discover(self, now_ms: int) -> None:
         for uid, source in self._services.sources.items():
@@ -319,9 +287,8 @@ class JobRunner:
     def _list_splits(self, uid: OperatorId, source: Source) -> Callable[[], IoResult]:
         known = {
             split: state.position or state.split.start
-            for task in self._source_tasks()
-            if task.uid == uid
-            for split, state in task.splits.items()
+            for source_task in self._sources(uid)
+            for split, state in source_task.splits.items()
         }
 
         def work() -> IoResult:
@@ -335,7 +302,7 @@ class JobRunner:
         return work
 
     def _add_splits(self, listed: SplitsListed) -> None:
-        tasks = [task for task in self._source_tasks() if task.uid == listed.source]
+        tasks = self._sources(listed.source)
         known = {split: state for task in tasks for split, state in task.splits.items()}
         for split in new_splits(listed.splits, known):
             log.info("source '%s' has a new split: %s", listed.source, split.id, extra={"operator": listed.source})

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from lakeward.engine.api.context import Counter
 from lakeward.engine.api.source import CounterRegistry
@@ -28,6 +30,19 @@ class RunningCounter:
         self.value += amount
 
 
+@dataclass(frozen=True, slots=True)
+class MetricValues:
+    """What one process has counted, by operator and name.
+
+    Args:
+        counters: What only grows.
+        gauges: What there is now, summed over the process's subtasks.
+    """
+
+    counters: Mapping[str, Mapping[str, int]]
+    gauges: Mapping[str, Mapping[str, int]]
+
+
 class Metrics:
     """All counters of a job: by operator, then by name, summed over subtasks and attempts; and gauges.
 
@@ -41,6 +56,7 @@ class Metrics:
     def __init__(self) -> None:
         self._counters: dict[OperatorId, dict[str, RunningCounter]] = defaultdict(dict)
         self._gauges: dict[OperatorId, dict[str, dict[SubtaskIndex, int]]] = defaultdict(dict)
+        self._elsewhere: dict[int, MetricValues] = {}
 
     def counter(self, uid: OperatorId, name: str) -> RunningCounter:
         """The counter of this name, made at first use."""
@@ -50,17 +66,38 @@ class Metrics:
         """How much there is of something in a subtask now."""
         self._gauges[uid].setdefault(name, {})[subtask] = value
 
-    def forget_gauges(self) -> None:
-        """A new attempt begins, perhaps with fewer subtasks."""
+    def begin_attempt(self) -> None:
+        """A new attempt begins, perhaps with fewer subtasks: counters go on, gauges begin anew."""
         self._gauges.clear()
+        for values in self._elsewhere.values():
+            for uid, named in values.counters.items():
+                for name, value in named.items():
+                    self.counter(OperatorId(uid), name).inc(value)
+        self._elsewhere.clear()
+
+    def own(self) -> MetricValues:
+        """What this process has counted, for another one's `put`."""
+        counters: dict[str, dict[str, int]] = {
+            uid: {name: c.value for name, c in named.items()} for uid, named in self._counters.items()
+        }
+        gauges: dict[str, dict[str, int]] = {
+            uid: {name: sum(parts.values()) for name, parts in named.items()} for uid, named in self._gauges.items()
+        }
+        return MetricValues(counters, gauges)
+
+    def put(self, worker: int, values: MetricValues) -> None:
+        """What a worker process has counted in this attempt so far."""
+        self._elsewhere[worker] = values
 
     def values(self) -> dict[str, dict[str, int]]:
         """A copy of all values; of gauges the sum over subtasks."""
-        found: dict[str, dict[str, int]] = {
-            uid: {name: c.value for name, c in named.items()} for uid, named in self._counters.items()
-        }
-        for uid, gauges in self._gauges.items():
-            found.setdefault(uid, {}).update({name: sum(parts.values()) for name, parts in gauges.items()})
+        found: dict[str, dict[str, int]] = {}
+        for values in (self.own(), *self._elsewhere.values()):
+            for kind in (values.counters, values.gauges):
+                for uid, named in kind.items():
+                    sums = found.setdefault(uid, {})
+                    for name, value in named.items():
+                        sums[name] = sums.get(name, 0) + value
         return found
 
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from lakeward.engine.core.errors import InternalError
 from lakeward.engine.core.messages import Batch, Message
-from lakeward.engine.runtime.channel import Channel
+from lakeward.engine.runtime.channel import ChannelWriter
 from lakeward.engine.runtime.partition import Partitioner
 
 Receiver = Callable[[pa.RecordBatch], None]
@@ -60,7 +60,7 @@ class EdgeWriter:
 
     __slots__ = ("_channels", "_partitioner")
 
-    def __init__(self, partitioner: Partitioner, channels: Sequence[Channel | None]) -> None:
+    def __init__(self, partitioner: Partitioner, channels: Sequence[ChannelWriter | None]) -> None:
         self._partitioner = partitioner
         self._channels = channels
 

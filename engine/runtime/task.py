@@ -11,7 +11,7 @@ from lakeward.engine.checkpoint.alignment import Abort, BarrierAligner, Decision
 from lakeward.engine.core.ids import ChannelIndex, CheckpointId
 from lakeward.engine.core.messages import Barrier, Batch, EndOfInput, Message, Watermark
 from lakeward.engine.runtime.chain import Chain, Signal, SnapshotPart
-from lakeward.engine.runtime.channel import Channel
+from lakeward.engine.runtime.channel import ChannelReader
 from lakeward.engine.runtime.output import EdgeWriter
 from lakeward.engine.runtime.watermarks import END_OF_TIME, WatermarkMin
 
@@ -152,7 +152,7 @@ class InputChannel:
         group: Equal for channels from subtasks that all read the same (see `WatermarkMin`); None: by itself.
     """
 
-    channel: Channel
+    channel: ChannelReader
     index: int = 0
     group: int | None = None
 

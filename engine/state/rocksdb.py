@@ -28,12 +28,19 @@ from lakeward.engine.core.errors import CheckpointError, CorruptionError
 from lakeward.engine.core.snapshots import LocalFile
 from lakeward.engine.state.kv import KeyValue
 
+_used = False
+
 _WRITE_ROWS_MAX = 4_096  # more at once would not stay in the processor's cache
 _REOPEN_PREFIXES = ("CURRENT", "MANIFEST-")
 _TABLE_SUFFIXES = (".sst", ".blob")
 _BLOB_BYTES_MIN = 16 << 10
 """Values of this size (chunks of row tables) lie in files of their own, which compactions do not write again: less
 work, and less to store at the next checkpoint (WiscKey, Lu and others, 2016)."""
+
+
+def is_used() -> bool:
+    """Whether this process has opened a RocksDB: from then on it has threads, which a process forked from it lacks."""
+    return _used
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +64,8 @@ class RocksDbStore:
     """One RocksDB in one directory."""
 
     def __init__(self, directory: str, config: RocksDbConfig | None = None) -> None:
+        global _used
+        _used = True
         self._directory = directory
         config = config or RocksDbConfig()
         self._write_options = WriteOptions()

@@ -31,6 +31,10 @@ from lakeward.engine.graph.logical import SourceSpec
 from lakeward.engine.graph.prepare import prepare
 from lakeward.engine.graph.render import render
 from lakeward.engine.graph.validate import check_event_time
+from lakeward.engine.processes.launcher import make_launcher
+
+PROCESSES_VARIABLE = "LAKEWARD_PROCESSES"
+"""Of the environment: how many worker processes jobs have that say nothing else; 1: none besides their own."""
 
 
 class StreamExecutionEnvironment:
@@ -65,7 +69,7 @@ class StreamExecutionEnvironment:
         launch = current_launch()
         if config is not None:
             expect(config, EngineConfig, "config", "give lw.EngineConfig(...)")
-        base = config or EngineConfig()
+        base = _with_processes(config or EngineConfig())
         interval = launch.checkpoint_interval or checkpoint_interval
         if interval is not None:
             interval_ms = parse_duration_us(interval, "checkpoint_interval") // 1000
@@ -199,7 +203,7 @@ class StreamExecutionEnvironment:
             launch.plans[name] = self.explain()
             return None
         with stop_on_signals() as stop:
-            ports = Ports(stop=stop, observe=launch.observe)
+            ports = Ports(stop=stop, observe=launch.observe, make_launcher=make_launcher)
             return _run(self._begun(self.definition(name), savepoint, drop_state), ports)
 
     def _begun(
@@ -246,6 +250,16 @@ class StreamExecutionEnvironment:
 
     def _store(self) -> CheckpointStore:
         return MemoryStore() if self._checkpoint_dir is None else open_store(self._checkpoint_dir)
+
+
+def _with_processes(config: EngineConfig) -> EngineConfig:
+    """A configuration that says nothing of processes has as many as the process's environment says."""
+    said = os.environ.get(PROCESSES_VARIABLE)
+    if config.processes is not None or not said:
+        return config
+    if not said.isdecimal() or int(said) < 1:
+        raise ConfigError(f"{PROCESSES_VARIABLE} is '{said}'", hint="give a whole number of worker processes")
+    return replace(config, processes=int(said))
 
 
 def _run(job: JobDefinition, ports: Ports) -> JobResult:

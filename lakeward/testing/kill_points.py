@@ -1,11 +1,13 @@
 """Kill this very process with SIGKILL at a chosen point of a checkpoint. For tests of exactly-once under kill -9.
 
 Used inside the process that is to die: `arm(KillPoint.AFTER_COMMIT, nth=3)`, then run the job. The engine itself has no
-hooks; `arm` wraps the method that the point lies at.
+hooks; `arm` wraps the method that the point lies at. Of a job with worker processes, one of them dies where sinks have
+prepared, at the other points the coordinator.
 """
 
 from __future__ import annotations
 
+import mmap
 import os
 import signal
 from collections import Counter
@@ -112,15 +114,20 @@ def _wrap(owner: type, method: str, nth: int, *, before: bool) -> None:
 
 
 def _wrap_prepare(nth: int) -> None:
-    """Die when the first sink has prepared the n-th checkpoint; a task without a sink prepares nothing."""
+    """Die when the first sink has prepared the n-th checkpoint; a task without a sink prepares nothing.
+
+    With worker processes that is one of them; once, or those that replace it would die in their turn.
+    """
     inner = Chain.prepare
+    died = mmap.mmap(-1, 1)  # all processes that are forked from this one see it
     checkpoints: set[CheckpointId] = set()
 
     def wrapped(self: Chain, checkpoint: CheckpointId) -> list[Sequence[JsonObject]]:
         prepared = inner(self, checkpoint)
         if any(isinstance(one.operator, SinkOperator) for one in self._operators):
             checkpoints.add(checkpoint)
-            if len(checkpoints) == nth:
+            if len(checkpoints) == nth and not died[0]:
+                died[0] = 1
                 die()
         return prepared
 

@@ -5,6 +5,7 @@ Importing this costs next to nothing, and nothing is started unless a test asks 
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
     from lakeward.engine.core.clock import ManualClock
     from lakeward.testing.brokers import Broker
     from lakeward.testing.lake import LocalLake
+
+
+def pytest_configure() -> None:
+    """Jobs that tests run stay in the test's process, whatever their parallelism, unless they say otherwise."""
+    os.environ.setdefault("LAKEWARD_PROCESSES", "1")
 
 
 @pytest.fixture(scope="session")

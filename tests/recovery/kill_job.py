@@ -30,7 +30,12 @@ def main() -> None:
         checkpoint_interval="100ms",
         checkpoint_dir=options["checkpoints"],
         parallelism=options["parallelism"],
-        config=lw.EngineConfig(batch_rows=options["batch_rows"], linger_ms=5),
+        config=lw.EngineConfig(
+            processes=options["parallelism"],
+            batch_rows=options["batch_rows"],
+            linger_ms=5,
+            restart=lw.RestartConfig(delay_min_ms=10),
+        ),
     )
     source = lw.KafkaSource(
         options["bootstrap"],

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ class Arena:
     seen: set[int] = field(default_factory=set)
     visible_rows: int = 0
     moves: int = 0
+    worker_deaths: int = 0
     running: subprocess.Popen[bytes] | None = None
 
     def start(self, kill_at: str, nth: int, parallelism: int) -> subprocess.Popen[bytes]:
@@ -50,6 +52,18 @@ class Arena:
         with self.log.open("wb") as log:
             self.running = subprocess.Popen([sys.executable, str(JOB), json.dumps(options)], stderr=log)
         return self.running
+
+    @property
+    def workers(self) -> list[int]:
+        """The worker processes of what runs: children of the process that starts them."""
+        assert self.running is not None
+        return [worker for starter in children(self.running.pid) for worker in children(starter)]
+
+    def count_worker_deaths(self) -> int:
+        """Workers of the last run that were killed; the job went on without them."""
+        count = self.log.read_text().count("was killed by signal 9")
+        self.worker_deaths += count
+        return count
 
     def move(self) -> None:
         """From now on the job runs from a savepoint of where it is, in a directory of its own."""
@@ -115,11 +129,20 @@ def rounds(count: int, seed: int) -> Iterator[tuple[str, int, int]]:
     rng = random.Random(seed)
     points = [point.value for point in KillPoint] + [""]
     for number in range(count):
-        yield points[number % len(points)], rng.randint(1, 4), rng.choice((1, 2, 3))
+        yield points[number % len(points)], rng.randint(1, 4), rng.choice((1, 2, 2, 3))
+
+
+def children(pid: int) -> list[int]:
+    with suppress(OSError):
+        return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
 
 
 def run_rounds(arena: Arena, count: int, seed: int) -> int:
-    """Kill the job again and again, moving it by a savepoint now and then; returns how often it really died."""
+    """Kill the job again and again, moving it by a savepoint now and then; returns how often it really died.
+
+    Where a worker is killed, at a point or at random, the job goes on by itself, until its coordinator is killed, too.
+    """
     rng = random.Random(seed + 1)
     deaths = 0
     for number, (kill_at, nth, parallelism) in enumerate(rounds(count, seed)):
@@ -128,11 +151,18 @@ def run_rounds(arena: Arena, count: int, seed: int) -> int:
         process = arena.start(kill_at, nth, parallelism)
         deadline = time.monotonic() + ROUND_TIMEOUT_S
         random_kill = time.monotonic() + rng.uniform(0.8, 3.0)
+        worker_kill = time.monotonic() + rng.uniform(0.5, 2.0) if rng.random() < 0.6 else float("inf")
         while process.poll() is None:
-            assert time.monotonic() < deadline, f"round {kill_at} neither died nor ended"
+            assert time.monotonic() < deadline, f"round {kill_at} neither died nor ended\n{arena.log.read_text()}"
+            if kill_at == KillPoint.AFTER_PREPARE.value and "was killed by signal 9" in arena.log.read_text():
+                kill_at, random_kill = "", time.monotonic() + rng.uniform(0.2, 2.0)
+            if time.monotonic() > worker_kill and (workers := arena.workers):
+                os.kill(rng.choice(workers), signal.SIGKILL)
+                worker_kill, random_kill = float("inf"), time.monotonic() + rng.uniform(0.2, 2.0)
             if not kill_at and time.monotonic() > random_kill:
                 process.kill()
             arena.look()
+        arena.count_worker_deaths()
         assert process.returncode in (0, -9), f"{kill_at}: status {process.returncode}\n{arena.log.read_text()}"
         deaths += process.returncode == -9
     return deaths
@@ -159,8 +189,12 @@ def test_twenty_kills_lose_nothing_and_double_nothing(broker: Broker, tmp_path: 
     with closing(arena):
         deaths = run_rounds(arena, 22, seed=20)
         check_end(arena)
-    print(f"{deaths} deaths, {len(arena.seen)} snapshots seen by the reader, {arena.visible_rows} rows")
+    print(
+        f"{deaths} deaths and {arena.worker_deaths} of workers, {len(arena.seen)} snapshots seen by the reader, "
+        f"{arena.visible_rows} rows"
+    )
     assert deaths >= 20
+    assert arena.worker_deaths >= 4
     assert arena.moves >= 3
 
 
@@ -175,5 +209,8 @@ def test_a_hundred_kills_lose_nothing_and_double_nothing(broker: Broker, tmp_pat
     with closing(arena):
         deaths = run_rounds(arena, count, seed)
         check_end(arena)
-    print(f"seed {seed}: {deaths} deaths, {len(arena.seen)} snapshots seen by the reader, {arena.visible_rows} rows")
+    print(
+        f"seed {seed}: {deaths} deaths and {arena.worker_deaths} of workers, {len(arena.seen)} snapshots seen by the "
+        f"reader, {arena.visible_rows} rows"
+    )
     assert deaths >= count * 9 // 10
