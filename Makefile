@@ -97,6 +97,10 @@ kill-queries: $(VENV)/.stamp-all ## Kill every Nexmark query with -9 five times 
 savepoints: $(VENV)/.stamp-all ## Restore a savepoint at every parallelism from 1 to 8 to every other
 	$(BIN)/pytest -n $(WORKERS) -m "soak or not soak" tests/golden/test_savepoints.py $(ARGS)
 
+.PHONY: damage
+damage: $(VENV)/.stamp-all ## Damage every file of checkpoints and a savepoint in every way: 1,700 cases
+	$(BIN)/pytest -n $(WORKERS) -m "soak or not soak" tests/golden/test_damaged_checkpoints.py $(ARGS)
+
 .PHONY: soak
 soak: $(VENV)/.stamp-all ## Every test that takes long
 	$(BIN)/pytest -m soak $(ARGS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from lakeward.engine.checkpoint import paths
 from lakeward.engine.checkpoint.inventory import CheckpointView
 from lakeward.engine.checkpoint.protocol import CheckpointState, passed_over
 from lakeward.engine.checkpoint.transfer import FileTransfer
@@ -79,7 +80,8 @@ def checkpoint_info(view: CheckpointView) -> CheckpointInfo:
 def foreign_checkpoints(views: Sequence[CheckpointView], job_id: JobId | None) -> dict[ViewKey, str]:
     """Manifests that another job wrote, with a sentence about each; for a directory without a job, none."""
     return {
-        view_key(view): f"it belongs to job {view.manifest.job_id} ('{view.manifest.job_name}'), not to {job_id}"
+        view_key(view): f"it belongs to job {view.manifest.job_id} ('{view.manifest.job_name}'), not to {job_id}, "
+        f"whose directory this is by its {paths.JOB}"
         for view in views
         if view.manifest is not None and job_id is not None and view.manifest.job_id != job_id
     }

@@ -173,11 +173,11 @@ class CheckpointWorkflow:
 
         Raises:
             ConfigError: The directory belongs to a job of another name.
-            CorruptionError: Its `job.json` is damaged.
+            CorruptionError: Its `job.json` is damaged, or missing although there are checkpoints.
             CheckpointError: The store failed, or a newer version of Lakeward made the directory.
         """
         record = self._join_job(JobRecord(job_id, job_name, now_us))
-        newest = max(self._generations(), default=Generation(0))
+        newest = max((*self._generations(), *self._writers()), default=Generation(0))
         for number in range(newest + 1, newest + 1 + _STARTS_AT_ONCE_MAX):
             entry = GenerationRecord(Generation(number), record.job_id, job_name, now_us, owner)
             if self._store.create_if_absent(paths.generation(entry.generation), entry.to_bytes()):
@@ -445,6 +445,10 @@ class CheckpointWorkflow:
         return Recovery(manifest, resolution.repeat_commit, resolution.skipped)
 
     def _join_job(self, offered: JobRecord) -> JobRecord:
+        """Whoever writes anything else has written or read the job's record before."""
+        used = self._store.list(paths.GENERATIONS) or self._store.list(paths.CHECKPOINTS)
+        if used and self._store.size(paths.JOB) is None:
+            raise missing_file(paths.JOB, "the checkpoint directory")
         self._store.create_if_absent(paths.JOB, offered.to_bytes())
         record = self._job()
         if record is None:
@@ -468,9 +472,16 @@ class CheckpointWorkflow:
         numbers = (paths.parse_generation(path) for path in self._store.list(paths.GENERATIONS))
         return (number for number in numbers if number is not None)
 
+    def _writers(self) -> Iterator[Generation]:
+        """Of the manifests: their records may be lost, and their numbers must not be given again."""
+        return (file.generation for file in self._checkpoint_files() if file.generation is not None)
+
     def _next_checkpoint(self) -> CheckpointId:
+        return CheckpointId(max((file.checkpoint for file in self._checkpoint_files()), default=0) + 1)
+
+    def _checkpoint_files(self) -> Iterator[paths.CheckpointFile]:
         seen = (paths.parse_checkpoint_file(path) for path in self._store.list(paths.CHECKPOINTS))
-        return CheckpointId(max((file.checkpoint for file in seen if file), default=0) + 1)
+        return (file for file in seen if file is not None)
 
     def _check_current(self, generation: Generation) -> None:
         newest = max(self._generations(), default=generation)
@@ -510,7 +521,7 @@ class CheckpointWorkflow:
             found = None if data is None else CommitMarker.from_bytes(data, path)
         except CorruptionError:  # it said no more than what is known now to be true
             found = None
-        if found is None:
+        if found is None or found.checkpoint != mine.checkpoint:  # the latter is a copy from another place
             self._store.put(path, mine.to_bytes())
         elif (found.generation, found.manifest_sha256) != (mine.generation, mine.manifest_sha256):
             raise CheckpointError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -10,6 +10,7 @@ import pyarrow as pa
 
 import lakeward as lw
 from lakeward import col
+from lakeward.engine.api.sink import Sink
 from lakeward.testing import CollectSink, Item, ScriptedSource
 
 SCHEMA = pa.schema({"k": pa.int64(), "name": pa.string(), "v": pa.int64(), "at": pa.timestamp("us")})
@@ -57,8 +58,13 @@ class Silence(lw.KeyedProcessFunction):
             state.clear()
 
 
-def job(env: lw.StreamExecutionEnvironment, script: Sequence[Item], sinks: str = "") -> None:
-    """Build it; the uids of sinks begin with `sinks`."""
+def job(
+    env: lw.StreamExecutionEnvironment,
+    script: Sequence[Item],
+    sinks: str = "",
+    make_sink: Callable[[str], Sink] = lambda _uid: CollectSink(),
+) -> lw.DataStream:
+    """Build it, and return its source's stream; the uids of sinks begin with `sinks`."""
     stream = env.from_source(ScriptedSource(SCHEMA, script), watermark=WATERMARK, uid="source", parallelism=1)
     keyed = stream.key_by("k")
     windows = keyed.window(lw.Sliding("6s", "2s")).aggregate(n=lw.count(), total=lw.sum("v"), uid="windows")
@@ -70,4 +76,5 @@ def job(env: lw.StreamExecutionEnvironment, script: Sequence[Item], sinks: str =
     totals = stream.key_by("name").aggregate(n=lw.count(), top=lw.max("v"), uid="totals")
     answers = {"windows": windows, "sessions": sessions, "silence": silence, "pairs": pairs, "totals": totals}
     for name, answer in answers.items():
-        answer.sink_to(CollectSink(), uid=f"{sinks}{name}-out")
+        answer.sink_to(make_sink(f"{sinks}{name}-out"), uid=f"{sinks}{name}-out")
+    return stream

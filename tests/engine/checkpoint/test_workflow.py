@@ -80,6 +80,49 @@ def test_a_directory_of_another_job_is_refused_before_anything_is_written() -> N
     assert store.list("") == before
 
 
+def test_a_directory_that_has_lost_its_job_record_is_not_given_to_another_job() -> None:
+    store = MemoryStore()
+    workflow, _ = start(store)
+    complete(workflow, manifest(1, 1))
+    store.delete(paths.JOB)
+    before = store.list("")
+    with pytest.raises(CorruptionError, match=r"job\.json is missing"):
+        start(store, "another id")
+    assert store.list("") == before
+
+
+def test_a_start_whose_record_is_lost_does_not_make_its_successors_stale() -> None:
+    store = MemoryStore()
+    start(store)
+    workflow, started = start(store)
+    complete(workflow, manifest(1, started.generation))
+    for path in store.list(paths.GENERATIONS):
+        store.delete(path)
+    workflow, started = start(store)
+    assert started.generation == 3
+    recovery = workflow.recover(started.generation)
+    assert recovery.manifest is not None
+    assert recovery.manifest.checkpoint == 1
+
+
+def test_a_commit_marker_of_another_checkpoint_counts_as_none_and_is_written_anew() -> None:
+    store = MemoryStore()
+    workflow, _ = start(store)
+    complete(workflow, manifest(1, 1))
+    workflow, started = start(store)
+    complete(workflow, manifest(2, started.generation))
+    marker, of_another = store.read(paths.committed(CheckpointId(2))), store.read(paths.committed(CheckpointId(1)))
+    assert marker is not None
+    assert of_another is not None
+    store.put(paths.committed(CheckpointId(2)), of_another)
+    workflow, started = start(store)
+    recovery = workflow.recover(started.generation)
+    assert recovery.manifest is not None
+    assert recovery.needs_commit
+    workflow.mark_committed(workflow.claim(recovery.manifest), now_us=9)
+    assert store.read(paths.committed(CheckpointId(2))) == marker
+
+
 def test_an_empty_directory_is_a_first_run() -> None:
     workflow, started = start(MemoryStore())
     recovery = workflow.recover(started.generation)
@@ -175,7 +218,8 @@ def test_a_checkpoint_of_another_job_is_passed_over() -> None:
     complete(workflow, replace(manifest(2, 1), job_id=JobId("stranger")))
     recovery = workflow.recover(started.generation)
     assert recovery.manifest == manifest(1, 1)
-    assert recovery.skipped == ((2, "it belongs to job stranger ('revenue'), not to j-1"),)
+    why = "it belongs to job stranger ('revenue'), not to j-1, whose directory this is by its job.json"
+    assert recovery.skipped == ((2, why),)
     assert [problem.checkpoint for problem in workflow.verify()] == [2]
 
 
