@@ -337,9 +337,10 @@ class Attempt:
                 self._runner.close()
             elif self._committers is not None:
                 self._committers.close()
-        except LakewardError as error:
-            # The error that ended the attempt matters more than one while cleaning up after it.
-            error.redact(self._job.config.redaction)
+        except Exception as error:
+            # The error that ended the attempt matters more than one while cleaning up after it, whosever that is.
+            if isinstance(error, LakewardError):
+                error.redact(self._job.config.redaction)
             log.warning("while closing: %s", error)
         finally:
             if self._processes is not None:

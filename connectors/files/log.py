@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from lakeward.connectors.commit_log import CommitLog, EntryKind, LogEntry
 from lakeward.connectors.files.storage import Storage
+from lakeward.engine.core.disk import full_hint
 from lakeward.engine.core.errors import CorruptionError, SinkError, SinkStateError
 from lakeward.engine.core.ids import JobId, OperatorId
 from lakeward.engine.core.json_types import JsonObject
@@ -115,7 +116,7 @@ class writing:
         """Wrap what was raised inside."""
         if isinstance(error, OSError | pa.ArrowException):
             raise SinkError(
-                f"writing {self._place} failed: {error}", hint="is the place there, writable and not full?"
+                f"writing {self._place} failed: {error}", hint=full_hint(error, "is the place there, and writable?")
             ) from error
 
 

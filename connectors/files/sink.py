@@ -173,7 +173,7 @@ class _FilesWriter(SinkWriter):
     def write(self, batch: pa.RecordBatch) -> None:
         if batch.num_rows == 0:
             return
-        with writing(self._naming.name(self._files)):
+        with writing(self._storage.place(self._staged())):
             self._part = self._part or self._open()
             self._part.write(batch)
             self._rows += batch.num_rows
@@ -181,7 +181,7 @@ class _FilesWriter(SinkWriter):
                 self._roll()
 
     def prepare_commit(self, checkpoint: CheckpointId) -> Sequence[JsonObject]:
-        with writing(self._naming.name(self._files)):
+        with writing(self._storage.place(self._staged())):
             self._roll()
         closed, self._closed = self._closed, []
         return closed
@@ -189,12 +189,14 @@ class _FilesWriter(SinkWriter):
     def close(self) -> None:
         """Delete what no checkpoint holds."""
         part, self._part = self._part, None
-        if part is not None:
-            part.close()
-            self._storage.delete(self._staged())
-        for committable in self._closed:
-            self._storage.delete(str(committable["staged"]))
-        self._closed = []
+        closed, self._closed = self._closed, []
+        with writing(self._storage.place(self._staged())):
+            try:
+                if part is not None:
+                    part.close()
+            finally:  # what cannot be completed, because the disk is full, must not go on filling it
+                for staged in ([self._staged()] if part is not None else []) + [str(one["staged"]) for one in closed]:
+                    self._storage.delete(staged)
 
     def _staged(self) -> str:
         return f"{self._naming.staging}/{self._naming.name(self._files)}"
@@ -204,10 +206,10 @@ class _FilesWriter(SinkWriter):
         return open_part(self._layout.format, stream, self._layout.schema, self._layout.compression)
 
     def _roll(self) -> None:
-        part, self._part = self._part, None
-        if part is None:
+        if self._part is None:
             return
-        part.close()
+        self._part.close()
+        self._part = None
         staged = self._staged()
         self._storage.sync(staged)
         size = self._storage.size_bytes(staged)

@@ -59,6 +59,10 @@ class Storage:
                     hint="give a directory that can be made or written, or correct the rights to it",
                 ) from error
 
+    def place(self, name: str) -> str:
+        """Where a file is, for errors."""
+        return self._path(name)
+
     def open_output(self, name: str) -> pa.NativeFile:
         """A new file to write to."""
         path = self._path(name)

@@ -132,11 +132,13 @@ class DataFileWriter:
         self._buffer.clear()
         if self._out is None:
             return
-        if self._parquet is not None and self._parquet.is_open:
-            self._parquet.close()
-        if not self._out.closed:
-            self._out.close()
-        self._io.delete(self.path)
+        try:
+            if self._parquet is not None and self._parquet.is_open:
+                self._parquet.close()
+            if not self._out.closed:
+                self._out.close()
+        finally:  # what cannot be completed, because the disk is full, must not go on filling it
+            self._io.delete(self.path)
 
     def _open(self, first: pa.Table) -> pq.ParquetWriter:
         self._out = self._io.new_output(self.path).create(overwrite=False)

@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -23,6 +24,7 @@ from lakeward.connectors.iceberg.pyiceberg_internals import file_statistics, lea
 from lakeward.connectors.iceberg.schemas import to_arrow
 from lakeward.engine.api.failed_rows import failed_row, first_failing_row
 from lakeward.engine.api.sink import SinkWriter, WriterContext
+from lakeward.engine.core.disk import full_hint
 from lakeward.engine.core.errors import LakewardError, RecordError, SinkError
 from lakeward.engine.core.ids import CheckpointId
 from lakeward.engine.core.json_types import JsonObject
@@ -126,13 +128,16 @@ class IcebergWriter(SinkWriter):
     def close(self) -> None:
         """Delete files that no checkpoint knows."""
         try:
-            while self._open:
-                self._open.popitem()[1].abort()
-            while self._finished:
-                self._table.io.delete(self._finished.pop().path)
+            with ExitStack() as files:  # goes on behind those that cannot be closed
+                for open_file in self._open.values():
+                    files.callback(open_file.abort)
+                for finished in self._finished:
+                    files.callback(self._table.io.delete, finished.path)
         except OSError as error:
             raise self._failed(error) from error
         finally:
+            self._open.clear()
+            self._finished.clear()
             self._lake.close()
 
     def _write_piece(self, key: PartitionKey, piece: pa.RecordBatch) -> None:
@@ -162,7 +167,12 @@ class IcebergWriter(SinkWriter):
 
     def _finish(self, key: PartitionKey, file: DataFileWriter) -> None:
         self._buffered_bytes -= file.buffered_bytes
-        footer, size_bytes = file.finish()
+        try:
+            footer, size_bytes = file.finish()
+        except OSError:
+            with suppress(OSError):  # the first error says it
+                file.abort()
+            raise
         statistics = cast("Mapping[str, Any]", file_statistics(footer, self._schema, self._table.metadata.properties))
         self._finished.append(
             WrittenFile(
@@ -195,7 +205,7 @@ class IcebergWriter(SinkWriter):
         return SinkError(
             f"a data file of the Iceberg table {self._lake.spec.name} could not be written below"
             f" {self._table.location()}: {error}",
-            hint="check that the storage is reachable, has room and may be written to; the job tries again",
+            hint=full_hint(error, "check that the storage is reachable and may be written to; the job tries again"),
         )
 
 

@@ -149,7 +149,7 @@ def _read_facts(store: CheckpointStore, checkpoint: CheckpointId, found: _Found)
     elif remark and claimed is None and not damage:
         damage = f"{remark}, and there is no claim"
     if committed is not None and claimed is not None and claimed != committed:
-        damage = "its claim and its commit marker name different manifests"
+        damage = f"{paths.claim(checkpoint)} and {paths.committed(checkpoint)} name different manifests"
     return _Facts(claimed, committed, damage, remark)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lakeward.engine.checkpoint.manifest import CheckpointManifest
+from lakeward.engine.core.disk import make_state_folder
 from lakeward.engine.core.errors import GraphError
 from lakeward.engine.core.ids import OperatorId, SubtaskIndex
 from lakeward.engine.core.json_types import JsonObject
@@ -66,7 +67,7 @@ class RestoredState:
             return known
         assert one.keyed is not None, "only keyed snapshots are fetched"
         target = self._directory / f"{one.uid}-{one.subtask}"
-        target.mkdir(parents=True, exist_ok=True)
+        make_state_folder(target)
         self._download(one.keyed.files, str(target))
         source = RestoreSource(one.keyed.tables, str(target), one.keyed.key_group_start, one.keyed.key_group_end)
         self._fetched[one.uid, one.subtask] = source

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 
 from lakeward.engine.api.state import RowsSpec, StateUsage, TableSpec
+from lakeward.engine.core.disk import make_state_folder
 from lakeward.engine.core.errors import CheckpointError, GraphError, InternalError, StateMigrationError
 from lakeward.engine.core.json_types import JsonObject
 from lakeward.engine.core.snapshots import LocalFile
@@ -217,7 +217,7 @@ class StateBackend:
 
     def _open(self) -> DeferredStore:
         if self._store is None:
-            os.makedirs(self._directory, exist_ok=True)
+            make_state_folder(self._directory)
             self._store = DeferredStore(self._factory.open(self._directory))
         return self._store
 

@@ -5,6 +5,7 @@ The write-ahead log is off: between checkpoints the job's inputs can be read aga
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections import deque
@@ -24,12 +25,17 @@ from rocksdict import (
     WriteOptions,
 )
 
+from lakeward.engine.core.clock import SystemClock
+from lakeward.engine.core.disk import full_hint, is_full
 from lakeward.engine.core.errors import CheckpointError, CorruptionError
 from lakeward.engine.core.snapshots import LocalFile
 from lakeward.engine.state.kv import KeyValue
 
-_used = False
+log = logging.getLogger("lakeward")
 
+_LOCAL_ROOM = "free some space there, or put local state on another one with $TMPDIR"
+_used = False
+_STALL_PAUSE_MS = 2
 _WRITE_ROWS_MAX = 4_096  # more at once would not stay in the processor's cache
 _REOPEN_PREFIXES = ("CURRENT", "MANIFEST-")
 _TABLE_SUFFIXES = (".sst", ".blob")
@@ -70,10 +76,16 @@ class RocksDbStore:
         config = config or RocksDbConfig()
         self._write_options = WriteOptions()
         self._write_options.disable_wal = True  # type: ignore[method-assign, assignment]  # a property, whatever the .pyi says
+        self._ask_options = WriteOptions()
+        self._ask_options.disable_wal = True  # type: ignore[method-assign, assignment]
+        self._ask_options.no_slowdown = True
         try:
             self._db = Rdict(directory, _options(config))
         except Exception as error:
-            raise CorruptionError(f"cannot open the state store {directory}: {error}") from error
+            what = f"cannot open the state store {directory}: {error}"
+            if is_full(error):
+                raise CheckpointError(what, hint=full_hint(error, "", _LOCAL_ROOM)) from error
+            raise CorruptionError(what) from error
         self._db.set_write_options(self._write_options)
 
     def write(self, puts: Iterable[KeyValue], deletes: Sequence[bytes] = ()) -> None:
@@ -89,14 +101,35 @@ class RocksDbStore:
 
     def _unwritten(self, error: Exception) -> CheckpointError:
         return CheckpointError(
-            f"cannot write the state store {self._directory}: {error}", hint="is there room on its disk?"
+            f"cannot write the state store {self._directory}: {error}",
+            hint=full_hint(error, "is its disk all right?", _LOCAL_ROOM),
         )
+
+    def _wait_for_flush(self) -> None:
+        """Wait until a write can be taken: with full memory tables RocksDB does so inside the write.
+
+        It would hold the interpreter's lock meanwhile, so that nothing else of this process would run; and if the flush
+        fails because the disk is full, it would go on waiting until there is room. Asked by a write of nothing that
+        must not wait, it says at once that tables are full, or why they cannot be flushed.
+        """
+        while self._is_stalled():
+            SystemClock().sleep_ms(_STALL_PAUSE_MS)
+
+    def _is_stalled(self) -> bool:
+        try:
+            self._db.write(WriteBatch(raw_mode=True), self._ask_options)
+        except Exception as error:
+            if "Result incomplete" not in str(error):
+                raise
+            return self._db.property_int_value("rocksdb.is-write-stopped") != 0  # else it only asks to slow down
+        return False
 
     def _write(self, puts: Iterable[KeyValue], deletes: Sequence[bytes]) -> None:
         if deletes:
             batch = WriteBatch(raw_mode=True)
             for key in deletes:
                 batch.delete(key)
+            self._wait_for_flush()
             self._db.write(batch, self._write_options)
         rest = iter(puts)
         while True:
@@ -104,11 +137,13 @@ class RocksDbStore:
             deque(starmap(batch.put, islice(rest, _WRITE_ROWS_MAX)), maxlen=0)
             if batch.is_empty():
                 return
+            self._wait_for_flush()
             self._db.write(batch, self._write_options)
 
     def delete_range(self, start: bytes, end: bytes) -> None:
         """Forget every key with `start <= key < end`."""
         try:
+            self._wait_for_flush()
             self._db.delete_range(start, end, write_opt=self._write_options)
         except Exception as error:
             raise self._unwritten(error) from error
@@ -150,11 +185,16 @@ class RocksDbStore:
             Checkpoint(self._db).create_checkpoint(target_dir)
             return _keep_needed_files(target_dir)
         except Exception as error:
-            raise CheckpointError(f"cannot write the state snapshot {target_dir}: {error}") from error
+            raise CheckpointError(
+                f"cannot write the state snapshot {target_dir}: {error}", hint=full_hint(error, "", _LOCAL_ROOM)
+            ) from error
 
     def close(self) -> None:
-        """Close the database and release its lock."""
-        self._db.close()
+        """Close the database and release its lock, also when the disk is full."""
+        try:
+            self._db.close()
+        except Exception as error:  # RocksDB flushes here what nobody asks for any more: snapshots are what counts
+            log.debug("the state store %s was closed without its last rows: %s", self._directory, error)
 
 
 class RocksDbStoreFactory:
