@@ -98,7 +98,7 @@ savepoints: $(VENV)/.stamp-all ## Restore a savepoint at every parallelism from 
 	$(BIN)/pytest -n $(WORKERS) -m "soak or not soak" tests/golden/test_savepoints.py $(ARGS)
 
 .PHONY: damage
-damage: $(VENV)/.stamp-all ## Damage every file of checkpoints and a savepoint in every way: 1,700 cases
+damage: $(VENV)/.stamp-all ## Damage every file of checkpoints and a savepoint in every way: 2,000 cases
 	$(BIN)/pytest -n $(WORKERS) -m "soak or not soak" tests/golden/test_damaged_checkpoints.py $(ARGS)
 
 .PHONY: soak
