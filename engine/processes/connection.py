@@ -4,11 +4,13 @@ Addresses are texts: "unix:/path" on one host, "tcp:127.0.0.1:4711" between host
 
 **Handshake.** Both sides show that they know the secret, by HMAC-SHA256 over both sides' random numbers and all that
 was said, and neither shows the secret itself; a recorded handshake is of no use. The one who is called
-proves itself first. Whoever fails is dropped, before a byte of what it sent is looked at.
+proves itself first. Whoever fails is dropped, before a byte of what it sent is looked at. The one who is called is
+in `reception.py`.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import hmac
 import os
@@ -31,8 +33,9 @@ HANDSHAKE_TIMEOUT_S = 5.0
 DEAD_LINE_MS = 4000
 """After which a connection whose other host does not answer is given up."""
 
-_HELLO = struct.Struct("<8sIIII32s")
-_NONCE_BYTES = 32
+HELLO = struct.Struct("<8sIIII32s")
+"""How a caller begins: magic, attempt, role, its number, the callee's, and a random number."""
+NONCE_BYTES = 32
 _PARTS_AT_ONCE = 64
 _UNIX_PATH_BYTES_MAX = 100
 
@@ -64,27 +67,47 @@ def listen(address: str) -> socket.socket:
     """Wait for calls at an address; port 0 is any free one.
 
     Raises:
-        ConfigError: It is no address, or cannot be listened at.
+        ConfigError: It is no address, or not one of this host.
+        WorkerLostError: Another process listens there, perhaps a worker of the attempt before that is about to end.
     """
     kind, place = _parse(address)
     family = _family(kind, place)
     listener = socket.socket(family, socket.SOCK_STREAM)
+    if kind == "tcp":  # connections of the attempt before may be on their way out
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         with _place(family, place) as where:
             listener.bind(where)
         listener.listen(128)
     except OSError as error:
         listener.close()
-        raise ConfigError(f"cannot listen at {address}: {error}", hint="is it another process's?") from error
+        if error.errno == errno.EADDRINUSE:
+            raise WorkerLostError(f"cannot listen at {address}: another process does") from error
+        raise ConfigError(f"cannot listen at {address}: {error}", hint="is it an address of this host?") from error
     return listener
 
 
 def address_of(listener: socket.socket, asked: str) -> str:
-    """Where a listener that was asked for an address can be called."""
+    """Where a listener can be called: at the address that was asked for, and where that leaves it open, its port.
+
+    Raises:
+        ConfigError: Every address of a host was asked for ("tcp:0.0.0.0:4711"), which is none that others can call.
+    """
     if listener.family == socket.AF_UNIX:
         return asked
-    host, port = listener.getsockname()[:2]
-    return f"tcp:{host}:{port}"
+    host, port = _host_and_port(_parse(asked)[1])
+    if is_wildcard(host):
+        raise ConfigError(f"'{asked}' cannot be called", hint="say at which of the host's addresses others can call it")
+    return f"tcp:{f'[{host}]' if ':' in host else host}:{port or listener.getsockname()[1]}"
+
+
+def is_wildcard(host: str) -> bool:
+    """Whether it stands for all addresses of a host.
+
+    >>> [is_wildcard(host) for host in ("0.0.0.0", "::", "0", "10.0.0.1", "node1")]
+    [True, True, True, False, False]
+    """
+    return not host.strip("0.:")
 
 
 def call(address: str, secret: bytes, attempt: int, caller: Caller) -> socket.socket:
@@ -108,46 +131,22 @@ def call(address: str, secret: bytes, attempt: int, caller: Caller) -> socket.so
     except (OSError, WorkerLostError) as error:
         connection.close()
         raise WorkerLostError(f"the handshake with {address} failed: {error}") from error
-    return _tuned(connection)
-
-
-def answer(connection: socket.socket, secret: bytes, attempt: int, callee: int = 0) -> tuple[socket.socket, Caller]:
-    """Shake hands with somebody who has called.
-
-    Returns:
-        The connection, and who it is.
-
-    Raises:
-        WorkerLostError: It does not know the secret, belongs to another attempt, or is too slow. It has been dropped.
-    """
-    connection.settimeout(HANDSHAKE_TIMEOUT_S)
-    try:
-        hello = _receive(connection, _HELLO.size)
-        magic, theirs, role, number, called, _ = _HELLO.unpack(hello)
-        if magic != MAGIC or theirs != attempt or called != callee or role not in Role.__members__.values():
-            raise WorkerLostError(f"it is not a worker of attempt {attempt}")
-        said = hello + secrets.token_bytes(_NONCE_BYTES)
-        connection.sendall(said[_HELLO.size :] + _proof(secret, b"called", said))
-        if not hmac.compare_digest(_receive(connection, _NONCE_BYTES), _proof(secret, b"caller", said)):
-            raise WorkerLostError("it does not know the job's secret")
-    except (OSError, WorkerLostError) as error:
-        connection.close()
-        raise WorkerLostError(f"a call was refused: {error}") from error
-    return _tuned(connection), Caller(Role(role), number, called)
+    return tuned(connection)
 
 
 def _ask(connection: socket.socket, secret: bytes, attempt: int, caller: Caller) -> None:
-    nonce = secrets.token_bytes(_NONCE_BYTES)
-    hello = _HELLO.pack(MAGIC, attempt, caller.role, caller.number, caller.callee, nonce)
+    nonce = secrets.token_bytes(NONCE_BYTES)
+    hello = HELLO.pack(MAGIC, attempt, caller.role, caller.number, caller.callee, nonce)
     connection.sendall(hello)
-    theirs = _receive(connection, 2 * _NONCE_BYTES)
-    said = hello + theirs[:_NONCE_BYTES]
-    if not hmac.compare_digest(theirs[_NONCE_BYTES:], _proof(secret, b"called", said)):
+    theirs = _receive(connection, 2 * NONCE_BYTES)
+    said = hello + theirs[:NONCE_BYTES]
+    if not hmac.compare_digest(theirs[NONCE_BYTES:], proof(secret, b"called", said)):
         raise WorkerLostError("it does not know the job's secret")
-    connection.sendall(_proof(secret, b"caller", said))
+    connection.sendall(proof(secret, b"caller", said))
 
 
-def _proof(secret: bytes, side: bytes, said: bytes) -> bytes:
+def proof(secret: bytes, side: bytes, said: bytes) -> bytes:
+    """What shows that a side knows the secret, after all that was said."""
     return hmac.new(secret, side + said, hashlib.sha256).digest()
 
 
@@ -161,7 +160,8 @@ def _receive(connection: socket.socket, count: int) -> bytes:
     return data
 
 
-def _tuned(connection: socket.socket) -> socket.socket:
+def tuned(connection: socket.socket) -> socket.socket:
+    """A connection after its handshake, which sends at once and notices when the other host does not answer."""
     connection.settimeout(None)
     if connection.family == socket.AF_UNIX:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)

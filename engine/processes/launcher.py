@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import NoReturn, Protocol
 
 from lakeward.engine.core.errors import JobFailedError
@@ -37,6 +38,7 @@ class WorkerSpec:
         coordinator: The address to call.
         secret: The job's secret, in hexadecimal digits; for one attempt only.
         listen: Where it may listen for the other workers.
+        advertise: The address at which those can call it there.
     """
 
     number: int
@@ -45,13 +47,36 @@ class WorkerSpec:
     coordinator: str
     secret: str
     listen: str
+    advertise: str
 
-    def __repr__(self) -> str:
+    def __repr__(self) -> str:  # without the secret
         return f"WorkerSpec(number={self.number}, workers={self.workers}, attempt={self.attempt})"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a process of a job can be called.
+
+    Args:
+        listen: The address at which it listens.
+        advertise: The address that the others call.
+    """
+
+    listen: str
+    advertise: str
 
 
 class Launcher(Protocol):
     """Starts and ends worker processes, wherever they are."""
+
+    def place(self, directory: Path, worker: int | None) -> Place:
+        """Where a worker, or the coordinator (None), listens.
+
+        Args:
+            directory: Of this host; nobody else can enter it.
+            worker: Its number.
+        """
+        ...
 
     def fileno(self) -> int:
         """Readable when `exits` has news; -1: ask now and then."""
@@ -117,6 +142,11 @@ class ForkLauncher:
         ours.setblocking(False)
         self._socket = ours
         self._rest = b""
+
+    def place(self, directory: Path, worker: int | None) -> Place:
+        """Sockets in a directory: no network."""
+        address = f"unix:{directory}/coordinator" if worker is None else f"unix:{directory}/worker-{worker}"
+        return Place(address, address)
 
     def fileno(self) -> int:
         """For selectors."""

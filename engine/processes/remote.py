@@ -22,10 +22,11 @@ from lakeward.engine.core.errors import LakewardError, WorkerLostError
 from lakeward.engine.core.ids import CheckpointId, Generation, JobId, OperatorId, SplitId, SubtaskIndex
 from lakeward.engine.core.json_types import JsonObject
 from lakeward.engine.graph.plan import Plan
-from lakeward.engine.processes.connection import Connection, Role, address_of, answer, listen
+from lakeward.engine.processes.connection import Caller, Connection, Role, address_of, listen
 from lakeward.engine.processes.frames import Kind
 from lakeward.engine.processes.heartbeat import BeatListener
 from lakeward.engine.processes.launcher import Launcher, WorkerSpec
+from lakeward.engine.processes.reception import Reception
 from lakeward.engine.runtime.build import task_id
 from lakeward.engine.runtime.drivers import StopSignal
 from lakeward.engine.runtime.job import JobRunner
@@ -198,11 +199,12 @@ class WorkerProcesses:
         self._timeout_ms = config.heartbeat_timeout_ms
         self._metrics = metrics
         self._selector = selectors.DefaultSelector()
-        self._selector.register(launcher, selectors.EVENT_READ)
+        if launcher.fileno() >= 0:
+            self._selector.register(launcher, selectors.EVENT_READ)
         self._secret = secrets.token_bytes(32)
         count = workers_of(plan, config)
         self.workers = [RemoteWorker(number, _tasks_of(plan, number, count), self) for number in range(count)]
-        self._listener: socket.socket | None = None
+        self._reception: Reception | None = None
         self._second_hand: tuple[int, WorkerLostError] | None = None
 
     def start(self, directory: Path) -> None:
@@ -211,28 +213,23 @@ class WorkerProcesses:
         Args:
             directory: Where their sockets may lie: nobody else can enter it.
         """
-        self._listener = listen(f"unix:{directory}/coordinator")
-        address = address_of(self._listener, f"unix:{directory}/coordinator")
-        self._listener.setblocking(False)
-        self._selector.register(self._listener, selectors.EVENT_READ)
+        place = self._launcher.place(directory, None)
+        listener = listen(place.listen)
+        self._reception = Reception(self._selector, listener, self._secret, self._attempt, 0, self._clock)
+        address = address_of(listener, place.advertise)
         for worker in self.workers:
-            spec = WorkerSpec(
-                worker.number,
-                len(self.workers),
-                self._attempt,
-                address,
-                self._secret.hex(),
-                f"unix:{directory}/worker-{worker.number}",
+            place = self._launcher.place(directory, worker.number)
+            count, secret = len(self.workers), self._secret.hex()
+            self._launcher.start(
+                WorkerSpec(worker.number, count, self._attempt, address, secret, place.listen, place.advertise)
             )
-            self._launcher.start(spec)
         until_ms = self._clock.monotonic_ms() + CONNECT_TIMEOUT_MS
         while missing := [w.number for w in self.workers if not w.address or w.beats is None]:
             if self._clock.monotonic_ms() > until_ms:
                 raise WorkerLostError(f"workers {missing} did not call within {CONNECT_TIMEOUT_MS // 1000} s")
             self.poll(POLL_MS)
-        self._selector.unregister(self._listener)
-        self._listener.close()
-        self._listener = None
+        self._reception.close()
+        self._reception = None
 
     def begin(self, order: StartOrder) -> None:
         """Tell all what to restore and what to read; they open their tasks then."""
@@ -263,14 +260,17 @@ class WorkerProcesses:
             if worker.control is not None:
                 self._flush(worker, worker.control)
         for key, _ in self._selector.select(wait_ms / 1000):
-            if key.fileobj is self._listener:
-                self._accept()
-            elif key.fileobj is self._launcher:
+            if key.fileobj is self._launcher:
                 self._note_exits()
             elif isinstance(key.fileobj, BeatListener):
                 self._hear_beat(key.data, key.fileobj)
-            else:
+            elif isinstance(key.data, RemoteWorker):
                 self._receive(key.data)
+        if self._reception is not None:
+            for connection, caller in self._reception.take():
+                self._welcome(connection, caller)
+        if self._launcher.fileno() < 0:
+            self._note_exits()
         self._check_alive()
 
     def close(self, failed: bool) -> None:
@@ -288,8 +288,8 @@ class WorkerProcesses:
             for one in (worker.control, worker.beats):
                 if one is not None:
                     one.close()
-        if self._listener is not None:
-            self._listener.close()
+        if self._reception is not None:
+            self._reception.close()
         self._selector.close()
 
     def _goes_on(self, worker: RemoteWorker) -> bool:
@@ -319,15 +319,7 @@ class WorkerProcesses:
             worker.sources += [RemoteSource(uid, at, {one.split.id: one for one in dealt[at]}, worker) for at in here]
         return cast(JsonObject, own)
 
-    def _accept(self) -> None:
-        assert self._listener is not None, "it has just been called"
-        try:
-            accepted, _ = self._listener.accept()
-            accepted.setblocking(True)
-            connection, caller = answer(accepted, self._secret, self._attempt)
-        except (OSError, WorkerLostError) as error:
-            log.warning("%s", error)
-            return
+    def _welcome(self, connection: socket.socket, caller: Caller) -> None:
         worker = self.workers[caller.number] if caller.number < len(self.workers) else None
         if worker is not None and caller.role is Role.CONTROL and worker.control is None:
             worker.control = Connection(connection, self._attempt, f"worker {worker.number}")

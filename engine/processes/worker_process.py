@@ -21,11 +21,12 @@ from lakeward.engine.core.ids import CheckpointId, Generation, JobId, OperatorId
 from lakeward.engine.core.json_types import JsonObject
 from lakeward.engine.core.log_scope import log_scope, note_in_scope
 from lakeward.engine.core.scratch import ScratchFolder
-from lakeward.engine.processes.connection import Caller, Connection, Role, address_of, answer, call, listen
+from lakeward.engine.processes.connection import Caller, Connection, Role, address_of, call, listen
 from lakeward.engine.processes.exchange import Exchange
 from lakeward.engine.processes.frames import Frame, Kind
 from lakeward.engine.processes.heartbeat import ORPHANED, start_beating
 from lakeward.engine.processes.launcher import WorkerSpec
+from lakeward.engine.processes.reception import Reception
 from lakeward.engine.processes.settings import WorkerJob
 from lakeward.engine.runtime.build import BuildContext, build_tasks
 from lakeward.engine.runtime.context import JobInfo
@@ -39,7 +40,8 @@ from lakeward.engine.runtime.worker import HandedOver, LocalWorker, WorkerEvent
 
 log = logging.getLogger("lakeward")
 
-PEERS_TIMEOUT_S = 30.0
+PEERS_TIMEOUT_MS = 30_000
+PEERS_POLL_S = 0.5
 STATUS_INTERVAL_MS = 200
 
 
@@ -128,7 +130,7 @@ class _WorkerProcess:
     def _wait_for_start(self) -> tuple[CheckpointManifest | None, Mapping[str, Any]]:
         listener = listen(self._spec.listen)
         try:
-            self._tell({"type": "hello", "pid": os.getpid(), "address": address_of(listener, self._spec.listen)})
+            self._tell({"type": "hello", "pid": os.getpid(), "address": address_of(listener, self._spec.advertise)})
             manifest: CheckpointManifest | None = None
             while True:
                 for frame in self._wait_for_control():
@@ -155,22 +157,21 @@ class _WorkerProcess:
         for peer in range(spec.number):
             self._met(peer, call(addresses[peer], secret, spec.attempt, Caller(Role.DATA, spec.number, peer)))
         awaited = set(range(spec.number + 1, spec.workers))
-        listener.settimeout(PEERS_TIMEOUT_S)
-        while awaited:
-            try:
-                accepted, _ = listener.accept()
-            except OSError as error:
-                raise WorkerLostError(f"workers {sorted(awaited)} did not call: {error}") from error
-            try:
-                connection, caller = answer(accepted, secret, spec.attempt, spec.number)
-            except WorkerLostError as error:
-                log.warning("%s", error)
-                continue
-            if caller.role is Role.DATA and caller.number in awaited:
-                awaited.discard(caller.number)
-                self._met(caller.number, connection)
-            else:
-                connection.close()
+        clock = self._job.ports.clock
+        until_ms = clock.monotonic_ms() + PEERS_TIMEOUT_MS
+        with selectors.DefaultSelector() as selector:
+            reception = Reception(selector, listener, secret, spec.attempt, spec.number, clock)
+            while awaited:
+                if clock.monotonic_ms() > until_ms:
+                    raise WorkerLostError(f"workers {sorted(awaited)} did not call in {PEERS_TIMEOUT_MS // 1000} s")
+                selector.select(PEERS_POLL_S)
+                for connection, caller in reception.take():
+                    if caller.role is Role.DATA and caller.number in awaited:
+                        awaited.discard(caller.number)
+                        self._met(caller.number, connection)
+                    else:
+                        connection.close()
+            reception.close()
 
     def _met(self, peer: int, connection: socket.socket) -> None:
         self._peers[peer] = Connection(connection, self._spec.attempt, f"worker {peer}")

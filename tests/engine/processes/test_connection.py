@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import selectors
 import socket
 import threading
 from collections.abc import Iterator
@@ -10,32 +12,42 @@ from pathlib import Path
 
 import pytest
 
+from lakeward.engine.core.clock import SystemClock
 from lakeward.engine.core.errors import ConfigError, WorkerLostError
 from lakeward.engine.processes import connection as connections
-from lakeward.engine.processes.connection import Caller, Connection, Role, address_of, answer, call, listen
+from lakeward.engine.processes import reception
+from lakeward.engine.processes.connection import Caller, Connection, Role, address_of, call, listen
 from lakeward.engine.processes.frames import Kind
+from lakeward.engine.processes.reception import Reception
 
 SECRET = b"s" * 32
 
 
 class Callee:
-    """Answers one call, on a thread."""
+    """Answers calls until one has been let in or refused, on a thread."""
 
     def __init__(self, address: str, attempt: int = 3, callee: int = 0) -> None:
-        self.listener = listen(address)
-        self.address = address_of(self.listener, address)
+        self.selector = selectors.DefaultSelector()
+        listener = listen(address)
+        self.address = address_of(listener, address)
+        self.reception = Reception(self.selector, listener, SECRET, attempt, callee, SystemClock())
         self.caller: Caller | None = None
         self.connection: socket.socket | None = None
-        self.error: Exception | None = None
-        self._thread = threading.Thread(target=self._answer, args=(attempt, callee))
+        self.refused: list[str] = []
+        self._thread = threading.Thread(target=self._answer)
         self._thread.start()
 
-    def _answer(self, attempt: int, callee: int) -> None:
-        accepted, _ = self.listener.accept()
+    def _answer(self) -> None:
+        logger, handler = logging.getLogger("lakeward"), logging.Handler()
+        handler.emit = lambda record: self.refused.append(record.getMessage())  # type: ignore[method-assign]
+        logger.addHandler(handler)
         try:
-            self.connection, self.caller = answer(accepted, SECRET, attempt, callee)
-        except WorkerLostError as error:
-            self.error = error
+            while self.connection is None and not self.refused:
+                self.selector.select(0.05)
+                for connection, caller in self.reception.take():
+                    self.connection, self.caller = connection, caller
+        finally:
+            logger.removeHandler(handler)
 
     def wait(self) -> None:
         self._thread.join(20)
@@ -49,7 +61,8 @@ def callee(address: str, attempt: int = 3, number: int = 0) -> Iterator[Callee]:
         yield one
     finally:
         one.wait()
-        one.listener.close()
+        one.reception.close()
+        one.selector.close()
         if one.connection is not None:
             one.connection.close()
 
@@ -82,7 +95,7 @@ def test_a_caller_with_another_secret_is_dropped_and_learns_nothing(tmp_path: Pa
             call(other.address, b"another", 3, Caller(Role.CONTROL, 0))
         other.wait()
         assert other.connection is None
-        assert other.error is not None
+        assert other.refused
 
 
 @pytest.mark.parametrize(("attempt", "number"), [(2, 0), (4, 0), (3, 1)])
@@ -125,16 +138,76 @@ def test_a_recorded_handshake_is_of_no_use(tmp_path: Path) -> None:
             thief.sendall(data)
         other.wait()
         assert other.connection is None
-        assert "does not know the job's secret" in str(other.error)
+        assert "does not know the job's secret" in other.refused[0]
 
 
 def test_a_slow_caller_is_dropped_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "HANDSHAKE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(reception, "HANDSHAKE_TIMEOUT_S", 0.05)
     with callee(f"unix:{tmp_path}/a") as other, socket.socket(socket.AF_UNIX) as slow:
         slow.connect(f"{tmp_path}/a")
         other.wait()
         assert other.connection is None
-        assert "timed out" in str(other.error)
+        assert "timed out" in other.refused[0]
+
+
+def test_strangers_who_say_nothing_keep_nobody_waiting() -> None:
+    strangers: list[socket.socket] = []
+    with callee("tcp:127.0.0.1:0") as other:
+        host, _, port = other.address.removeprefix("tcp:").partition(":")
+        for _ in range(reception.UNPROVED_MAX - 1):
+            strangers.append(socket.create_connection((host, int(port))))
+        with call(other.address, SECRET, 3, Caller(Role.DATA, 1)):
+            other.wait()
+        assert (other.caller, other.refused) == (Caller(Role.DATA, 1), [])
+    for stranger in strangers:
+        stranger.close()
+
+
+def test_of_too_many_who_say_nothing_the_first_are_dropped_for_one_who_knows_the_secret() -> None:
+    with callee("tcp:127.0.0.1:0") as other:
+        host, _, port = other.address.removeprefix("tcp:").partition(":")
+        strangers = [socket.create_connection((host, int(port))) for _ in range(reception.UNPROVED_MAX + 1)]
+        other.wait()
+        assert "too many others call" in other.refused[0]
+        strangers[0].settimeout(5)
+        assert strangers[0].recv(1) == b""
+    for stranger in strangers:
+        stranger.close()
+
+
+def test_a_port_can_be_listened_at_again_while_its_old_connections_end() -> None:
+    with callee("tcp:127.0.0.1:0") as other, call(other.address, SECRET, 3, Caller(Role.CONTROL, 0)):
+        other.wait()
+    listen(other.address).close()
+
+
+def test_listening_where_another_process_does_may_succeed_later() -> None:
+    with listen("tcp:127.0.0.1:0") as taken:
+        address = address_of(taken, "tcp:127.0.0.1:0")
+        with pytest.raises(WorkerLostError, match=f"cannot listen at {address}: another process does"):
+            listen(address)
+    with pytest.raises(ConfigError, match=r"cannot listen at tcp:192\.0\.2\.1:0"):
+        listen("tcp:192.0.2.1:0")
+
+
+@pytest.mark.parametrize(
+    ("listening", "asked", "called"),
+    [
+        ("tcp:0.0.0.0:0", "tcp:node1:0", "tcp:node1:{}"),
+        ("tcp:127.0.0.1:0", "tcp:127.0.0.1:0", "tcp:127.0.0.1:{}"),
+        ("tcp:127.0.0.1:0", "tcp:10.0.0.1:7000", "tcp:10.0.0.1:7000"),
+        ("tcp:[::1]:0", "tcp:[::1]:0", "tcp:[::1]:{}"),
+    ],
+)
+def test_others_call_the_address_that_was_asked_for(listening: str, asked: str, called: str) -> None:
+    with listen(listening) as listener:
+        assert address_of(listener, asked) == called.format(listener.getsockname()[1])
+
+
+@pytest.mark.parametrize("address", ["tcp:0.0.0.0:0", "tcp:[::]:0"])
+def test_all_addresses_of_a_host_are_none_to_call(address: str) -> None:
+    with listen(address) as listener, pytest.raises(ConfigError, match="cannot be called"):
+        address_of(listener, address)
 
 
 @pytest.mark.parametrize("address", ["", "unix:", "http://localhost", "tcp:localhost", "tcp:localhost:x"])
