@@ -51,7 +51,7 @@ from lakeward.engine.state.heap import keep_freed_memory
 from lakeward.engine.state.kv import StoreFactory
 from lakeward.engine.state.rocksdb import RocksDbStoreFactory
 
-__all__ = ["Attempt", "JobDefinition", "JobResult", "Ports", "execute", "stop_on_signals"]
+__all__ = ["Attempt", "JobDefinition", "JobResult", "Ports", "execute", "stop_on_signals", "work_for"]
 
 log = logging.getLogger("lakeward")
 
@@ -177,11 +177,31 @@ def _with_launcher(
         folder = ScratchFolder(ports.directory)
         stack.callback(folder.close)
         job = replace(job, store=FileSystemStore(str(folder.path / "checkpoints")))
-    own = WorkerPorts(ports.clock, ports.make_io, ports.make_calls, ports.store_factory, ports.directory)
-    launcher = ports.make_launcher(partial(run_worker, WorkerJob(physical, job.name, job.config, job.store, own)))
+    launcher = ports.make_launcher(partial(run_worker, _workers_job(job, physical, ports)))
     if launcher is not None:
         stack.callback(launcher.close)
     return job, launcher
+
+
+def _workers_job(job: JobDefinition, physical: Plan, ports: Ports) -> WorkerJob:
+    own = WorkerPorts(ports.clock, ports.make_io, ports.make_calls, ports.store_factory, ports.directory)
+    return WorkerJob(physical, job.name, job.config, job.store, own)
+
+
+def work_for(job: JobDefinition, spec: WorkerSpec, ports: Ports | None = None) -> None:
+    """Be one of the workers of a job that another process runs, perhaps on another host, until that one ends it.
+
+    Args:
+        job: The same job as there; the coordinator refuses a worker with another.
+        spec: Which worker, and whom to call.
+        ports: The outside world; by default the real one.
+
+    Raises:
+        LakewardError: The job cannot run as written, or the coordinator cannot be reached.
+    """
+    keep_freed_memory()
+    _, physical = prepare(job.graph, job.config)
+    run_worker(_workers_job(job, physical, ports or Ports()), spec)
 
 
 def _run_until_done(job: JobDefinition, physical: Plan, ports: Ports, launcher: Launcher | None) -> JobResult:

@@ -168,7 +168,7 @@ class ForkLauncher:
             raise _starter_lost()
         *lines, self._rest = (self._rest + data).split(b"\n")
         said = [json.loads(line) for line in lines]
-        return [(one["attempt"], one["number"], _how(one["status"])) for one in said]
+        return [(one["attempt"], one["number"], how_it_ended(one["status"])) for one in said]
 
     def kill(self, attempt: int, number: int) -> None:
         """Kill a worker; nothing if it has ended."""
@@ -298,5 +298,10 @@ def _starter_lost() -> JobFailedError:
     )
 
 
-def _how(status: int) -> str:
+def how_it_ended(status: int) -> str:
+    """A process's exit status in words.
+
+    >>> how_it_ended(-9), how_it_ended(1)
+    ('was killed by signal 9', 'ended with status 1')
+    """
     return f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"

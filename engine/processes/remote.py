@@ -21,6 +21,7 @@ from lakeward.engine.core.error_json import error_from_json
 from lakeward.engine.core.errors import LakewardError, WorkerLostError
 from lakeward.engine.core.ids import CheckpointId, Generation, JobId, OperatorId, SplitId, SubtaskIndex
 from lakeward.engine.core.json_types import JsonObject
+from lakeward.engine.graph.outline import outline
 from lakeward.engine.graph.plan import Plan
 from lakeward.engine.processes.connection import Caller, Connection, Role, address_of, listen
 from lakeward.engine.processes.frames import Kind
@@ -202,6 +203,7 @@ class WorkerProcesses:
         if launcher.fileno() >= 0:
             self._selector.register(launcher, selectors.EVENT_READ)
         self._secret = secrets.token_bytes(32)
+        self._outline = outline(plan)
         count = workers_of(plan, config)
         self.workers = [RemoteWorker(number, _tasks_of(plan, number, count), self) for number in range(count)]
         self._reception: Reception | None = None
@@ -246,6 +248,7 @@ class WorkerProcesses:
                     "attempt": order.attempt,
                     "splits": own,
                     "peers": list(peers),
+                    "plan": list(self._outline),
                 }
             )
 

@@ -21,6 +21,7 @@ from lakeward.engine.core.ids import CheckpointId, Generation, JobId, OperatorId
 from lakeward.engine.core.json_types import JsonObject
 from lakeward.engine.core.log_scope import log_scope, note_in_scope
 from lakeward.engine.core.scratch import ScratchFolder
+from lakeward.engine.processes.agreement import check_agreement
 from lakeward.engine.processes.connection import Caller, Connection, Role, address_of, call, listen
 from lakeward.engine.processes.exchange import Exchange
 from lakeward.engine.processes.frames import Frame, Kind
@@ -66,6 +67,23 @@ def run_worker(job: WorkerJob, spec: WorkerSpec) -> None:
             os._exit(ORPHANED)
         except Exception as error:
             process.fail(error)
+
+
+def say_why_not(spec: WorkerSpec, error: LakewardError) -> None:
+    """Tell the coordinator that this worker cannot begin.
+
+    Args:
+        spec: The worker, and whom to tell.
+        error: Why; what must not be shown is hidden by then.
+
+    Raises:
+        WorkerLostError: The coordinator cannot be reached.
+    """
+    connected = call(spec.coordinator, bytes.fromhex(spec.secret), spec.attempt, Caller(Role.CONTROL, spec.number))
+    control = Connection(connected, spec.attempt, "the coordinator")
+    control.send(Kind.CONTROL, 0, orjson.dumps({"type": "failed", "error": error_to_json(error)}))
+    control.flush()
+    control.close()
 
 
 class _CoordinatorLostError(Exception):
@@ -141,6 +159,7 @@ class _WorkerProcess:
                     start = frame.message()
                     if start["type"] != "start":
                         raise InternalError(f"a worker was told '{start['type']}' before it was started")
+                    check_agreement(self._job, self._spec, start["plan"])
                     self._meet_peers(listener, start["peers"])
                     return manifest, start
         finally:

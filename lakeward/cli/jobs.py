@@ -1,24 +1,30 @@
-"""`lakeward run` and `lakeward explain`: load a job file or function and start it."""
+"""`lakeward run`, `worker` and `explain`: load a job file or function and start it."""
 
 from __future__ import annotations
 
 import importlib
 import logging
 import runpy
+import socket
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 import click
 
+from lakeward import __version__
 from lakeward.cli.live import LineKeepingHandler, LiveLine
 from lakeward.cli.logs import LogFormat, show_log
-from lakeward.dsl.launch import LaunchOptions, launched_with
+from lakeward.dsl.launch import HostsLaunch, LaunchOptions, launched_with
 from lakeward.engine.core.clock import SystemClock
-from lakeward.engine.core.errors import ConfigError, LakewardError, UserCodeError
+from lakeward.engine.core.errors import ConfigError, LakewardError, UserCodeError, WorkerLostError
 from lakeward.engine.core.names import did_you_mean
 from lakeward.engine.core.user_frames import user_trace
+from lakeward.engine.processes.hosts import read_hosts
+from lakeward.engine.processes.orders import WorkerOrder
+from lakeward.engine.processes.worker_process import say_why_not
 
 
 def run_job(job: str, options: LaunchOptions, log_format: LogFormat = "text") -> None:
@@ -32,6 +38,41 @@ def run_job(job: str, options: LaunchOptions, log_format: LogFormat = "text") ->
             load_and_call(job)
     finally:
         line.close()
+
+
+def launch_on(hosts_file: str, job: str) -> HostsLaunch:
+    """What a file says of hosts, for a job."""
+    return HostsLaunch(read_hosts(hosts_file), job, __version__)
+
+
+def work_on(job: str, told: BinaryIO) -> None:
+    """Be a worker of a job that runs on several hosts. Does not return.
+
+    Args:
+        job: The file or function that makes it here.
+        told: Has the worker's order, a line.
+
+    Raises:
+        LakewardError: It cannot; whoever started the job knows why, too.
+    """
+    if told.isatty():
+        raise ConfigError("a worker is not started by hand", hint="use lakeward run FILE.py --hosts FILE.toml")
+    order = WorkerOrder.from_line(told.readline())
+    try:
+        if order.job.release != __version__:
+            raise ConfigError(
+                f"Lakeward is {__version__} here and {order.job.release} where the job was started",
+                hint="install the same version on all hosts",
+            )
+        with launched_with(LaunchOptions(worker=order)):
+            load_and_call(job)
+        raise ConfigError(f"{job} executes no job '{order.job.name}'", hint="give all hosts the same job file")
+    except WorkerLostError:  # from here the coordinator cannot be reached
+        raise
+    except LakewardError as error:
+        error.redact(order.job.config.redaction)
+        say_why_not(order.spec, error.add(f" (worker {order.spec.number} on {socket.gethostname()})"))
+        raise
 
 
 def explain_job(job: str, options: LaunchOptions) -> None:

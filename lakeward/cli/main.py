@@ -66,16 +66,30 @@ def _with_options(command: Any) -> Any:
 @_with_options
 @click.option("--from", "savepoint", metavar="DIR", help="Savepoint, or another job's checkpoints, to begin from.")
 @click.option("--drop-state", "dropped_state", metavar="UID", multiple=True, help="Operator whose state may be lost.")
+@click.option("--hosts", "hosts_file", metavar="FILE.toml", help="Hosts of its workers, and commands that start them.")
 @click.pass_obj
-def run(log_format: Any, /, job: str, dropped_state: tuple[str, ...], **options: Any) -> None:
+def run(log_format: Any, /, job: str, dropped_state: tuple[str, ...], hosts_file: str | None, **options: Any) -> None:
     """Run the job that a file or function defines.
 
     Ctrl-C stops it with a last checkpoint; run it again to go on from there.
     """
-    from lakeward.cli.jobs import run_job
+    from lakeward.cli.jobs import launch_on, run_job
     from lakeward.dsl.launch import LaunchOptions
 
-    run_job(job, LaunchOptions(dropped_state=dropped_state, **options), log_format)
+    hosts = None if hosts_file is None else launch_on(hosts_file, job)
+    run_job(job, LaunchOptions(dropped_state=dropped_state, hosts=hosts, **options), log_format)
+
+
+@main.command()
+@click.option("--job", required=True, metavar="FILE.py|MODULE:FUNCTION", help="Makes the job, as on the other hosts.")
+def worker(job: str) -> None:
+    """Be a worker of a job on several hosts; `lakeward run --hosts` starts it.
+
+    It is told on its standard input whom to call.
+    """
+    from lakeward.cli.jobs import work_on
+
+    work_on(job, sys.stdin.buffer)
 
 
 @main.command()

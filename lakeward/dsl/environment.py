@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,6 +13,7 @@ import pyarrow as pa
 from lakeward.connectors.collection import CollectionSource
 from lakeward.connectors.memory import MemorySink
 from lakeward.dsl.graph_builder import GraphBuilder
+from lakeward.dsl.hosts import on_hosts
 from lakeward.dsl.launch import current_launch
 from lakeward.dsl.savepoints import open_existing
 from lakeward.dsl.stream import DataStream, EventTime, StreamContext
@@ -26,7 +28,7 @@ from lakeward.engine.core.errors import ConfigError, Domain, LakewardError
 from lakeward.engine.core.expect import expect
 from lakeward.engine.core.ids import OperatorId
 from lakeward.engine.core.keygroups import parallelism_hint
-from lakeward.engine.execute import JobDefinition, JobResult, Ports, execute, stop_on_signals
+from lakeward.engine.execute import JobDefinition, JobResult, Ports, execute, stop_on_signals, work_for
 from lakeward.engine.graph.logical import SourceSpec
 from lakeward.engine.graph.prepare import prepare
 from lakeward.engine.graph.render import render
@@ -88,6 +90,8 @@ class StreamExecutionEnvironment:
             expect(checkpoint_dir, (str, os.PathLike), "checkpoint_dir", "give a directory or a URI")
             checkpoint_dir = os.fspath(checkpoint_dir)
         self._checkpoint_dir = launch.checkpoint_dir or checkpoint_dir
+        if launch.worker is not None:
+            self.config, self._checkpoint_dir = launch.worker.job.config, launch.worker.job.checkpoint_dir
         self._builder = GraphBuilder()
 
     def from_source(
@@ -193,7 +197,8 @@ class StreamExecutionEnvironment:
             drop_state: Operators that the job no longer has, and whose state in what it goes on from may be dropped.
 
         Returns:
-            How it ended; None under `lakeward explain`, which runs nothing.
+            How it ended; None under `lakeward explain`, which runs nothing, and in a worker on another host for all
+            jobs but its own, whose call does not return.
 
         Raises:
             LakewardError: It cannot work as written, or it failed for good.
@@ -202,9 +207,17 @@ class StreamExecutionEnvironment:
         if launch.explain_only:
             launch.plans[name] = self.explain()
             return None
+        if launch.worker is not None:
+            if name == launch.worker.job.name:
+                work_for(self.definition(name), launch.worker.spec)
+                sys.exit()  # what the script does with the result is done where the job was started
+            return None
         with stop_on_signals() as stop:
             ports = Ports(stop=stop, observe=launch.observe, make_launcher=make_launcher)
-            return _run(self._begun(self.definition(name), savepoint, drop_state), ports)
+            job = self._begun(self.definition(name), savepoint, drop_state)
+            if launch.hosts is not None:
+                job, ports = on_hosts(job, self._checkpoint_dir, ports, launch.hosts)
+            return _run(job, ports)
 
     def _begun(
         self, job: JobDefinition, savepoint: str | os.PathLike[str] | None, drop_state: Sequence[str]

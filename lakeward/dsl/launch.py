@@ -7,7 +7,24 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
+from lakeward.engine.processes.hosts import Hosts
+from lakeward.engine.processes.orders import WorkerOrder
 from lakeward.engine.runtime.status import Observer, nobody
+
+
+@dataclass(frozen=True, slots=True)
+class HostsLaunch:
+    """Where the workers of a job are, and how those make the job.
+
+    Args:
+        hosts: Commands that start them, and addresses.
+        job: The file, or module and function.
+        release: The version of Lakeward.
+    """
+
+    hosts: Hosts
+    job: str
+    release: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +39,9 @@ class LaunchOptions:
         savepoint: Wins over what `execute` says.
         dropped_state: Added to what `execute` says.
         observe: Is told how a running job is getting on.
+        hosts: Where its workers are; None: on this host.
+        worker: What this process is told as a worker of one of the jobs: `execute` works for that one then, and ends
+            the process; it does nothing for others.
         plans: The plans of the jobs that were only explained, by name.
     """
 
@@ -32,6 +52,8 @@ class LaunchOptions:
     savepoint: str | None = None
     dropped_state: tuple[str, ...] = ()
     observe: Observer = nobody
+    hosts: HostsLaunch | None = None
+    worker: WorkerOrder | None = None
     plans: dict[str, str] = field(default_factory=dict)
 
 
