@@ -7,6 +7,7 @@ import secrets
 import selectors
 import socket
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -18,13 +19,13 @@ from lakeward.engine.checkpoint.manifest import CheckpointManifest
 from lakeward.engine.config import EngineConfig
 from lakeward.engine.core.clock import Clock
 from lakeward.engine.core.error_json import error_from_json
-from lakeward.engine.core.errors import LakewardError, WorkerLostError
+from lakeward.engine.core.errors import JobFailedError, LakewardError, WorkerLostError
 from lakeward.engine.core.ids import CheckpointId, Generation, JobId, OperatorId, SplitId, SubtaskIndex
 from lakeward.engine.core.json_types import JsonObject
 from lakeward.engine.graph.outline import outline
 from lakeward.engine.graph.plan import Plan
 from lakeward.engine.processes.connection import Caller, Connection, Role, address_of, listen
-from lakeward.engine.processes.frames import Kind
+from lakeward.engine.processes.frames import Frame, Kind
 from lakeward.engine.processes.heartbeat import BeatListener
 from lakeward.engine.processes.launcher import Launcher, WorkerSpec
 from lakeward.engine.processes.reception import Reception
@@ -105,6 +106,7 @@ class RemoteWorker:
     opened: bool = False
     closing: bool = False
     closed: bool = False
+    lost_another: bool = False
     events: list[WorkerEvent] = field(default_factory=list)
 
     def open(self) -> None:
@@ -260,7 +262,7 @@ class WorkerProcesses:
             LakewardError: What a worker failed with.
         """
         for worker in self.workers:
-            if worker.control is not None:
+            if worker.control is not None and not worker.lost_another:
                 self._flush(worker, worker.control)
         for key, _ in self._selector.select(wait_ms / 1000):
             if key.fileobj is self._launcher:
@@ -286,8 +288,11 @@ class WorkerProcesses:
             living = [worker for worker in living if self._goes_on(worker)]
             if living:
                 self._clock.sleep_ms(1)
+        for worker in living if not failed else ():
+            log.warning("worker %d has not ended within %d s, and is killed", worker.number, CLOSE_TIMEOUT_MS // 1000)
         for worker in self.workers:
-            self._launcher.kill(self._attempt, worker.number)
+            with suppress(JobFailedError):  # whoever starts workers has died, and they with it
+                self._launcher.kill(self._attempt, worker.number)
             for one in (worker.control, worker.beats):
                 if one is not None:
                     one.close()
@@ -305,12 +310,14 @@ class WorkerProcesses:
                 return False
         try:
             worker.control.flush()
-            for frame in worker.control.receive():
-                worker.heard(frame.message(), self._metrics)
+            frames = worker.control.receive()
         except WorkerLostError:
             return False
-        except LakewardError as error:
-            log.warning("while worker %d closed: %s", worker.number, error)
+        for frame in frames:
+            try:
+                self._heard(worker, frame)
+            except LakewardError as error:
+                log.warning("while worker %d closed: %s", worker.number, error)
         return not worker.closed
 
     def _own_splits(self, worker: RemoteWorker, splits: Dealt) -> JsonObject:
@@ -337,24 +344,42 @@ class WorkerProcesses:
         try:
             control.flush()
         except WorkerLostError as error:
-            raise self._death_of(worker, error) from error
+            self._hear_out(worker, control)
+            if not worker.closed:
+                raise self._death_of(worker, error) from error
 
     def _receive(self, worker: RemoteWorker) -> None:
         assert worker.control is not None, "it has called"
         try:
             frames = worker.control.receive()
         except WorkerLostError as error:
-            if worker.closed:
+            if worker.closed or worker.lost_another:
                 self._selector.unregister(worker.control)
                 return
             raise self._death_of(worker, error) from error
         for frame in frames:
-            message = frame.message()
-            if message["type"] == "peer_lost":
-                said = f"worker {worker.number} has lost the connection to worker {message['peer']}: {message['error']}"
-                self._second_hand = self._second_hand or (self._clock.monotonic_ms(), WorkerLostError(said))
-            else:
-                worker.heard(message, self._metrics)
+            self._heard(worker, frame)
+
+    def _hear_out(self, worker: RemoteWorker, control: Connection) -> None:
+        """Take what a dead worker said last: why it ended is worth more than how."""
+        while True:
+            try:
+                frames = control.receive()
+            except WorkerLostError:
+                return
+            for frame in frames:
+                self._heard(worker, frame)
+            if not frames:
+                return  # a child of its own holds the connection open
+
+    def _heard(self, worker: RemoteWorker, frame: Frame) -> None:
+        message = frame.message()
+        if message["type"] == "peer_lost":
+            said = f"worker {worker.number} has lost the connection to worker {message['peer']}: {message['error']}"
+            self._second_hand = self._second_hand or (self._clock.monotonic_ms(), WorkerLostError(said))
+            worker.lost_another = True  # it ends, but is not the one to blame
+        else:
+            worker.heard(message, self._metrics)
 
     def _hear_beat(self, worker: RemoteWorker, beats: BeatListener) -> None:
         if not beats.answer(self._clock.monotonic_ms()):
@@ -373,21 +398,22 @@ class WorkerProcesses:
     def _note_exits(self) -> None:
         for attempt, number, how in self._launcher.exits():
             worker = self.workers[number]
-            if attempt != self._attempt or worker.closed:
+            if attempt != self._attempt:
                 continue
             if worker.control is not None:
-                self._receive(worker)  # what it said last is worth more
-            if not worker.closed:
+                self._hear_out(worker, worker.control)
+            if not (worker.closed or worker.lost_another):
                 raise WorkerLostError(f"worker {number} (process {worker.pid or 'unknown'}) {how}")
 
     def _check_alive(self) -> None:
         now_ms = self._clock.monotonic_ms()
         for worker in self.workers:
-            if worker.beats is not None and not worker.closed:
+            if worker.beats is not None and not (worker.closed or worker.lost_another):
                 silent_ms = now_ms - worker.beats.heard_ms
                 if silent_ms > self._timeout_ms:
                     raise WorkerLostError(
-                        f"worker {worker.number} (process {worker.pid}) has given no sign of life for {silent_ms} ms"
+                        f"worker {worker.number} (process {worker.pid}) has given no sign of life for {silent_ms} ms",
+                        hint="a call that keeps Python's lock for as long looks the same: raise `heartbeat_timeout_ms`",
                     )
         if self._second_hand is not None and now_ms - self._second_hand[0] > ROOT_CAUSE_TIMEOUT_MS:
             raise self._second_hand[1]

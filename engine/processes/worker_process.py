@@ -7,6 +7,7 @@ import os
 import selectors
 import socket
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import orjson
@@ -61,12 +62,10 @@ def run_worker(job: WorkerJob, spec: WorkerSpec) -> None:
         control = Connection(connected, spec.attempt, "the coordinator")
         process = _WorkerProcess(job, spec, control)
         try:
-            process.run()
+            process.run_or_fail()
         except _CoordinatorLostError as error:
             log.warning("this worker ends: %s", error)
             os._exit(ORPHANED)
-        except Exception as error:
-            process.fail(error)
 
 
 def say_why_not(spec: WorkerSpec, error: LakewardError) -> None:
@@ -117,8 +116,16 @@ class _WorkerProcess:
         self._ended_told = False
         self._closing = False
 
-    def run(self) -> None:
-        """From the first message to the last."""
+    def run_or_fail(self) -> None:
+        """From the first message to the last; what a function ends Python with is an error like others."""
+        try:
+            self._run()
+        except _CoordinatorLostError:
+            raise
+        except BaseException as error:
+            self._fail(error)
+
+    def _run(self) -> None:
         manifest, start = self._wait_for_start()
         self._worker = self._build(manifest, start)
         self._worker.open()
@@ -126,10 +133,12 @@ class _WorkerProcess:
         self._loop(self._worker)
         self._close()
         self._tell({"type": "closed"})
-        self._flush_control()
+        self._deliver()
 
-    def fail(self, error: Exception) -> None:
-        """Say what went wrong, release everything, and end."""
+    def _fail(self, error: BaseException) -> None:
+        """Say what went wrong, before anything else: closing may take long. Then release everything."""
+        if self._worker is not None:
+            self._tell_status(self._worker)
         if isinstance(error, _PeerLostError):
             said: JsonObject = {"type": "peer_lost", "peer": error.peer, "error": str(error)}
         else:
@@ -137,11 +146,11 @@ class _WorkerProcess:
                 error.redact(self._job.config.redaction)
             said = {"type": "failed", "error": error_to_json(error)}
         self._tell(said)
+        self._deliver()
         try:
             self._close()
         except Exception as closing:
             log.warning("while closing: %s", closing)
-        self._flush_control()
 
     # -- beginning
 
@@ -174,7 +183,8 @@ class _WorkerProcess:
         """One connection between each two workers: the one with the higher number calls."""
         spec, secret = self._spec, bytes.fromhex(self._spec.secret)
         for peer in range(spec.number):
-            self._met(peer, call(addresses[peer], secret, spec.attempt, Caller(Role.DATA, spec.number, peer)))
+            caller = Caller(Role.DATA, spec.number, peer)
+            self._met(peer, self._with_peer(peer, partial(call, addresses[peer], secret, spec.attempt, caller)))
         awaited = set(range(spec.number + 1, spec.workers))
         clock = self._job.ports.clock
         until_ms = clock.monotonic_ms() + PEERS_TIMEOUT_MS
@@ -341,6 +351,14 @@ class _WorkerProcess:
             self._control.flush()
         except WorkerLostError as error:
             raise _CoordinatorLostError(str(error)) from error
+
+    def _deliver(self) -> None:
+        """Send all that waits, however long it is: there is no next turn."""
+        self._selector.modify(self._control, selectors.EVENT_WRITE)
+        self._flush_control()
+        while self._control.has_unsent:
+            self._selector.select()
+            self._flush_control()
 
     def _from_coordinator(self) -> list[Frame]:
         try:
