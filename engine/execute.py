@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import tempfile
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 
 from lakeward.engine.api.sink import Sink
 from lakeward.engine.checkpoint.coordinator import CheckpointCoordinator, CoordinatorConfig
@@ -23,7 +25,7 @@ from lakeward.engine.core.clock import Clock, SystemClock
 from lakeward.engine.core.errors import ConfigError, InternalError, JobFailedError, LakewardError, Retry
 from lakeward.engine.core.ids import CheckpointId, JobId, OperatorId
 from lakeward.engine.core.log_scope import log_scope, note_in_scope
-from lakeward.engine.core.scratch import ScratchFolder
+from lakeward.engine.core.scratch import ScratchFolder, remove_abandoned
 from lakeward.engine.graph.logical import LogicalGraph, SourceSpec
 from lakeward.engine.graph.plan import Plan
 from lakeward.engine.graph.prepare import prepare
@@ -179,6 +181,7 @@ def _with_launcher(
         job = replace(job, store=FileSystemStore(str(folder.path / "checkpoints")))
     launcher = ports.make_launcher(partial(run_worker, _workers_job(job, physical, ports)))
     if launcher is not None:
+        stack.callback(remove_abandoned, Path(ports.directory or tempfile.gettempdir()))  # of workers that were killed
         stack.callback(launcher.close)
     return job, launcher
 
@@ -352,21 +355,22 @@ class Attempt:
         if self._closed:
             return
         self._closed = True
-        try:
-            if self._runner is not None:
-                self._runner.close()
-            elif self._committers is not None:
-                self._committers.close()
-        except Exception as error:
-            # The error that ended the attempt matters more than one while cleaning up after it, whosever that is.
-            if isinstance(error, LakewardError):
-                error.redact(self._job.config.redaction)
-            log.warning("while closing: %s", error)
-        finally:
+        with ExitStack() as stack:
+            stack.callback(self._scratch.close)
+            stack.callback(self._calls.close)
             if self._processes is not None:
-                self._processes.close(failed=self._runner is None or not self._runner.finished)
-            self._calls.close()
-            self._scratch.close()
+                finished = self._runner is not None and self._runner.finished
+                stack.callback(self._processes.close, failed=not finished)
+            try:
+                if self._runner is not None:
+                    self._runner.close()
+                elif self._committers is not None:
+                    self._committers.close()
+            except Exception as error:
+                # The error that ended the attempt matters more than one while cleaning up after it, whosever that is.
+                if isinstance(error, LakewardError):
+                    error.redact(self._job.config.redaction)
+                log.warning("while closing: %s", error)
 
     def _recover(self) -> tuple[Started, Recovery]:
         started = self._start_generation()

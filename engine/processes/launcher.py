@@ -16,6 +16,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import FrameType
 from typing import NoReturn, Protocol
 
 from lakeward.engine.core.errors import JobFailedError
@@ -130,8 +131,7 @@ class ForkLauncher:
     """
 
     def __init__(self, main: Callable[[WorkerSpec], None]) -> None:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        _flush_streams()
         ours, theirs = socket.socketpair()
         parent = os.getpid()
         self._pid = os.fork()
@@ -168,7 +168,7 @@ class ForkLauncher:
             raise _starter_lost()
         *lines, self._rest = (self._rest + data).split(b"\n")
         said = [json.loads(line) for line in lines]
-        return [(one["attempt"], one["number"], how_it_ended(one["status"])) for one in said]
+        return [(one["attempt"], one["number"], one["how"]) for one in said]
 
     def kill(self, attempt: int, number: int) -> None:
         """Kill a worker; nothing if it has ended."""
@@ -176,6 +176,8 @@ class ForkLauncher:
 
     def close(self) -> None:
         """End the process in between, which kills the workers that are left."""
+        with suppress(OSError):  # it may be gone
+            self._socket.shutdown(socket.SHUT_RDWR)  # processes that were forked since hold copies of the descriptor
         self._socket.close()
         if self._pid:
             os.waitpid(self._pid, 0)
@@ -200,7 +202,8 @@ class _Nursery:
     def run(self) -> None:
         """Carry out orders until the coordinator is gone."""
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)  # the coordinator hears them, and says what to do
+            # The coordinator hears them, and says what to do. Not SIG_IGN: what functions start would inherit that.
+            signal.signal(number, _leave_to_coordinator)
         self._woken.setblocking(False)
         signal.set_wakeup_fd(self._woken.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -239,7 +242,11 @@ class _Nursery:
 
     def _start(self, spec: WorkerSpec) -> None:
         parent = os.getpid()
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            self._tell({"attempt": spec.attempt, "number": spec.number, "how": f"could not be forked: {error}"})
+            return
         if pid == 0:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -253,12 +260,12 @@ class _Nursery:
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:
                 attempt, number = self._children.pop(pid)
-                news = {"attempt": attempt, "number": number, "status": os.waitstatus_to_exitcode(status)}
-                self._tell(json.dumps(news).encode() + b"\n")
+                how = how_it_ended(os.waitstatus_to_exitcode(status))
+                self._tell({"attempt": attempt, "number": number, "how": how})
 
-    def _tell(self, line: bytes) -> None:
+    def _tell(self, news: dict[str, object]) -> None:
         with suppress(OSError):  # the coordinator is gone, which the next read says
-            self._orders.sendall(line)
+            self._orders.sendall(json.dumps(news).encode() + b"\n")
 
     def _kill_all(self) -> None:
         for pid in self._children:
@@ -277,10 +284,20 @@ def _run_and_exit(work: Callable[[], None], parent: int) -> NoReturn:
     except BaseException:
         traceback.print_exc()
     finally:
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, ValueError):  # nobody reads it any more
-                stream.flush()
-        os._exit(status)
+        try:
+            _flush_streams()
+        finally:
+            os._exit(status)
+
+
+def _flush_streams() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):  # nobody reads it any more; it is None without a terminal
+            stream.flush()
+
+
+def _leave_to_coordinator(number: int, frame: FrameType | None) -> None:
+    """Nothing: a handler, unlike `SIG_IGN`, is not inherited by programs that are started."""
 
 
 def _die_with(parent: int) -> None:
