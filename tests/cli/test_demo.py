@@ -28,13 +28,13 @@ def _logs_as_before() -> Iterator[None]:
 @pytest.mark.timeout(180)
 def test_the_demo_ends_with_nothing_lost_and_notices_when_something_is(tmp_path: Path) -> None:
     directory = tmp_path / "demo"
-    result = CliRunner().invoke(main, ["demo", "--directory", str(directory), "--events", "400000"])
+    result = CliRunner().invoke(main, ["demo", "--directory", str(directory), "--events", "150000"])
     assert result.exit_code == 0, result.output
     assert result.output.count("killed with -9") == 2
     assert "0 lost, 0 doubled" in result.output
     assert not (directory / "broker").exists()
 
-    bids = pa.Table.from_batches([NexmarkSource(None).read(0, 0, 400_000)])
+    bids = pa.Table.from_batches([NexmarkSource(None).read(0, 0, 150_000)])
     place = Place(directory)
     assert _report(place, bids) == 0
     assert _report(place, pa.concat_tables([bids, bids.filter(bids["price"].to_numpy() > 10_000).slice(0, 1)])) == 1
