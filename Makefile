@@ -93,6 +93,10 @@ kill: $(VENV)/.stamp-all ## Kill a real job with -9 ROUNDS=110 times (each nearl
 kill-queries: $(VENV)/.stamp-all ## Kill every Nexmark query with -9 five times over each of three data sets
 	$(BIN)/pytest -m "soak and kill" -s tests/nexmark $(ARGS)
 
+.PHONY: queries
+queries: $(VENV)/.stamp-all ## Compare every Nexmark query over each of three data sets, however it is run
+	$(BIN)/pytest -n $(WORKERS) -m "soak or not soak" tests/nexmark/test_queries.py $(ARGS)
+
 .PHONY: savepoints
 savepoints: $(VENV)/.stamp-all ## Restore a savepoint at every parallelism from 1 to 8 to every other
 	$(BIN)/pytest -n $(WORKERS) -m "soak or not soak" tests/golden/test_savepoints.py $(ARGS)

@@ -24,9 +24,15 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Data]:
     return {seed: make_data(seed, tmp_path_factory.mktemp(f"nexmark-{seed}")) for seed in STARTS}
 
 
-@pytest.fixture(params=STARTS, ids=lambda seed: f"seed-{seed}")
+@pytest.fixture
 def data(request: pytest.FixtureRequest, datasets: dict[int, Data]) -> Data:
     return datasets[request.param]
+
+
+def seeds(*default: int) -> pytest.MarkDecorator:
+    """Run over every data set; but for these in the long run only, `make queries`."""
+    every = [pytest.param(one, marks=[] if one in default else [pytest.mark.soak], id=f"seed-{one}") for one in STARTS]
+    return pytest.mark.parametrize("data", every, indirect=True)
 
 
 def run(name: str, data: Data, target: Path, **options: Any) -> pa.Table:
@@ -35,6 +41,7 @@ def run(name: str, data: Data, target: Path, **options: Any) -> pa.Table:
     return pq.read_table(target / f"{name}.parquet")
 
 
+@seeds(1)
 @pytest.mark.parametrize("name", QUERIES)
 def test_a_query_over_parquet_gives_the_right_answer(name: str, data: Data, tmp_path: Path) -> None:
     check(name, run(name, data, tmp_path, batch_rows=2_000), data)
@@ -103,6 +110,7 @@ def final(name: str, found: pa.Table) -> pa.Table:
     return nexmark.summed_windows(found) if name == "q12" else found
 
 
+@seeds(2)
 @pytest.mark.parametrize("name", QUERIES)
 def test_a_query_answers_the_same_when_it_fails_and_is_restarted(name: str, data: Data) -> None:
     job = Scripted(name, data, FAILURES)
@@ -112,6 +120,7 @@ def test_a_query_answers_the_same_when_it_fails_and_is_restarted(name: str, data
     check(name, final(name, found), data)
 
 
+@seeds(1, 2, 3)
 @pytest.mark.parametrize("name", QUERIES)
 def test_a_query_answers_the_same_when_it_is_stopped_and_restored_at_other_parallelism(name: str, data: Data) -> None:
     job = Scripted(name, data, STOPS)
