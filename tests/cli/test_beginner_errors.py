@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sqlite3
 import subprocess
@@ -32,8 +33,9 @@ def run(tmp_path: Path, body: str, command: str = "run", **replace: str) -> list
         text = text.replace(name, value)
     job = tmp_path / "job.py"
     job.write_text(text)
+    (tmp_path / "tmp").mkdir(exist_ok=True)  # of its own: it would say what it removes there of other tests' dead jobs
     done = subprocess.run(
-        [sys.executable, "-m", "lakeward.cli.main", command, str(job)],
+        [sys.executable, "-m", "lakeward.cli.main", command, str(job)], env=os.environ | {"TMPDIR": f"{tmp_path}/tmp"},
         capture_output=True, text=True, cwd=tmp_path, timeout=120, check=False,
     )  # fmt: skip
     lines = [line for line in done.stderr.splitlines() if line.strip()]

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lakeward.dsl.expressions import Expr, col, evaluate, lit
-from lakeward.engine.core.errors import RecordError, UserCodeError
+from lakeward.engine.core.errors import RecordError, SchemaError, UserCodeError
 
 prices = st.integers(-(2**63), 2**63 - 1)
 
@@ -121,6 +121,10 @@ def test_a_quotient_of_decimals_is_rounded_and_never_cut(data: st.DataObject) ->
         digits = data.draw(st.integers(1, 10**precision - 1), name)
         values.append(Decimal(digits).scaleb(-kinds[-1].scale, Context(prec=80)))
     quotient = col("a") / col("b")
+    if kinds[0].scale + kinds[1].precision + 1 > 76:  # more digits than Arrow computes with, even of nothing
+        with pytest.raises(SchemaError, match="too many digits"):
+            bound_type(quotient, a=kinds[0], b=kinds[1])
+        return
     kind = bound_type(quotient, a=kinds[0], b=kinds[1])
     exact = Context(prec=160, rounding=ROUND_HALF_UP)
     wanted = exact.quantize(exact.divide(*values), Decimal(1).scaleb(-kind.scale))
