@@ -32,6 +32,7 @@ class Callers:
         self._beats: list[socket.socket] = []
         self._news, self._told = socket.socketpair()
         self._exits: list[tuple[int, int, str]] = []
+        self._threads: list[Thread] = []
 
     def place(self, directory: Path, worker: int | None) -> Place:
         here = f"unix:{directory}/{'coordinator' if worker is None else worker}"
@@ -41,7 +42,13 @@ class Callers:
         return self._news.fileno()
 
     def start(self, spec: WorkerSpec) -> None:
-        Thread(target=self._call, args=(spec,)).start()
+        self._threads.append(Thread(target=self._call, args=(spec,)))
+        self._threads[-1].start()
+
+    def wait(self) -> None:
+        """Until all have called: from then on the test alone speaks for them."""
+        for thread in self._threads:
+            thread.join()
 
     def exits(self) -> list[tuple[int, int, str]]:
         exits, self._exits = self._exits, []
@@ -85,6 +92,7 @@ def processes(callers: Callers, tmp_path: Path) -> Iterator[WorkerProcesses]:
     _, plan = prepare(env.definition().graph, config)
     started = WorkerProcesses(callers, plan, Generation(1), config, SystemClock(), Metrics())
     started.start(tmp_path)
+    callers.wait()
     yield started
     started.close(failed=True)
 
