@@ -91,7 +91,7 @@ def child(options: Mapping[str, int | str]) -> None:
             parallelism=int(options["parallelism"]), checkpoint_interval="5s", checkpoint_dir=directory
         )
         if options["kind"] == "json":
-            source: lw.Source = lw.FilesSource(f"{options['folder']}/*.jsonl", format=lw.Json(schema=BID))
+            source: lw.Source = lw.FilesSource(f"{options['folder']}/*.jsonl", schema=BID)
             at, key, value = "dateTime", "auction", "price"
         else:
             source = DealtPool(int(options["rows"]), KEYS)
