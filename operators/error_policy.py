@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Literal, NamedTuple, Protocol, TypeVar
@@ -219,12 +219,16 @@ class RowErrors:
 
     Args:
         policy: The policy.
-        schema: Schema of the rows that may fail.
+        schema: Schema of the rows that may fail, as the side output shows them.
+        columns: The names of these columns in the batches that `send` gets; None: the same.
+
+    Raises:
+        SchemaError: The side output would have two columns of one name.
     """
 
-    def __init__(self, policy: OnError, schema: pa.Schema) -> None:
+    def __init__(self, policy: OnError, schema: pa.Schema, columns: Iterable[str] | None = None) -> None:
         self.policy = policy
-        self._schema = schema
+        self._columns = list(schema.names if columns is None else columns)
         self._failed_schema = failed_rows_schema(schema) if policy.tag is not None else schema
         self._noted: list[_Noted] = []
         self._waited_ms: float = 0
@@ -324,7 +328,7 @@ class RowErrors:
 
     def _failed(self, batch: pa.RecordBatch, noted: list[_Noted]) -> pa.RecordBatch:
         rows = pa.array(np.array([one.row for one in noted], np.int64))
-        columns = [batch.column(name).take(rows) for name in self._schema.names]
+        columns = [batch.column(name).take(rows) for name in self._columns]
         now_us = [self._context.clock.wall_us()] * len(noted)
         texts = ([one.kind for one in noted], [one.message for one in noted], [one.at for one in noted], now_us)
         columns += [pa.array(values, field.type) for values, field in zip(texts, _ERROR_COLUMNS, strict=True)]

@@ -22,6 +22,7 @@ from lakeward.engine.core.expect import expect
 from lakeward.engine.core.hashing import is_binary_like
 from lakeward.engine.graph.logical import Exchange, Node
 from lakeward.operators.aggregate import ORDERED_KINDS, BoundAggregate
+from lakeward.operators.error_policy import FAIL, OnError
 from lakeward.operators.group_aggregate import GroupAggregate
 from lakeward.operators.process.tags import OutputTag
 from lakeward.operators.reduce import Reduce
@@ -544,7 +545,13 @@ class WindowedStream:
         return self._result(stream, node, event_time)
 
     def process(
-        self, function: Any, *, returns: Any = None, uid: str | None = None, parallelism: int | None = None
+        self,
+        function: Any,
+        *,
+        returns: Any = None,
+        on_error: OnError = FAIL,
+        uid: str | None = None,
+        parallelism: int | None = None,
     ) -> ProcessResult:
         """All rows of each key and window through a Python function, when the window is complete.
 
@@ -572,6 +579,9 @@ class WindowedStream:
                 rows, returns them in a list, or returns None.
             returns: The rows' type: a schema, dataclass, TypedDict or {name: type}; not needed when the return
                 annotation says it (`-> Iterator[Visit]`).
+            on_error: What becomes of windows on which the function fails: an `OnError`. Such a call leaves nothing
+                behind, and counts as one failed row. A side output has a row a window: the key, the bounds of windows
+                that have them, the window's rows in a column `rows`, and the error.
             uid: The function's name in checkpoints, and with "-windows" that of the windows; give one, since they have
                 state.
             parallelism: Their subtasks.
@@ -586,7 +596,7 @@ class WindowedStream:
         """
         from lakeward.dsl.process import Options, process_windows
 
-        return process_windows(self, function, Options(returns, uid=uid, parallelism=parallelism))
+        return process_windows(self, function, Options(returns, on_error, uid, parallelism))
 
     def _result(self, stream: DataStream, node: Node, event_time: EventTime | None) -> WindowResult:
         """What an operator makes of the windows of a stream."""

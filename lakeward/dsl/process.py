@@ -86,8 +86,9 @@ class ProcessResult(DataStream):
 class WindowProcessResult(ProcessResult):
     """The rows that a function makes of windows; also gives the rows that came too late for their windows."""
 
-    def __init__(self, stream: DataStream, node: Node, windows: WindowResult) -> None:
-        super().__init__(stream, node)
+    def __init__(self, stream: DataStream, made: ProcessResult, windows: WindowResult) -> None:
+        super().__init__(stream, made._node)
+        self._failed = made._failed
         self._windows = windows
 
     def side_output(self, tag: OutputTag) -> DataStream:
@@ -218,6 +219,10 @@ def process_windows(windowed: WindowedStream, function: Any, options: Options) -
     _check(stream, function, ProcessWindowFunction)
     callee = WindowCallee(function, keys=keys)
     stream._work(lambda: callee.check(timers=True))
+    late = windowed._options.late_tag
+    if late is not None and isinstance(options.on_error, OnError) and late.name == options.on_error.tag:
+        problem = f"late rows and windows that fail are both sent to the side stream '{late.name}'"
+        raise stream._error(GraphError(problem, hint="they have other columns: give one of them a tag of another name"))
     rows = {WINDOW_ROWS: collect().of_rows(stream.schema)}
     trigger = windowed._options.trigger
     if trigger is not None and not trigger.discarding:  # the number of rows says whether there are new ones
@@ -234,7 +239,7 @@ def process_windows(windowed: WindowedStream, function: Any, options: Options) -
     moves = isinstance(windowed._layout, CarriedAssigner)  # their windows of one key are in several subtasks
     edge = windows._edge(Exchange.HASH, given.keys) if moves else windows._edge()
     options = options if keys else replace(options, parallelism=1)
-    return WindowProcessResult(windows, _node(windows, callee, [given], [edge], options)._node, collected)
+    return WindowProcessResult(windows, _node(windows, callee, [given], [edge], options), collected)
 
 
 def connect_keyed(keyed: KeyedStream, other: KeyedStream | BroadcastStream) -> ConnectedStreams:
@@ -307,6 +312,6 @@ def _node(
     node = stream._context.builder.add("process", work, edges, schema, options.uid, options.parallelism)
     result, tag = ProcessResult(stream, node), options.on_error.tag
     if tag is not None:
-        failed = replace(node, schema=failed_rows_schema(stream.schema))
-        result._failed = DataStream(stream._context, failed, stream.event_time, tag=tag)
+        failed = replace(node, schema=failed_rows_schema(work.failing_schema))
+        result._failed = DataStream(stream._context, failed, stream._event_time_in(failed.schema), tag=tag)
     return result

@@ -153,6 +153,10 @@ class Callee:
         """Whether it gets windows, which come because of a watermark that follows them."""
         return False
 
+    def failing_columns(self, schema: pa.Schema) -> dict[str, str]:
+        """The input's columns that a side output of failed rows has, with their names there."""
+        return {name: name for name in schema.names}
+
     @property
     def is_class(self) -> bool:
         """Whether it is an object with methods."""

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from itertools import chain
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 
-from lakeward.engine.core.errors import LakewardError
-from lakeward.engine.core.redaction import FailedRow
-from lakeward.operators.process.calls import Handler
+from lakeward.engine.api.failed_rows import failed_row
+from lakeward.engine.core.errors import LakewardError, UserCodeError
+from lakeward.engine.core.user_frames import UserFrame, user_trace
+from lakeward.operators.arguments import ROW_HINT, exception_text
+from lakeward.operators.function_names import function_name
+from lakeward.operators.process.calls import Handler, Reader
 
 if TYPE_CHECKING:
     from lakeward.operators.process.operator import ProcessOperator
@@ -19,27 +23,42 @@ Call = tuple[int, int, Any]
 """The number of a row's key, its time, and the row."""
 
 
+class GuardedBatch(NamedTuple):
+    """A batch of which some rows may fail.
+
+    Args:
+        batch: The rows, as the operator got them.
+        arrays: The different keys.
+        numbers: For each row the number of its key.
+        times: For each row its time.
+    """
+
+    batch: pa.RecordBatch
+    arrays: Sequence[pa.Array]
+    numbers: Sequence[int]
+    times: Sequence[int]
+
+
 class GuardedRows:
     """The rows of a batch, of which those that fail leave nothing behind.
 
     Nothing is written before rows have gone through. When one fails, all that the rows since the last write have done
     is forgotten; those before it are handled again and written, and it goes on behind it. So a row that fails costs
-    the rows before it a second call, and a function may be called for them twice.
+    the rows before it a second call, and a function may be called for them twice; it gets a new object each time, since
+    it may have changed the first.
 
     Args:
         operator: Calls the function.
         handler: The function.
-        arrays: The keys of the batch.
-        calls: Number of the key, time and row.
+        reader: Makes what it is called with.
+        rows: The batch.
     """
 
-    def __init__(
-        self, operator: ProcessOperator, handler: Handler, arrays: Sequence[pa.Array], calls: Sequence[Call]
-    ) -> None:
+    def __init__(self, operator: ProcessOperator, handler: Handler, reader: Reader, rows: GuardedBatch) -> None:
         self._operator = operator
         self._handler = handler
-        self._arrays = arrays
-        self._calls = calls
+        self._reader = reader
+        self._rows = rows
 
     def run(self, start: int, stop: int) -> None:
         """Handle some of the rows."""
@@ -58,12 +77,36 @@ class GuardedRows:
                     continue
                 row = start if failed is None else failed
                 if failed is None:
-                    error.about(FailedRow(self._calls[start][2], start))
+                    error.about(failed_row(self._rows.batch, start))
                 self.run(start, row)
                 self._operator.errors.settle(error, partial(self._attempt, row, row + 1))
                 start = row + 1
 
     def _attempt(self, start: int, stop: int) -> None:
         """Handle rows and write what they have changed, or nothing of it."""
-        with self._operator.all_or_nothing(self._arrays):
-            self._operator.handle(self._handler, self._calls[start:stop], start)
+        with self._operator.all_or_nothing(self._rows.arrays):
+            made = self._read(start, stop)
+            calls = zip(self._rows.numbers[start:stop], self._rows.times[start:stop], made, strict=True)
+            self._operator.handle(self._handler, calls, start)
+
+    def _read(self, start: int, stop: int) -> list[Any]:
+        """What the function gets for some rows.
+
+        Raises:
+            LakewardError: It cannot be made; which row is at fault shows when one is read by itself.
+        """
+        try:
+            return list(chain.from_iterable(self._reader.chunks(self._rows.batch.slice(start, stop - start))))
+        except LakewardError as error:
+            error.rows = ()
+            raise
+        except Exception as error:
+            trace = user_trace(error)
+            if not any(isinstance(line, UserFrame) for line in trace):
+                raise
+            name = function_name(self._handler.function)
+            failure = UserCodeError(
+                f"making a row for {name} raised {exception_text(error)}", hint=ROW_HINT, trace=trace
+            )
+            failure.raised = error
+            raise failure from error

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import chain, repeat
+from itertools import chain, islice, repeat
 from typing import Any, Literal
 
 import numpy as np
@@ -36,7 +36,7 @@ from lakeward.operators.process.contexts import (
     ProcessContext,
     TimerService,
 )
-from lakeward.operators.process.guarded_rows import Call, GuardedRows
+from lakeward.operators.process.guarded_rows import Call, GuardedBatch, GuardedRows
 from lakeward.operators.process.key_batch import NO_TIME, KeyBatch
 from lakeward.operators.process.keyed_states import KeyedStates
 from lakeward.operators.process.side_outputs import SideOutputs
@@ -164,8 +164,6 @@ class Process(OperatorFactory):
 
     def __post_init__(self) -> None:
         self.errors()
-        if self.on_error != FAIL and self.vectorised:
-            raise GraphError("a vectorised function takes no on_error=", hint="its rows cannot be told apart")
         if self.on_error.tag is not None and len(self.inputs) > 1:
             hint = "use OnError.skip(), or catch the exception and send the row on: ctx.output(tag, row)"
             raise GraphError("failed rows of two streams cannot go to one side output", hint=hint)
@@ -176,7 +174,14 @@ class Process(OperatorFactory):
 
     def errors(self) -> RowErrors:
         """Carries the policy out."""
-        return RowErrors(self.on_error, self.inputs[0].schema)
+        return RowErrors(self.on_error, self.failing_schema, self.callee.failing_columns(self.inputs[0].schema))
+
+    @property
+    def failing_schema(self) -> pa.Schema:
+        """What a side output shows of the rows that fail."""
+        given = self.inputs[0].schema
+        shown = self.callee.failing_columns(given)
+        return pa.schema([given.field(name).with_name(as_shown) for name, as_shown in shown.items()])
 
     @property
     def is_keyed(self) -> bool:
@@ -238,10 +243,12 @@ class FunctionOperator(Operator):
     def __init__(self, spec: Process) -> None:
         self._spec = spec
         self._batch = KeyBatch()
-        self._side = SideOutputs(spec.side)
+        self._side = SideOutputs(spec.side, spec.on_error.tag)
+        self.errors = spec.errors()
 
     def open(self, context: OperatorContext) -> None:
-        """Open state and timers, then the function."""
+        """Make the policy ready, then open state and timers, then the function."""
+        self.errors.open(context)
         spec, batch = self._spec, self._batch
         self._clock = context.clock
         self._progress = Progress.of(context)
@@ -272,6 +279,7 @@ class FunctionOperator(Operator):
 
     def close(self) -> None:
         """Close the function."""
+        self.errors.close()
         if hasattr(self, "_bound"):
             self._bound.close()
 
@@ -292,6 +300,15 @@ class FunctionOperator(Operator):
         for queue in self._queues.values():
             queue.finish()
         self._batch.end()
+
+    def _discard(self) -> None:
+        """Forget what the batch has changed."""
+        self._batch.index = -1
+        self._broadcast.discard()
+        if self._states is not None:
+            self._states.discard()
+        for queue in self._queues.values():
+            queue.discard()
 
     # -- time
 
@@ -356,18 +373,7 @@ class ProcessOperator(FunctionOperator):
         super().__init__(spec)
         self._readers = spec.callee.readers([one.schema for one in spec.inputs])
         self._results = RowResults(spec.writer, function_name(spec.callee.entry(0)))
-        self.errors = spec.errors()
         self.is_writing = False
-
-    def open(self, context: OperatorContext) -> None:
-        """Make the policy ready, then state, timers and function."""
-        self.errors.open(context)
-        super().open(context)
-
-    def close(self) -> None:
-        """Close the function."""
-        self.errors.close()
-        super().close()
 
     def _made_context(self, context: OperatorContext) -> ProcessContext:
         if not self._queues:
@@ -395,8 +401,9 @@ class ProcessOperator(FunctionOperator):
             self._begin(arrays)
             self.handle(handler, zip(numbers, times, rows))  # noqa: B905 (some are endless)
         else:
-            calls = list(zip(numbers, times, rows))  # noqa: B905
-            GuardedRows(self, handler, arrays, calls).run(0, len(calls))
+            count = batch.num_rows
+            guarded = GuardedBatch(batch, arrays, list(islice(numbers, count)), list(islice(times, count)))
+            GuardedRows(self, handler, self._readers[index], guarded).run(0, count)
         self._finish(out)
         self._broadcast.writable = False
         self.errors.send(batch, out)
@@ -437,14 +444,6 @@ class ProcessOperator(FunctionOperator):
             self._side.reset(side)
             self._discard()
             raise
-
-    def _discard(self) -> None:
-        self._batch.index = -1
-        self._broadcast.discard()
-        if self._states is not None:
-            self._states.discard()
-        for queue in self._queues.values():
-            queue.discard()
 
     def _finish(self, out: Output) -> None:
         """Write state and timers, then send rows."""

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from lakeward.engine.api.context import Output
-from lakeward.engine.core.errors import UserCodeError
+from lakeward.engine.core.errors import GraphError, UserCodeError
 from lakeward.engine.core.expect import expect
 from lakeward.operators.process.tags import OutputTag
 from lakeward.operators.rows import RowWriter
@@ -19,10 +19,12 @@ class SideOutputs:
 
     Args:
         read: The schemas of those that the job reads, by name.
+        failed: The name of the one that rows which fail go to; None: there is none.
     """
 
-    def __init__(self, read: Mapping[str, pa.Schema]) -> None:
+    def __init__(self, read: Mapping[str, pa.Schema], failed: str | None = None) -> None:
         self._read = read
+        self._failed = failed
         self._writers: dict[OutputTag, RowWriter] = {}
         self._rows: dict[OutputTag, list[Any]] = {}
         self._batches: list[tuple[OutputTag, pa.RecordBatch]] = []
@@ -40,6 +42,11 @@ class SideOutputs:
 
     def _begin(self, tag: OutputTag) -> list[Any]:
         expect(tag, OutputTag, "a side stream's tag", 'give an lw.OutputTag("alerts", Alert)')
+        if tag.name == self._failed:
+            raise GraphError(
+                f"a row is sent to the side stream '{tag.name}', which is that of failed rows",
+                hint="failed rows have columns of their own: give on_error= or ctx.output a tag of another name",
+            )
         if tag not in self._writers:
             read = self._read.get(tag.name)
             if read is not None and not read.equals(tag.schema):

@@ -10,7 +10,7 @@ import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -86,6 +86,18 @@ class DueTimers:
     times_us: Rows
 
 
+class _Change(NamedTuple):
+    """Timers that are set or deleted for keys of a batch, when the batch is done.
+
+    Args:
+        arrays: Their keys and times.
+        set_for: The numbers of the keys for which they are set; None: they are deleted.
+    """
+
+    arrays: list[pa.Array]
+    set_for: Rows | None
+
+
 class TimerQueue:
     """The timers of one time domain.
 
@@ -107,6 +119,7 @@ class TimerQueue:
         self._loops = TimerLoops()
         self._turn_us: Rows | None = None
         self._set: dict[tuple[int, int], bool] = {}
+        self._of_all: list[_Change] = []
         self._firing: list[tuple[int, int]] | None = None
         self._firing_upto_us = 0
         for rows in self._table.pane().scan():
@@ -130,17 +143,21 @@ class TimerQueue:
         self._set[index, time] = True
 
     def register_all(self, times_us: Rows, keys: Rows) -> None:
-        """Call keys of the batch back; what this sets cannot be deleted before the batch is done.
+        """Call keys of the batch back.
 
         Args:
             times_us: When.
             keys: Their numbers.
         """
-        new = self._insert(self._arrays(keys, times_us), distinct=False)
-        if self._turn_us is not None:
-            now_us, times_us = self._turn_us[keys[new]], times_us[new]
-            if self._loops or (times_us <= now_us).any():
-                self._check_loops(self._arrays(keys[new], times_us), now_us)
+        self._of_all.append(_Change(self._arrays(keys, times_us), keys))
+
+    def _set_all(self, arrays: list[pa.Array], keys: Rows) -> None:
+        new = self._insert(arrays, distinct=False)
+        if self._turn_us is None:
+            return
+        now_us, added = self._turn_us[keys[new]], [array.filter(pa.array(new)) for array in arrays]
+        if self._loops or (added[-1].to_numpy() <= now_us).any():
+            self._check_loops(added, now_us)
 
     def _check_loops(self, arrays: list[pa.Array], now_us: Rows) -> None:
         lists = [column_to_list(array) for array in arrays]
@@ -158,7 +175,7 @@ class TimerQueue:
 
     def delete_all(self, times_us: Rows, keys: Rows) -> None:
         """Forget timers of keys of the batch."""
-        self._table.pane().remove(self._table.keys(self._arrays(keys, times_us)))
+        self._of_all.append(_Change(self._arrays(keys, times_us), None))
 
     def delete(self, time: int) -> None:
         """Forget a timer of the current key; one that was not set is ignored."""
@@ -166,10 +183,16 @@ class TimerQueue:
 
     def discard(self) -> None:
         """Forget what was set and deleted."""
-        self._set = {}
+        self._set, self._of_all = {}, []
 
     def finish(self) -> None:
         """Write what was set and deleted."""
+        changes, self._of_all = self._of_all, []
+        for arrays, new in changes:
+            if new is None:
+                self._table.pane().remove(self._table.keys(arrays))
+            else:
+                self._set_all(arrays, new)
         if not self._set:
             return
         wanted, self._set = self._set, {}

@@ -20,7 +20,7 @@ from lakeward.operators.process.forms import GIVEN
 from lakeward.operators.process.key_batch import KeyBatch, prefixed
 from lakeward.operators.process.states import AggregatingState, ReducingState, ValueState, unbound
 from lakeward.operators.rows import list_to_column
-from lakeward.operators.windows.columns import Rows, group_rows, is_fixed, storage_type, to_arrow, to_numpy
+from lakeward.operators.windows.columns import Mask, Rows, group_rows, is_fixed, storage_type, to_arrow, to_numpy
 from lakeward.operators.windows.timed import KeyTypes
 
 T = TypeVar("T")
@@ -66,6 +66,8 @@ class ValueCells:
         self._due_us: list[int] = []
         self.held: list[Any] | None = None
         self._columns_now: pa.Array | None = None
+        self._columns_set: Mask | None = None
+        self._columns_read: Mask | None = None
         self._slots: SlotArray | None = None
         if self._expiry is not None:
             self._note_all()
@@ -152,10 +154,11 @@ class ValueCells:
         """Forget what has changed."""
         self.changed = set()
         self._lent, self._lent_us, self._touched = {}, {}, {}
-        self.held = self._columns_now = self._slots = None
+        self.held = self._columns_now = self._columns_set = self._columns_read = self._slots = None
 
     def finish(self) -> None:
         """Write what has changed."""
+        self._write_columns()
         held, changed = self.held, self.changed
         if held is not None and (changed or self._lent):
             for index in list(self._lent_us):
@@ -213,18 +216,18 @@ class ValueCells:
         """The values of the batch's keys; the default where there is none."""
         column = self._column_now()
         if self._expiry is not None and self._expiry.ttl.refresh == "read":
-            self._touch_all(column, self._expiry)
+            there = column.is_valid().to_numpy(zero_copy_only=False)
+            self._columns_read = there if self._columns_read is None else self._columns_read | there
         if default is None or not column.null_count:
             return column
         return column.fill_null(self._whole(self._form.arrays([default]))[0])
 
-    def _touch_all(self, column: pa.Array, expiry: Expiry) -> None:
+    def _touch_all(self, read: Mask, slots: SlotArray, expiry: Expiry) -> None:
         """What is there has been read, and lives longer."""
-        rows = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
+        rows = np.flatnonzero(read & (slots >= 0))
         if len(rows):
-            slots = self._table.pane().find(self._batch.encoded(self._table).take(rows))
-            self._table.pane().mark_changed(slots)
-            self._table.pane().column(_TOUCHED)[slots] = expiry.touched_of_all(self._batch)[rows]
+            self._table.pane().mark_changed(slots[rows])
+            self._table.pane().column(_TOUCHED)[slots[rows]] = expiry.touched_of_all(self._batch)[rows]
 
     def _column_now(self) -> pa.Array:
         if self._columns_now is None:
@@ -248,15 +251,29 @@ class ValueCells:
         return pa.StructArray.from_arrays(arrays, fields=list(self._form.schema)) if self._form.rows else arrays[0]
 
     def set_column(self, values: Any, where: npt.NDArray[np.bool_]) -> None:
-        """Hold other values for some of the batch's keys; null clears.
+        """Hold other values for some of the batch's keys, from the end of the batch on; null clears.
 
         Raises:
             UserCodeError: They are of another type; names the state.
         """
         column, before = self._cast(values), self._column_now()
-        keys = self._batch.encoded(self._table)
-        slots = self._table.pane().find(keys) if self._slots is None else self._slots
+        # Arrow's arrays may lie in memory of numpy's, and the function may go on to change that.
+        column = pa.concat_arrays([column, column.slice(0, 0)])
         self._columns_now = column if where.all() else pc.if_else(pa.array(where), column, before)
+        self._columns_set = where.copy() if self._columns_set is None else self._columns_set | where
+
+    def _write_columns(self) -> None:
+        """Write what was read and set of all keys at once."""
+        slots, read, where = self._slots, self._columns_read, self._columns_set
+        if slots is None:
+            return
+        if self._expiry is not None and read is not None:
+            self._touch_all(read, slots, self._expiry)
+        if where is not None:
+            self._write_set(self._column_now(), where, slots)
+
+    def _write_set(self, column: pa.Array, where: Mask, slots: SlotArray) -> None:
+        keys = self._batch.encoded(self._table)
         there = column.is_valid().to_numpy(zero_copy_only=False) if column.null_count else np.ones_like(where)
         old = np.flatnonzero(where & there & (slots >= 0))
         if len(old):
@@ -273,8 +290,6 @@ class ValueCells:
                 chosen = pa.array(new)
                 touched_us = self._expiry.touched_of_all(self._batch)[new]
                 self._expiry.note([array.take(chosen) for array in self._batch.arrays], touched_us)
-        if len(gone) or len(new):
-            self._slots = None  # numbers of slots have changed
 
     def _put(self, slots: SlotArray, column: pa.Array, rows: Rows) -> None:
         self._store(slots, column.flatten() if self._form.rows else [column])

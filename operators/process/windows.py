@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lakeward.engine.api.row_types import is_row_class
-from lakeward.engine.core.errors import GraphError
+from lakeward.engine.core.errors import GraphError, SchemaError
 from lakeward.operators.function_names import function_name
 from lakeward.operators.process.calls import Callee, Reader, reader_of
 from lakeward.operators.process.contexts import KeyedContext
@@ -31,6 +31,9 @@ from lakeward.operators.windows.timed import WINDOW_END, WINDOW_START
 
 WINDOW_ROWS = "#rows"
 """The column of the windows' rows."""
+
+FAILED_ROWS = "rows"
+"""What it is called in a side output of failed windows."""
 
 _CHUNK_ROWS = 4096  # windows together become Python objects up to this many rows
 
@@ -119,6 +122,20 @@ class WindowCallee(Callee):
     def of_windows(self) -> bool:
         """Yes."""
         return True
+
+    def failing_columns(self, schema: pa.Schema) -> dict[str, str]:
+        """A row a window: its keys, its bounds and its rows.
+
+        Raises:
+            SchemaError: A key has the name of the column of rows.
+        """
+        if FAILED_ROWS in self.keys:
+            raise SchemaError(
+                f"the side output of failed windows adds a column '{FAILED_ROWS}', and a key is called so",
+                hint=f'rename it before: .rename({{"{FAILED_ROWS}": "..."}})',
+            )
+        bounds = [name for name in (WINDOW_START, WINDOW_END) if name in schema.names]
+        return {name: name for name in (*self.keys, *bounds)} | {WINDOW_ROWS: FAILED_ROWS}
 
     def readers(self, schemas: Sequence[pa.Schema]) -> Sequence[Reader]:
         """Makes the function's arguments of the window operator's results."""
