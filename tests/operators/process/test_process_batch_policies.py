@@ -212,3 +212,27 @@ def test_side_outputs_of_windows_that_cannot_be_told_apart_are_refused() -> None
     odd = stream([1], 1).rename({"k": "rows"}).key_by("rows").window(lw.Tumbling("1m"))
     with pytest.raises(SchemaError, match="adds a column 'rows'"):
         odd.process(Sums(), returns=RESULT, on_error=SIDE)
+
+
+class RefusesPairs(lw.ProcessWindowFunction):
+    calls: lw.ValueState[int] = lw.ValueState(default=0)
+
+    def process(
+        self, key: str | None, window: lw.TimeWindow, rows: list[dict[str, Any]], ctx: lw.KeyedContext
+    ) -> Iterator[dict[str, Any]]:
+        self.calls.value += 1
+        if len(rows) == 2:
+            raise ValueError("refused")
+        yield {"k": key, "total": self.calls.value, "n": len(rows)}
+
+
+def test_a_window_that_was_skipped_is_tried_again_when_a_late_row_comes() -> None:
+    # 0, 2 are window one (refused: two rows); 14 ends it; 4 is late and within the lateness: three rows, which is fine
+    windows = stream([0, 2, 14, 4, 40], 1).key_by("k").window(lw.Tumbling("10s")).allowed_lateness("20s")
+    made = windows.process(RefusesPairs(), returns=RESULT, on_error=lw.OnError.skip(), uid="pairs")
+    sink = lw.MemorySink()
+    made.sink_to(sink)
+    metrics = made._context.environment.execute("pairs").metrics["pairs"]
+    rows = [(row["total"], row["n"]) for row in sink.table().to_pylist()]
+    assert rows == [(1, 3), (2, 1), (3, 1)], "the call that was refused counts nowhere"
+    assert metrics["failed_rows"] == 1
