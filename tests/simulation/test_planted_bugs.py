@@ -317,14 +317,14 @@ real_broadcast = BroadcastStates.__init__
 # -- bugs that were there
 
 
-def handle_by_the_earliest_timer(self: BatchProcessOperator, *arguments: Any) -> None:
+def call_by_the_earliest_timer(self: BatchProcessOperator, *arguments: Any) -> list[pa.RecordBatch]:
     times_us = self._batch.watermarks_us
     if times_us is not None:
         self._batch.watermarks_us = np.full(len(times_us), times_us.min())
-    real_handle(self, *arguments)
+    return real_called(self, *arguments)
 
 
-real_handle = BatchProcessOperator._handle
+real_called = BatchProcessOperator._called
 
 
 def key_of_the_input_alone(self: TopN) -> tuple[str, ...] | None:
@@ -552,7 +552,7 @@ PLANTS = [
     ),
     Plant(
         "state of a vectorised function expires by the earliest of the timers that come together",
-        set_method(BatchProcessOperator, "_handle", handle_by_the_earliest_timer),
+        set_method(BatchProcessOperator, "_called", call_by_the_earliest_timer),
         Swarm(rates={}, programs=("vectorised",), rows=(10, 60)),
         first=3,
     ),
