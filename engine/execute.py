@@ -23,7 +23,7 @@ from lakeward.engine.checkpoint.workflow import CheckpointWorkflow, Recovery, St
 from lakeward.engine.config import EngineConfig
 from lakeward.engine.core.clock import Clock, SystemClock
 from lakeward.engine.core.errors import ConfigError, InternalError, JobFailedError, LakewardError, Retry
-from lakeward.engine.core.ids import CheckpointId, JobId, OperatorId
+from lakeward.engine.core.ids import CheckpointId, Generation, JobId, OperatorId
 from lakeward.engine.core.log_scope import log_scope, note_in_scope
 from lakeward.engine.core.scratch import ScratchFolder, remove_abandoned
 from lakeward.engine.graph.logical import LogicalGraph, SourceSpec
@@ -38,16 +38,18 @@ from lakeward.engine.runtime.build import BuildContext, build_tasks
 from lakeward.engine.runtime.chain import errors_named
 from lakeward.engine.runtime.committers import JobCommitters
 from lakeward.engine.runtime.context import JobInfo
+from lakeward.engine.runtime.control import JobControl
 from lakeward.engine.runtime.drivers import LocalDriver, StopSignal
 from lakeward.engine.runtime.io import IoExecutor, ThreadIo
 from lakeward.engine.runtime.job import IoResult, JobHeader, JobRunner, JobServices
 from lakeward.engine.runtime.metrics import Metrics
 from lakeward.engine.runtime.restart import RestartPolicy
 from lakeward.engine.runtime.restore import RestoredState, check_covers
+from lakeward.engine.runtime.savepoints import RequestedSavepoints
 from lakeward.engine.runtime.signals import stop_on_signals
 from lakeward.engine.runtime.source_task import SplitState, split_states
 from lakeward.engine.runtime.splits import assign_splits, merge_splits
-from lakeward.engine.runtime.status import JobStatus, Observer, nobody
+from lakeward.engine.runtime.status import JobState, JobStatus, Observer, nobody
 from lakeward.engine.runtime.worker import LocalWorker, Worker
 from lakeward.engine.state.heap import keep_freed_memory
 from lakeward.engine.state.kv import StoreFactory
@@ -98,6 +100,7 @@ class Ports:
     Args:
         clock: Time.
         stop: Whether the user has asked the job to stop.
+        control: Takes requests for the job while it runs; for one job only.
         new_id: Makes a name that was never used before.
         make_io: Makes the executor of an attempt's slow effects.
         make_calls: Makes what runs an attempt's asynchronous calls.
@@ -109,6 +112,7 @@ class Ports:
 
     clock: Clock = field(default_factory=SystemClock)
     stop: StopSignal = lambda: False
+    control: JobControl = field(default_factory=JobControl)
     new_id: Callable[[], str] = lambda: uuid.uuid4().hex[:12]
     make_io: Callable[[], IoExecutor[IoResult]] = ThreadIo
     make_calls: Callable[[], JobCalls] = ThreadedJobCalls
@@ -116,6 +120,10 @@ class Ports:
     directory: str | None = None
     observe: Observer = nobody
     make_launcher: Callable[[Callable[[WorkerSpec], None]], Launcher | None] | None = None
+
+    def is_stopping(self) -> bool:
+        """Whether the job has to take a last checkpoint and stop."""
+        return self.stop() or self.control.stopping
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +168,7 @@ def execute(job: JobDefinition, ports: Ports | None = None) -> JobResult:
     graph, physical = prepare(job.graph, job.config)
     job = replace(job, graph=graph)
     with ExitStack() as stack:
+        stack.enter_context(ports.control.until_end())
         job, launcher = _with_launcher(job, physical, ports, stack)  # first of all: it forks
         for node in job.graph:
             if isinstance(node.work, Sink):
@@ -212,6 +221,7 @@ def _run_until_done(job: JobDefinition, physical: Plan, ports: Ports, launcher: 
     metrics = Metrics()
     first_restored: CheckpointId | None = None
     while True:
+        ports.control.check_goes_on()
         attempt = Attempt(job, physical, ports, metrics, policy.restarts, launcher)
         try:
             attempt.start()
@@ -231,7 +241,7 @@ def _run_until_done(job: JobDefinition, physical: Plan, ports: Ports, launcher: 
 
 
 def _restart_or_raise(error: LakewardError, attempt: Attempt, policy: RestartPolicy, ports: Ports) -> None:
-    if error.retry is Retry.NO or ports.stop():
+    if error.retry is Retry.NO or ports.is_stopping():
         raise error
     delay_ms = policy.next_delay_ms(progressed=attempt.progressed)
     if delay_ms is None:
@@ -240,8 +250,11 @@ def _restart_or_raise(error: LakewardError, attempt: Attempt, policy: RestartPol
             hint="look at the error above; run the job again to go on from its last checkpoint",
         ) from error
     log.warning("the job failed and is restarted in %.1f s: %s", delay_ms / 1000, error)
+    attempt.observe(JobState.RESTARTING, error)
     until_ms = ports.clock.monotonic_ms() + delay_ms
-    while not ports.stop() and (left_ms := until_ms - ports.clock.monotonic_ms()) > 0:
+    while (left_ms := until_ms - ports.clock.monotonic_ms()) > 0:
+        if ports.is_stopping() or ports.control.canceled:
+            return
         ports.clock.sleep_ms(min(left_ms, BACKOFF_SLICE_MS))
 
 
@@ -270,10 +283,17 @@ class Attempt:
         self._calls = ports.make_calls()
         self._runner: JobRunner | None = None
         self._committers: JobCommitters | None = None
+        self._savepoints = RequestedSavepoints(ports.control, job.store, self._owner)
         self.job_id = JobId("")
         self.restored: CheckpointId | None = None
+        self._restored_us: int | None = None
         self._was_final = False
         self._closed = False
+
+    @property
+    def generation(self) -> Generation | None:
+        """Its generation; None before it has one."""
+        return self._workflow.generation
 
     @property
     def progressed(self) -> bool:
@@ -283,9 +303,7 @@ class Attempt:
     @property
     def last_checkpoint(self) -> CheckpointId | None:
         """The newest completed checkpoint."""
-        if self._runner is not None and self._runner.completed:
-            return self._runner.completed[-1]
-        return self.restored
+        return self.restored if self._runner is None else self._runner.last_completed or self.restored
 
     @property
     def ended(self) -> bool:
@@ -294,6 +312,7 @@ class Attempt:
 
     def start(self) -> JobRunner | None:
         """Recover and build; nothing of the input is read yet. None when the restored job had already ended."""
+        self.observe(JobState.STARTING)
         started, recovery = self._recover()
         if recovery.manifest is not None and recovery.manifest.final:
             self._was_final = True
@@ -346,9 +365,10 @@ class Attempt:
         if self._runner is not None:
             self._runner.open()
             if self._processes is None:
-                LocalDriver(self._ports.clock, self._ports.stop).run(self._runner)
+                LocalDriver(self._ports.clock, self._ports.is_stopping).run(self._runner)
             else:
-                ProcessesDriver(self._ports.stop).run(self._runner, self._processes)
+                ProcessesDriver(self._ports.is_stopping).run(self._runner, self._processes)
+        self._savepoints.finish()
 
     def close(self) -> None:
         """Release everything, also after an error; a second call does nothing."""
@@ -383,7 +403,7 @@ class Attempt:
         else:
             _check_max_parallelism(manifest, self._job.config.max_parallelism)
             check_covers(manifest, self._job.graph, self._job.dropped_state, recovery.needs_commit)
-            self.restored = manifest.checkpoint
+            self.restored, self._restored_us = manifest.checkpoint, manifest.created_us
             log.info("going on from checkpoint %d", manifest.checkpoint)
         self._committers = JobCommitters(self._job.graph, self.job_id, self._job.name, manifest)
         pending = manifest.operators if manifest is not None and recovery.needs_commit else None
@@ -394,7 +414,7 @@ class Attempt:
 
     def _start_generation(self) -> Started:
         job, now_us = self._job, self._ports.clock.wall_us()
-        owner = Owner(f"{socket.gethostname()}:{os.getpid()}", now_us, self._scratch.path)
+        owner = self._owner()
         beginning = None if job.savepoint is None else Beginning(job.savepoint, job.store)
         taken_on = None if beginning is None else beginning.job_id()
         fresh = taken_on or JobId(self._ports.new_id())
@@ -406,13 +426,39 @@ class Attempt:
             log.info("begun from a savepoint: checkpoint %d of job %s", started.next_checkpoint - 1, taken_on)
         return started
 
-    def _observe(self) -> None:
-        if self._ports.observe is nobody or self._runner is None:
+    def _owner(self) -> Owner:
+        now_us = self._ports.clock.wall_us()
+        return Owner(f"{socket.gethostname()}:{os.getpid()}", now_us, self._scratch.path)
+
+    def _on_tick(self) -> None:
+        if self._runner is None:
+            return
+        self._ports.control.check_goes_on()
+        self._savepoints.serve(self._runner)
+        self.observe(JobState.RUNNING)
+
+    def observe(self, state: JobState, error: LakewardError | None = None) -> None:
+        """Tell whoever watches how the job is getting on.
+
+        Args:
+            state: What it does.
+            error: Why it is restarted.
+        """
+        if self._ports.observe is nobody:
             return
         counted = self._metrics.values()
         sources = (node.uid for node in self._job.graph if isinstance(node.work, SourceSpec))
-        rows = sum(counted.get(uid, {}).get("output_rows", 0) for uid in sources)
-        self._ports.observe(JobStatus(rows, self._runner.watermark_us, self.last_checkpoint, self._restarts))
+        status = JobStatus(
+            rows=sum(counted.get(uid, {}).get("output_rows", 0) for uid in sources),
+            watermark_us=None if self._runner is None else self._runner.watermark_us,
+            checkpoint=self.last_checkpoint,
+            restarts=self._restarts,
+            state=state,
+            attempt=self.generation,
+            checkpoint_us=(self._runner and self._runner.completed_us) or self._restored_us,
+            error=error,
+        )
+        self._ports.observe(status)
 
     def _deal_splits(self, restored: RestoredState) -> dict[OperatorId, list[list[SplitState]]]:
         dealt = {}
@@ -440,7 +486,7 @@ class Attempt:
         if self._committers is None:
             raise InternalError("committers are made before the tasks")
         sources = {n.uid: n.work.source for n in self._job.graph if isinstance(n.work, SourceSpec)}
-        services = JobServices(self._workflow, self._committers, io, self._ports.clock, config, sources, self._observe)
+        services = JobServices(self._workflow, self._committers, io, self._ports.clock, config, sources, self._on_tick)
         return JobRunner(workers, coordinator, header, services)
 
 

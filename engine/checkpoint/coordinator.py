@@ -21,6 +21,7 @@ from lakeward.engine.checkpoint.events import (
     AckResult,
     AllTasksEnded,
     CheckpointFailure,
+    CheckpointRequested,
     Commit,
     CommitFailed,
     Committed,
@@ -121,6 +122,7 @@ class CheckpointCoordinator:
         self._failures = 0
         self._ended = False
         self._stopping = False
+        self._requested = False
         self.acks: dict[AckResult, int] = dict.fromkeys(AckResult, 0)
         self.last_ack: AckResult | None = None
 
@@ -133,6 +135,11 @@ class CheckpointCoordinator:
     def in_flight(self) -> CheckpointId | None:
         """The checkpoint between its barriers and its commit; None if there is none."""
         return self._pending.checkpoint if self._pending else None
+
+    @property
+    def next_checkpoint(self) -> CheckpointId:
+        """The checkpoint that starts next."""
+        return self._next
 
     @property
     def failures_in_a_row(self) -> int:
@@ -247,14 +254,19 @@ class CheckpointCoordinator:
         self._stopping = True
         return []
 
+    def _on_checkpoint_requested(self, event: Event, now_ms: int) -> list[Instruction]:
+        self._requested = True
+        return []
+
     # What they are made of.
 
     def _start_if_due(self, now_ms: int) -> list[Instruction]:
         if self._phase is not Phase.IDLE or self._last_start_ms is None:
             return []
         last = self._ended or self._stopping
-        if not last and now_ms - self._last_start_ms < self._config.interval_ms:
+        if not (last or self._requested) and now_ms - self._last_start_ms < self._config.interval_ms:
             return []
+        self._requested = False
         self._pending = _Pending(self._next, now_ms, last=last, final=self._ended)
         self._next = CheckpointId(self._next + 1)
         self._last_start_ms = now_ms
@@ -329,3 +341,4 @@ _on((Phase.COMMITTING,), Committed, _C._on_committed)
 _on((Phase.COMMITTING,), CommitFailed, _C._on_commit_failed)
 _on(_LIVE, AllTasksEnded, _C._on_all_tasks_ended)
 _on(_LIVE, StopRequested, _C._on_stop_requested)
+_on(_LIVE, CheckpointRequested, _C._on_checkpoint_requested)

@@ -100,7 +100,23 @@ class StopRequested:
     """Somebody wants the job to take a last checkpoint and stop."""
 
 
-Event = Tick | Acked | Declined | Published | PublishFailed | Committed | CommitFailed | AllTasksEnded | StopRequested
+@dataclass(frozen=True, slots=True)
+class CheckpointRequested:
+    """Somebody wants a checkpoint now, without waiting for its time."""
+
+
+Event = (
+    Tick
+    | Acked
+    | Declined
+    | Published
+    | PublishFailed
+    | Committed
+    | CommitFailed
+    | AllTasksEnded
+    | StopRequested
+    | CheckpointRequested
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +200,7 @@ _EVENTS: tuple[type[Event], ...] = (
     CommitFailed,
     AllTasksEnded,
     StopRequested,
+    CheckpointRequested,
 )
 _INSTRUCTIONS: tuple[type[Instruction], ...] = (
     InjectBarriers,

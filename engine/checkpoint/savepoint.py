@@ -66,8 +66,7 @@ def write_savepoint(
         CorruptionError: There are checkpoints, and not one of them is whole.
         CheckpointError: A store failed.
     """
-    if any(view.state is not CheckpointState.UNCLAIMED for view in take_inventory(target)):
-        raise ConfigError("there is a savepoint or a job's checkpoints already", hint="give an empty directory")
+    check_is_free(target)
     for left in reversed(range(_TRIES)):
         reader = CheckpointWorkflow(source)
         found = reader.newest_whole(checkpoint)
@@ -88,6 +87,17 @@ def write_savepoint(
             if not left:  # else: a running job has deleted it meanwhile, and has newer ones
                 raise
     raise AssertionError("the last try returns or raises")
+
+
+def check_is_free(target: CheckpointStore) -> None:
+    """Refuse to write a savepoint where something is already.
+
+    Raises:
+        ConfigError: There is a savepoint, or a job's checkpoints.
+        CheckpointError: The store failed.
+    """
+    if any(view.state is not CheckpointState.UNCLAIMED for view in take_inventory(target)):
+        raise ConfigError("there is a savepoint or a job's checkpoints already", hint="give an empty directory")
 
 
 @dataclass(frozen=True, slots=True)

@@ -157,6 +157,11 @@ class CheckpointWorkflow:
         self._manifests: dict[tuple[CheckpointId, Generation], str] = {}  # checksums of what was published or restored
         self._strays: frozenset[str] = frozenset()  # in no manifest when `retain` last looked
 
+    @property
+    def generation(self) -> Generation | None:
+        """The run that it serves, as soon as that is known."""
+        return self._generation
+
     # Starting
 
     def start_generation(self, job_name: str, job_id: JobId, owner: str, now_us: int) -> Started:

@@ -15,6 +15,7 @@ LakewardError
 │   └── CorruptionError     a stored file is missing or does not match its checksum
 ├── WorkerLostError         a worker process died, hangs, or cannot be reached
 ├── JobFailedError          the job gave up; the cause is chained
+├── JobCanceledError        somebody ended the job, without a last checkpoint
 └── InternalError           a bug in Lakeward itself: please report it
 
 Every error carries a `domain` (whose fault: user, external, internal), a `retry` hint that the restart policy reads, a
@@ -267,6 +268,13 @@ class JobFailedError(LakewardError):
     """The job gave up; the error that ended it is chained as the cause."""
 
     domain = Domain.EXTERNAL
+
+
+class JobCanceledError(LakewardError):
+    """Somebody ended the job without a last checkpoint; it can go on from the newest that it has."""
+
+    domain = Domain.USER
+    retry = Retry.NO
 
 
 class InternalError(LakewardError):

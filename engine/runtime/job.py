@@ -10,6 +10,7 @@ from lakeward.engine.api.source import Source, Split
 from lakeward.engine.checkpoint.coordinator import CheckpointCoordinator
 from lakeward.engine.checkpoint.events import (
     AllTasksEnded,
+    CheckpointRequested,
     Commit,
     Committed,
     Event,
@@ -129,6 +130,8 @@ class JobRunner:
         self.ended = False
         """Whether it has finished because all input was read; a stop's last checkpoint may lie before the end."""
         self.completed: list[CheckpointId] = []
+        self.completed_us: int | None = None
+        """When the newest of them was, in microseconds since 1970 UTC."""
 
     def open(self) -> None:
         """Open all tasks."""
@@ -149,6 +152,21 @@ class JobRunner:
     def watermark_us(self) -> int | None:
         """How far event time has come at the source that is furthest behind; None: no source says so."""
         return min((at for worker in self.workers if (at := worker.watermark_us) is not None), default=None)
+
+    @property
+    def last_completed(self) -> CheckpointId | None:
+        """The newest completed checkpoint of this attempt."""
+        return self.completed[-1] if self.completed else None
+
+    def request_checkpoint(self) -> CheckpointId:
+        """Take a checkpoint as soon as can be; returns which."""
+        checkpoint = self._coordinator.next_checkpoint
+        self._handle(CheckpointRequested())
+        return checkpoint
+
+    def submit(self, work: Callable[[], IoResult]) -> None:
+        """Do something slow beside the work of the tasks, after what was given before."""
+        self._services.io.submit(work)
 
     def request_stop(self) -> None:
         """Take one last checkpoint, then finish."""
@@ -210,6 +228,7 @@ class JobRunner:
                 self._services.io.submit(lambda: self._commit(checkpoint))
             case NotifyComplete(checkpoint):
                 self.completed.append(checkpoint)
+                self.completed_us = self._services.clock.wall_us()
                 self._carried.forget(checkpoint)
                 for worker in self.workers:
                     worker.complete(checkpoint)

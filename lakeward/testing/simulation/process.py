@@ -70,7 +70,7 @@ class Process:
     @property
     def generation(self) -> Generation:
         """Its generation; 0 before it has one."""
-        return self.attempt._workflow._generation or Generation(0)
+        return self.attempt.generation or Generation(0)
 
     @property
     def is_steppable(self) -> bool:

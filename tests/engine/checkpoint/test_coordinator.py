@@ -10,6 +10,7 @@ from lakeward.engine.checkpoint.events import (
     AckResult,
     AllTasksEnded,
     CheckpointFailure,
+    CheckpointRequested,
     Commit,
     CommitFailed,
     Committed,
@@ -252,6 +253,23 @@ def test_a_stop_takes_one_last_checkpoint_that_can_be_gone_on_from() -> None:
     assert job.say(Committed(ONE)) == [NotifyComplete(ONE), FinishJob(final=False)]
 
 
+def test_a_requested_checkpoint_does_not_wait_for_its_time() -> None:
+    job = Driven()
+    assert job.coordinator.next_checkpoint == ONE
+    assert job.say(CheckpointRequested(), 10) == [InjectBarriers(ONE)]
+    assert job.complete(ONE) == [NotifyComplete(ONE)]
+    assert job.say(Tick()) == []
+
+
+def test_a_checkpoint_that_is_requested_while_another_is_in_flight_follows_it() -> None:
+    job = Driven()
+    job.start(ONE)
+    assert job.say(CheckpointRequested()) == []
+    assert job.coordinator.next_checkpoint == TWO
+    assert job.complete(ONE) == [NotifyComplete(ONE), InjectBarriers(TWO)]
+    assert job.complete(TWO) == [NotifyComplete(TWO)]
+
+
 @pytest.mark.parametrize(("event", "final"), [(AllTasksEnded(), True), (StopRequested(), False)])
 def test_a_checkpoint_in_flight_is_not_the_last_one(event: Event, final: bool) -> None:
     job = Driven()
@@ -343,6 +361,7 @@ MESSAGES: list[Event | Instruction] = [
     CommitFailed(ONE, "catalog is down"),
     AllTasksEnded(),
     StopRequested(),
+    CheckpointRequested(),
     InjectBarriers(ONE),
     Publish(ONE, (SOURCE, SINK), final=True),
     Commit(ONE),
@@ -407,6 +426,8 @@ def _random_event(rng: random.Random, coordinator: CheckpointCoordinator) -> Eve
     roll = rng.random()
     if roll < 0.01:
         return AllTasksEnded() if rng.random() < 0.5 else StopRequested()
+    if roll < 0.03:
+        return CheckpointRequested()
     if roll < 0.05:
         return Declined(some, rng.choice("abcd"), "x")
     return Acked(some, rng.choice("abcd"), ()) if roll < 0.6 else Tick()
