@@ -15,6 +15,7 @@ from typing import BinaryIO
 import click
 
 from lakeward import __version__
+from lakeward.cli.control_channel import ControlChannel
 from lakeward.cli.live import LineKeepingHandler, LiveLine
 from lakeward.cli.logs import LogFormat, show_log
 from lakeward.dsl.launch import HostsLaunch, LaunchOptions, launched_with
@@ -27,8 +28,23 @@ from lakeward.engine.processes.orders import WorkerOrder
 from lakeward.engine.processes.worker_process import say_why_not
 
 
-def run_job(job: str, options: LaunchOptions, log_format: LogFormat = "text") -> None:
-    """Run the jobs that a file or function executes, and show how they are getting on."""
+def run_job(job: str, options: LaunchOptions, log_format: LogFormat = "text", control_fd: int | None = None) -> None:
+    """Run the jobs that a file or function executes, and show how they are getting on.
+
+    Args:
+        job: The file or function.
+        options: Those of the command line.
+        log_format: Of the log.
+        control_fd: The descriptor of a socket to whoever has started this process; None: there is none.
+    """
+    if control_fd is not None:
+        channel = ControlChannel(control_fd, SystemClock())
+        with (
+            channel.ends_told(),
+            launched_with(replace(options, observe=channel.observe, make_control=channel.make_control)),
+        ):
+            load_and_call(job)
+        return
     terminal = sys.stderr.isatty() and log_format == "text"
     line = LiveLine(SystemClock(), sys.stderr, terminal=terminal, log=logging.getLogger("lakeward").info)
     if terminal:

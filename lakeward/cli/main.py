@@ -67,8 +67,17 @@ def _with_options(command: Any) -> Any:
 @click.option("--from", "savepoint", metavar="DIR", help="Savepoint, or another job's checkpoints, to begin from.")
 @click.option("--drop-state", "dropped_state", metavar="UID", multiple=True, help="Operator whose state may be lost.")
 @click.option("--hosts", "hosts_file", metavar="FILE.toml", help="Hosts of its workers, and commands that start them.")
+@click.option("--control-fd", type=int, hidden=True, help="Socket to whoever starts jobs; see cli/control_channel.py.")
 @click.pass_obj
-def run(log_format: Any, /, job: str, dropped_state: tuple[str, ...], hosts_file: str | None, **options: Any) -> None:
+def run(
+    log_format: Any,
+    /,
+    job: str,
+    dropped_state: tuple[str, ...],
+    hosts_file: str | None,
+    control_fd: int | None,
+    **options: Any,
+) -> None:
     """Run the job that a file or function defines.
 
     Ctrl-C stops it with a last checkpoint; run it again to go on from there.
@@ -77,7 +86,7 @@ def run(log_format: Any, /, job: str, dropped_state: tuple[str, ...], hosts_file
     from lakeward.dsl.launch import LaunchOptions
 
     hosts = None if hosts_file is None else launch_on(hosts_file, job)
-    run_job(job, LaunchOptions(dropped_state=dropped_state, hosts=hosts, **options), log_format)
+    run_job(job, LaunchOptions(dropped_state=dropped_state, hosts=hosts, **options), log_format, control_fd)
 
 
 @main.command()

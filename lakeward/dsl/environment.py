@@ -213,7 +213,8 @@ class StreamExecutionEnvironment:
                 sys.exit()  # what the script does with the result is done where the job was started
             return None
         with stop_on_signals() as stop:
-            ports = Ports(stop=stop, observe=launch.observe, make_launcher=make_launcher)
+            control = launch.make_control()
+            ports = Ports(stop=stop, control=control, observe=launch.observe, make_launcher=make_launcher)
             job = self._begun(self.definition(name), savepoint, drop_state)
             if launch.hosts is not None:
                 job, ports = on_hosts(job, self._checkpoint_dir, ports, launch.hosts)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from lakeward.engine.processes.hosts import Hosts
 from lakeward.engine.processes.orders import WorkerOrder
+from lakeward.engine.runtime.control import JobControl
 from lakeward.engine.runtime.status import Observer, nobody
 
 
@@ -39,6 +40,7 @@ class LaunchOptions:
         savepoint: Wins over what `execute` says.
         dropped_state: Added to what `execute` says.
         observe: Is told how a running job is getting on.
+        make_control: Makes what takes requests for a job while it runs.
         hosts: Where its workers are; None: on this host.
         worker: What this process is told as a worker of one of the jobs: `execute` works for that one then, and ends
             the process; it does nothing for others.
@@ -52,6 +54,7 @@ class LaunchOptions:
     savepoint: str | None = None
     dropped_state: tuple[str, ...] = ()
     observe: Observer = nobody
+    make_control: Callable[[], JobControl] = JobControl
     hosts: HostsLaunch | None = None
     worker: WorkerOrder | None = None
     plans: dict[str, str] = field(default_factory=dict)
