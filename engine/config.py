@@ -52,6 +52,10 @@ class EngineConfig:
         max_parallelism: Key groups, and so the highest parallelism; fixed for the life of a job's state.
         checkpoint_interval_ms: Time between checkpoint starts.
         checkpoint_timeout_ms: A checkpoint that takes longer is given up.
+        alignment_timeout_ms: How long a task waits for the barriers of a checkpoint to be aligned, counted from the
+            checkpoint's start. After that they overtake the rows before them, which are stored in the checkpoint
+            (an unaligned checkpoint; 0: always); so that checkpoints stay quick where rows pile up. None: as long as
+            it takes.
         checkpoint_failures_tolerated: Failed checkpoints in a row before the job is restarted.
         checkpoints_retained: Newest completed checkpoints that are kept.
         batch_rows: Rows a source batch should have.
@@ -74,6 +78,7 @@ class EngineConfig:
     max_parallelism: int = MAX_PARALLELISM_DEFAULT
     checkpoint_interval_ms: int = 10_000
     checkpoint_timeout_ms: int = 600_000
+    alignment_timeout_ms: int | None = None
     checkpoint_failures_tolerated: int = 0
     checkpoints_retained: int = 3
     batch_rows: int = 32_768
@@ -90,6 +95,7 @@ class EngineConfig:
         leasts |= dict.fromkeys(("max_parallelism", "checkpoint_interval_ms", "checkpoint_timeout_ms"), 1)
         leasts |= dict.fromkeys(("checkpoints_retained", "batch_rows", "channel_batches_max"), 1)
         leasts |= {"heartbeat_timeout_ms": 1000} | ({} if self.processes is None else {"processes": 1})
+        leasts |= {} if self.alignment_timeout_ms is None else {"alignment_timeout_ms": 0}
         for name, least in leasts.items():
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} is {getattr(self, name)}, below {least}", hint=f"give {least} or more")

@@ -128,6 +128,16 @@ class BarrierAligner:
             self._over = max(self._over, checkpoint)
         return False
 
+    def on_overtaken(self, checkpoint: CheckpointId) -> frozenset[ChannelIndex]:
+        """The task takes its snapshot before all barriers have come: those that are late are ignored from now on.
+
+        Returns:
+            The channels whose barrier had come; they are free.
+        """
+        arrived = frozenset(self._arrived) if self._aligning == checkpoint else frozenset()
+        self._finish(checkpoint)
+        return arrived
+
     def validate(self) -> None:
         """Check that the parts of the state fit together.
 

@@ -94,7 +94,7 @@ class CheckpointCoordinator:
     >>> config = CoordinatorConfig(100, timeout_ms=1000, failures_tolerated=0, first_checkpoint=CheckpointId(7))
     >>> coordinator = CheckpointCoordinator(config, frozenset({"source-0"}))
     >>> coordinator.handle(Tick(), 0), coordinator.handle(Tick(), 100)
-    ([], [InjectBarriers(checkpoint=7)])
+    ([], [InjectBarriers(checkpoint=7, aligned=False)])
     >>> coordinator.handle(Acked(CheckpointId(7), "source-0", ()), 120)
     [Publish(checkpoint=7, snapshots=(), final=False)]
     >>> coordinator.handle(Published(CheckpointId(7)), 130), coordinator.handle(Committed(CheckpointId(7)), 140)
@@ -266,12 +266,13 @@ class CheckpointCoordinator:
         last = self._ended or self._stopping
         if not (last or self._requested) and now_ms - self._last_start_ms < self._config.interval_ms:
             return []
+        aligned = last or self._requested
         self._requested = False
         self._pending = _Pending(self._next, now_ms, last=last, final=self._ended)
         self._next = CheckpointId(self._next + 1)
         self._last_start_ms = now_ms
         self._phase = Phase.COLLECTING
-        return [InjectBarriers(self._pending.checkpoint)]
+        return [InjectBarriers(self._pending.checkpoint, aligned)]
 
     def _abort(self, reason: CheckpointFailure, detail: str) -> list[Instruction]:
         pending = self._in_flight()

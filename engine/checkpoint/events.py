@@ -121,9 +121,15 @@ Event = (
 
 @dataclass(frozen=True, slots=True)
 class InjectBarriers:
-    """Tell every source to put the barrier into its output."""
+    """Tell every source to put the barrier into its output.
+
+    Args:
+        checkpoint: The checkpoint.
+        aligned: Whether no barrier may overtake rows: a checkpoint that another version of the job may start from.
+    """
 
     checkpoint: CheckpointId
+    aligned: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 
 import orjson
@@ -27,7 +27,10 @@ from lakeward.engine.core.snapshots import (
 )
 
 FORMAT_VERSION = 1
-"""The version of every document that this code writes, and the newest it reads."""
+"""The version of every document that this code writes, but for manifests with rows in flight."""
+
+IN_FLIGHT_VERSION = 2
+"""The version of a manifest with rows in flight, which older Lakewards would lose; and the newest that is read."""
 
 _HEAD = b'{"sha256":"'
 _MIDDLE = b'","body":'
@@ -40,7 +43,7 @@ class CheckpointManifest:
     """What a checkpoint consists of, whole: with this and the files it names, a job can be restored.
 
     Args:
-        version: Of the format.
+        version: Of the format; see `with_version`.
         job_id: The job's identity.
         job_name: The job's name.
         checkpoint: The checkpoint's number.
@@ -65,10 +68,15 @@ class CheckpointManifest:
     committers: Mapping[OperatorId, JsonObject | None] = field(default_factory=dict)
     final: bool = False
 
+    def with_version(self) -> CheckpointManifest:
+        """The manifest with the version that its content needs."""
+        has_rows = any(snapshot.in_flight for snapshot in self.operators)
+        return replace(self, version=IN_FLIGHT_VERSION if has_rows else FORMAT_VERSION)
+
     def files(self) -> tuple[StoredFile, ...]:
         """Every state file it refers to, each content once."""
-        keyed = chain.from_iterable(snapshot.keyed.files for snapshot in self.operators if snapshot.keyed)
-        return tuple({(file.generation, file.sha256): file for file in keyed}.values())
+        files = chain.from_iterable(snapshot.files() for snapshot in self.operators)
+        return tuple({(file.generation, file.sha256): file for file in files}.values())
 
     def size_bytes(self) -> int:
         """Length of all its state files together."""
@@ -381,9 +389,9 @@ def _check_kind(fields: JsonFields, decoded: Json, kind: str, where: str) -> Non
     if found != kind:
         raise CorruptionError(f"{where} holds a {found}, not a {kind}")
     version = decoded.get("version") if isinstance(decoded, Mapping) else None
-    if isinstance(version, int) and version > FORMAT_VERSION:
+    if isinstance(version, int) and version > IN_FLIGHT_VERSION:
         raise StateMigrationError(
-            f"{where} has format version {version}; this Lakeward reads versions up to {FORMAT_VERSION}",
+            f"{where} has format version {version}; this Lakeward reads versions up to {IN_FLIGHT_VERSION}",
             hint="a newer Lakeward wrote it: upgrade this one, or use another checkpoint directory",
         )
 
@@ -417,7 +425,7 @@ def _committer(state: Json, where: str) -> JsonObject | None:
 def _check_files(manifest: CheckpointManifest, where: str) -> None:
     """Names and checksums become paths: a manifest must not be able to point outside the store or the state folder."""
     for snapshot in manifest.operators:
-        for file in snapshot.keyed.files if snapshot.keyed else ():
+        for file in snapshot.files():
             check_stored_file(file, where)
 
 

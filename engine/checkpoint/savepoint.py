@@ -219,13 +219,20 @@ def _copy_files(
     reader: CheckpointWorkflow, one: OperatorSnapshot, writer: CheckpointWorkflow, folder: Path
 ) -> OperatorSnapshot:
     """One subtask after the other, so that no more than its files lie on the local disk."""
-    if one.keyed is None:
+    known = one.files()
+    if not known:
         return one
     try:
-        reader.download(one.keyed.files, str(folder))
-        files = writer.upload([LocalFile(file.name, str(folder / file.name)) for file in one.keyed.files])
+        reader.download(known, str(folder))
+        files = writer.upload([LocalFile(file.name, str(folder / file.name)) for file in known])
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    if [file.sha256 for file in files] != [file.sha256 for file in one.keyed.files]:
+    if [file.sha256 for file in files] != [file.sha256 for file in known]:
         raise CheckpointError(f"a state file of '{one.uid}' changed on its way", hint="is the local disk all right?")
-    return replace(one, keyed=replace(one.keyed, files=files))
+    keyed = 0 if one.keyed is None else len(one.keyed.files)
+    rows = zip(one.in_flight, files[keyed:], strict=True)
+    return replace(
+        one,
+        keyed=None if one.keyed is None else replace(one.keyed, files=files[:keyed]),
+        in_flight=tuple(replace(part, file=file) for part, file in rows),
+    )

@@ -59,6 +59,19 @@ class TableSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class InFlightRows:
+    """Rows that were on their way to an operator subtask when the barrier of a checkpoint overtook them.
+
+    Args:
+        index: Which of the operator's inputs they are for.
+        file: An Arrow IPC stream; rows of one channel are in their order.
+    """
+
+    index: int
+    file: StoredFile
+
+
+@dataclass(frozen=True, slots=True)
 class OperatorSnapshot:
     """All state of one operator subtask at a checkpoint.
 
@@ -68,6 +81,7 @@ class OperatorSnapshot:
         state: What `Operator.snapshot` returned (for a source: its splits and positions); None when nothing.
         keyed: Its keyed tables; None when it has none.
         committables: What a sink's writer prepared for this checkpoint.
+        in_flight: Rows that it has still to be given before any others.
     """
 
     uid: OperatorId
@@ -75,6 +89,11 @@ class OperatorSnapshot:
     state: JsonObject | None = None
     keyed: TableSnapshot | None = None
     committables: Sequence[JsonObject] = ()
+    in_flight: tuple[InFlightRows, ...] = ()
+
+    def files(self) -> tuple[StoredFile, ...]:
+        """Every file that it refers to."""
+        return (*(self.keyed.files if self.keyed else ()), *(one.file for one in self.in_flight))
 
 
 class JsonFields:
@@ -141,6 +160,10 @@ class JsonFields:
             raise self._error(f"field '{name}' is not a list")
         return value
 
+    def optional_items(self, name: str) -> Sequence[Json]:
+        """A field with a list; an empty one when there is no such field."""
+        return self.items(name) if name in self._data else ()
+
     def done(self) -> None:
         """Refuse fields that nobody read.
 
@@ -194,14 +217,16 @@ def snapshot_to_json(snapshot: OperatorSnapshot) -> JsonObject:
     """An operator's snapshot as JSON, for manifests, logs and messages between processes.
 
     >>> snapshot_from_json(snapshot_to_json(OperatorSnapshot(OperatorId("orders"), SubtaskIndex(0), {"offset": 7})))
-    OperatorSnapshot(uid='orders', subtask=0, state={'offset': 7}, keyed=None, committables=())
+    OperatorSnapshot(uid='orders', subtask=0, state={'offset': 7}, keyed=None, committables=(), in_flight=())
     """
+    rows: JsonObject = {"in_flight": [_in_flight_to_json(one) for one in snapshot.in_flight]}
     return {
         "uid": snapshot.uid,
         "subtask": snapshot.subtask,
         "state": snapshot.state,
         "keyed": None if snapshot.keyed is None else _table_to_json(snapshot.keyed),
         "committables": list(snapshot.committables),
+        **(rows if snapshot.in_flight else {}),
     }
 
 
@@ -219,6 +244,7 @@ def snapshot_from_json(data: Json) -> OperatorSnapshot:
         state=fields.optional_obj("state"),
         keyed=None if keyed is None else _table_from_json(keyed),
         committables=tuple(_committable(item) for item in fields.items("committables")),
+        in_flight=tuple(_in_flight_from_json(item) for item in fields.optional_items("in_flight")),
     )
     fields.done()
     return snapshot
@@ -243,6 +269,17 @@ def _table_from_json(data: Json) -> TableSnapshot:
     )
     fields.done()
     return table
+
+
+def _in_flight_to_json(rows: InFlightRows) -> JsonObject:
+    return {"index": rows.index, "file": stored_file_to_json(rows.file)}
+
+
+def _in_flight_from_json(data: Json) -> InFlightRows:
+    fields = JsonFields(data, "rows in flight")
+    rows = InFlightRows(fields.integer("index"), stored_file_from_json(fields.obj("file")))
+    fields.done()
+    return rows
 
 
 def _committable(data: Json) -> JsonObject:

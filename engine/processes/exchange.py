@@ -174,11 +174,23 @@ class RemoteReader:
     def take(self) -> Message:
         """Remove and return the oldest message; every half of a queue the sender gets credit for what was taken."""
         message = self._queue.popleft()
+        self._give_credit()
+        return message
+
+    def peek(self, position: int) -> Message:
+        """A message that waits; 0 is the oldest."""
+        return self._queue[position]
+
+    def remove(self, position: int) -> None:
+        """Remove a message that waits; the sender gets credit for it, too."""
+        del self._queue[position]
+        self._give_credit()
+
+    def _give_credit(self) -> None:
         self._taken += 1
         if self._taken * 2 >= self._batches_max:
             self._post(self._source, Kind.CREDIT, self._channel, _NUMBER.pack(self._taken))
             self._taken = 0
-        return message
 
     def on_frame(self, frame: Frame) -> None:
         """A frame of this channel has come."""

@@ -114,9 +114,9 @@ class RemoteWorker:
         while not self.opened:
             self.processes.poll(POLL_MS)
 
-    def inject(self, checkpoint: CheckpointId) -> None:
+    def inject(self, checkpoint: CheckpointId, aligned: bool = False) -> None:
         """A checkpoint begins."""
-        self.tell({"type": "inject", "checkpoint": checkpoint})
+        self.tell({"type": "inject", "checkpoint": checkpoint, "aligned": aligned})
 
     def complete(self, checkpoint: CheckpointId) -> None:
         """The checkpoint is durable and committed."""

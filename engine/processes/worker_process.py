@@ -323,7 +323,7 @@ class _WorkerProcess:
         match order["type"]:
             case "inject":
                 note_in_scope(checkpoint=order["checkpoint"])
-                worker.inject(CheckpointId(order["checkpoint"]))
+                worker.inject(CheckpointId(order["checkpoint"]), order["aligned"])
             case "complete":
                 self._workflow.forget_uploads()
                 worker.complete(CheckpointId(order["checkpoint"]))

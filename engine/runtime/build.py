@@ -24,7 +24,8 @@ from lakeward.engine.runtime.partition import make_partitioner
 from lakeward.engine.runtime.restore import RestoredState
 from lakeward.engine.runtime.sink_operator import SinkOperator
 from lakeward.engine.runtime.source_task import SourceSetup, SourceTask, SplitState
-from lakeward.engine.runtime.task import InputChannel, RunnableTask, Task, TaskCore, TaskId
+from lakeward.engine.runtime.task import AlignmentLimit, InputChannel, RunnableTask, Task, TaskCore, TaskId
+from lakeward.engine.runtime.unaligned import RestoredRows
 from lakeward.engine.state.kv import StoreFactory
 
 
@@ -152,7 +153,7 @@ class _Builder:
         )
         if isinstance(vertex.nodes[0].work, SourceSpec):
             return SourceTask(core, self._source(vertex, number, outputs[vertex.nodes[0].uid]))
-        return Task(core, self._inputs(vertex, number))
+        return Task(core, self._inputs(vertex, number), self._limit(vertex))
 
     def _edges(
         self, vertex: Vertex, number: SubtaskIndex, outputs: Mapping[OperatorId, ChainOutput]
@@ -175,6 +176,18 @@ class _Builder:
             if (reader := row[number].reader) is not None
         ]
 
+    def _limit(self, vertex: Vertex) -> AlignmentLimit:
+        """Tasks that all get the same rows align their barriers: what one of them has still to get is not another's."""
+        copies = any(edge.exchange is Exchange.BROADCAST for edge in self._plan.inputs(vertex.id))
+        timeout_ms = None if copies else self._context.config.alignment_timeout_ms
+        return AlignmentLimit(timeout_ms, self._context.info.clock)
+
+    def _restored_rows(self, node: Node, vertex: Vertex, number: SubtaskIndex) -> RestoredRows:
+        schemas = {one.uid: one.schema for vertex in self._plan.vertices for one in vertex.nodes}
+        inputs = [(edge, schemas[edge.upstream] if edge.tag is None else None) for edge in node.inputs]
+        subtask = (number, vertex.parallelism)
+        return RestoredRows(self._context.restored, node.uid, inputs, subtask, self._plan.max_parallelism)
+
     def _reads_all(self, vertex: VertexId) -> bool:
         """Whether all subtasks of a vertex hear the same watermarks: each from all subtasks of those before it."""
         edges = self._plan.inputs(vertex)
@@ -192,7 +205,10 @@ class _Builder:
             self._state(node, vertex, number),
             self._context.restored.states(node.uid),
         )
-        return ChainedOperator(node, _make_operator(node, counters), context, out)
+        chained = ChainedOperator(node, _make_operator(node, counters), context, out)
+        if rows := self._restored_rows(node, vertex, number):
+            chained.restored = rows.batches()
+        return chained
 
     def _state(self, node: Node, vertex: Vertex, number: SubtaskIndex) -> StateConfig:
         return StateConfig(

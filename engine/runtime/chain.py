@@ -38,6 +38,7 @@ class SnapshotPart:
         frozen: Its keyed state, not written yet; None when it has none.
         key_groups: The key groups in it.
         directory: Where its files will lie; deleted after the upload.
+        in_flight: Rows on their way to it, by the input that they are for.
     """
 
     uid: OperatorId
@@ -47,6 +48,7 @@ class SnapshotPart:
     frozen: FrozenState | None = None
     key_groups: range = range(0)
     directory: str = ""
+    in_flight: Sequence[tuple[int, Sequence[pa.RecordBatch]]] = ()
 
     def discard_files(self) -> None:
         """Delete the local files, and make none any more."""
@@ -78,6 +80,8 @@ class ChainedOperator:
         self.operator = operator
         self.context = context
         self.out = out
+        self.restored: Iterator[tuple[int, pa.RecordBatch]] | None = None
+        """Rows that a checkpoint's barrier had overtaken: they come before all others."""
         self.held: deque[Signal] = deque()
         """What an `AsyncOperator` has not let go yet, oldest first."""
         self.ended = False
@@ -125,10 +129,11 @@ class ChainedOperator:
     def snapshot(self, checkpoint: CheckpointId, committables: Sequence[JsonObject], directory: Path) -> SnapshotPart:
         """The synchronous part of a snapshot: small state, and copies of what has changed in the tables."""
         context = self.context
-        part = SnapshotPart(context.uid, context.subtask, self.operator.snapshot(checkpoint), committables)
+        target = directory / f"{context.uid}-{context.subtask}-{checkpoint}"
+        state = self.operator.snapshot(checkpoint)
+        part = SnapshotPart(context.uid, context.subtask, state, committables, directory=str(target))
         if context.backend is None:
             return part
-        target = directory / f"{context.uid}-{context.subtask}-{checkpoint}"
         frozen = context.backend.freeze(str(target))
         for name, usage in context.backend.usage().items():
             context.gauge(f"state.{name}.entries", usage.entries)
@@ -193,6 +198,24 @@ class Chain:
         """The input that the head wants read first; see `OperatorFactory.first_input`."""
         work = self._operators[0].node.work
         return work.first_input if isinstance(work, OperatorFactory) else None
+
+    @property
+    def has_restored(self) -> bool:
+        """Whether an operator has to be given rows first that the restored checkpoint holds."""
+        return any(chained.restored is not None for chained in self._operators)
+
+    def feed_restored(self) -> bool:
+        """Give the next of those rows to the operator that they are for, nearest to the end first; True if any."""
+        for chained in reversed(self._operators):
+            if chained.restored is None:
+                continue
+            with errors_named(chained.node):
+                found = next(chained.restored, None)
+            if found is not None:
+                chained.receive_input(*found)
+                return True
+            chained.restored = None
+        return False
 
     def process(self, index: int, batch: pa.RecordBatch) -> None:
         """Rows for the head, from one of its inputs."""

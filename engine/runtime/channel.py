@@ -30,6 +30,14 @@ class ChannelReader(Protocol):
         """Remove and return the oldest message."""
         ...
 
+    def peek(self, position: int) -> Message:
+        """A message that waits; 0 is the oldest."""
+        ...
+
+    def remove(self, position: int) -> None:
+        """Remove a message that waits: a barrier overtakes those before it."""
+        ...
+
 
 class Channel:
     """Messages from one sending subtask to one receiving subtask, in order.
@@ -62,3 +70,11 @@ class Channel:
     def take(self) -> Message:
         """Remove and return the oldest message."""
         return self._queue.popleft()
+
+    def peek(self, position: int) -> Message:
+        """A message that waits; 0 is the oldest."""
+        return self._queue[position]
+
+    def remove(self, position: int) -> None:
+        """Remove a message that waits."""
+        del self._queue[position]

@@ -216,10 +216,10 @@ class JobRunner:
 
     def _carry_out(self, instruction: Instruction) -> None:
         match instruction:
-            case InjectBarriers(checkpoint):
+            case InjectBarriers(checkpoint, aligned):
                 note_in_scope(checkpoint=checkpoint)
                 for worker in self.workers:
-                    worker.inject(checkpoint)
+                    worker.inject(checkpoint, aligned)
             case Publish(checkpoint, acknowledged, final):
                 snapshots = self._carried.added_to(checkpoint, acknowledged)
                 self._snapshots[checkpoint] = snapshots
@@ -265,7 +265,7 @@ class JobRunner:
             operators=snapshots,
             committers=dict(self._services.committers.snapshot()),
             final=final,
-        )
+        ).with_version()
         try:
             self._services.workflow.publish(manifest)
             # The claim says that this run, and no other, may commit the checkpoint.

@@ -57,6 +57,17 @@ class RestoredState:
         """Keyed state of all old subtasks, fetched to local disk."""
         return [self._fetch(one) for one in self._keyed(uid)]
 
+    def in_flight(self, uid: OperatorId) -> list[tuple[SubtaskIndex, int, str]]:
+        """Rows that were on their way to the old subtasks of an operator: subtask, input, file on local disk."""
+        found = []
+        for one in self.snapshots(uid):
+            target = self._directory / f"{uid}-{one.subtask}-in-flight"
+            if one.in_flight and not target.is_dir():
+                make_state_folder(target)
+                self._download([rows.file for rows in one.in_flight], str(target))
+            found += [(one.subtask, rows.index, str(target / rows.file.name)) for rows in one.in_flight]
+        return found
+
     def _keyed(self, uid: OperatorId) -> list[OperatorSnapshot]:
         return [one for one in self.snapshots(uid) if one.keyed is not None]
 
@@ -94,7 +105,9 @@ def check_covers(
     known = {node.uid for node in graph}
     gone = [one for one in manifest.operators if one.uid not in known and one.uid not in dropped]
     lost = dict.fromkeys(
-        one.uid for one in gone if one.keyed is not None or one.state is not None or (needs_commit and one.committables)
+        one.uid
+        for one in gone
+        if one.files() or one.keyed is not None or one.state is not None or (needs_commit and one.committables)
     )
     if lost:
         names = ", ".join(f"'{uid}'" for uid in lost)

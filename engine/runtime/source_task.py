@@ -158,17 +158,20 @@ class SourceTask:
         with errors_named(self._setup.node):
             self._setup.reader.add_split(state.split, state.position)
 
-    def inject(self, checkpoint: CheckpointId) -> None:
+    def inject(self, checkpoint: CheckpointId, aligned: bool = False) -> None:
         """Begin a checkpoint before the next batch."""
         self._barriers.append(checkpoint)
 
     def step(self) -> bool:
         """Inject a barrier; or send results that are ready, then read and send the next batch."""
-        if self._core.is_blocked:
-            return False
-        if self._barriers:
+        fed = self._core.feed_restored()
+        if fed is not None:
+            return fed
+        if self._barriers:  # also without room: how soon it is sent decides how long a checkpoint takes
             self._snapshot(self._barriers.pop(0))
             return True
+        if self._core.is_blocked:
+            return False
         busy = self._core.chain.poll()
         if self._ended or not self._core.chain.has_room:
             return busy

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NewType, Protocol
 
+import pyarrow as pa
+
 from lakeward.engine.checkpoint.alignment import Abort, BarrierAligner, Decision, Snapshot
+from lakeward.engine.core.clock import Clock
 from lakeward.engine.core.ids import ChannelIndex, CheckpointId
 from lakeward.engine.core.messages import Barrier, Batch, EndOfInput, Message, Watermark
 from lakeward.engine.runtime.chain import Chain, Signal, SnapshotPart
 from lakeward.engine.runtime.channel import ChannelReader
 from lakeward.engine.runtime.output import EdgeWriter
+from lakeward.engine.runtime.unaligned import Overtaken, has_come
 from lakeward.engine.runtime.watermarks import END_OF_TIME, WatermarkMin
 
 TaskId = NewType("TaskId", str)
@@ -59,8 +63,13 @@ class RunnableTask(Protocol):
         """Whether it waits for something that comes from outside, and has to be stepped soon."""
         ...
 
-    def inject(self, checkpoint: CheckpointId) -> None:
-        """A checkpoint begins: sources send its barrier, others are told that it is on its way."""
+    def inject(self, checkpoint: CheckpointId, aligned: bool = False) -> None:
+        """A checkpoint begins: sources send its barrier, others are told that it is on its way.
+
+        Args:
+            checkpoint: The checkpoint.
+            aligned: Whether its barriers may not overtake rows, however long they take.
+        """
         ...
 
     def step(self) -> bool:
@@ -122,6 +131,10 @@ class TaskCore:
         self.has_ended = isinstance(signal, EndOfInput)
 
     def snapshot(self, checkpoint: CheckpointId, extra: Sequence[SnapshotPart] = ()) -> None:
+        """Take this task's snapshot, and report it."""
+        self.report(self.taken(checkpoint, extra))
+
+    def taken(self, checkpoint: CheckpointId, extra: Sequence[SnapshotPart] = ()) -> SnapshotTaken:
         """Take this task's snapshot. One atomic step, in Flink's order; no message comes in between."""
         # 1. Operators flush what they buffer, sinks make their rows durable.
         prepared = self.chain.prepare(checkpoint)
@@ -130,7 +143,19 @@ class TaskCore:
         # 3. The synchronous part: small state, and hard links to the state store's files.
         parts = self.chain.snapshot(checkpoint, prepared, self._snapshot_directory)
         # 4. The upload and the acknowledgement are the runner's, outside this loop.
-        self._reports.append(SnapshotTaken(self.id, checkpoint, (*extra, *parts)))
+        return SnapshotTaken(self.id, checkpoint, (*extra, *parts))
+
+    def report(self, taken: SnapshotTaken) -> None:
+        """Hand a snapshot over, to be stored."""
+        self._reports.append(taken)
+
+    def feed_restored(self) -> bool | None:
+        """Handle rows that the restored checkpoint had in flight, before anything else; None when there are none."""
+        if not self.chain.has_restored:
+            return None
+        if self.is_blocked or not self.chain.has_room:
+            return self.chain.poll()
+        return self.chain.feed_restored()
 
     def decline(self, checkpoint: CheckpointId, reason: str) -> None:
         """Report that a checkpoint was given up here."""
@@ -157,16 +182,34 @@ class InputChannel:
     group: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class AlignmentLimit:
+    """How long a task waits for the barriers of a checkpoint to be aligned before they overtake the rows before them.
+
+    Args:
+        timeout_ms: Counted from the start of the checkpoint; None: as long as it takes.
+        clock: Time.
+    """
+
+    timeout_ms: int | None
+    clock: Clock
+
+
 class Task:
     """A task with input channels. A channel that has ended still carries barriers.
 
     Args:
         core: Chain and edges out.
         inputs: The input channels.
+        limit: How long barriers are aligned.
     """
 
-    def __init__(self, core: TaskCore, inputs: Sequence[InputChannel]) -> None:
+    def __init__(self, core: TaskCore, inputs: Sequence[InputChannel], limit: AlignmentLimit) -> None:
         self.id = core.id
+        self._limit = limit
+        self._due_since_ms = 0
+        self._may_overtake = False
+        self._overtaken: tuple[Overtaken, SnapshotTaken] | None = None
         self._core = core
         self._inputs = [one.channel for one in inputs]
         self._index = [one.index for one in inputs]
@@ -194,25 +237,37 @@ class Task:
         """Open the operators."""
         self._core.chain.open()
 
-    def inject(self, checkpoint: CheckpointId) -> None:
+    def inject(self, checkpoint: CheckpointId, aligned: bool = False) -> None:
         """A barrier is on its way: until it is here, rows before it are taken whether operators have room or not.
 
         They are in memory already. Else the checkpoint would have to wait for as many slow calls as there are rows in
         the channels; so they become part of it.
         """
         self._barrier_due = checkpoint
+        self._may_overtake = not (aligned or self._limit.timeout_ms is None or self._core.chain.first_input is not None)
+        self._due_since_ms = self._limit.clock.monotonic_ms()
 
     def step(self) -> bool:
-        """Send results that are ready, then handle the next message of some input that is not blocked, fairly."""
+        """Send results that are ready, then handle the next message of some input that is not blocked, fairly.
+
+        Before that, a barrier that has waited too long to be aligned overtakes the rows before it.
+        """
+        fed = self._core.feed_restored()
+        if fed is not None:
+            return fed
+        overtook = self._overtake_if_late()
         if self._core.is_blocked:
-            return False
-        busy = self._core.chain.poll()
+            return overtook
+        busy = self._core.chain.poll() or overtook
         if self._barrier_due is None and not self._core.chain.has_room:
             return busy
         channel = self._pick()
         if channel is None:
             return busy
-        self._handle(channel, self._inputs[channel].take())
+        message = self._inputs[channel].take()
+        if self._overtaken is not None:
+            self._overtaken[0].taken(channel)
+        self._handle(channel, message)
         return True
 
     def tick(self, now_us: int) -> None:
@@ -232,10 +287,49 @@ class Task:
         """The checkpoint was given up: stop aligning for it."""
         self._aligner.on_abort(checkpoint)
         self._barrier_came(checkpoint)
+        if self._overtaken is not None and self._overtaken[0].checkpoint <= checkpoint:
+            # Too late to count, but what its sinks have handed over must not be lost.
+            self._core.report(self._overtaken[1])
+            self._overtaken = None
 
     def close(self) -> None:
         """Close the operators."""
+        if self._overtaken is not None:
+            for part in self._overtaken[1].parts:
+                part.discard_files()
         self._core.chain.close()
+
+    def _overtake_if_late(self) -> bool:
+        """Take the snapshot before all barriers have come, if they take too long; note what they overtake."""
+        due = self._barrier_due
+        if due is not None and self._overtaken is None and self._is_late() and self._has_begun(due):
+            taken = self._core.taken(due)
+            arrived: set[int] = set(self._aligner.on_overtaken(due))
+            self._overtaken = (Overtaken(due, self._inputs, arrived), taken)
+            self._barrier_came(due)
+        if self._overtaken is None:
+            return False
+        overtaken, taken = self._overtaken
+        overtaken.scan()
+        if not overtaken.is_complete:
+            return False
+        self._overtaken = None
+        head, *others = taken.parts
+        rows: dict[int, list[pa.RecordBatch]] = {}
+        for index, batches in zip(self._index, overtaken.rows, strict=True):
+            rows.setdefault(index, []).extend(batches)
+        head = replace(head, in_flight=[(index, batches) for index, batches in sorted(rows.items()) if batches])
+        self._core.report(replace(taken, parts=(head, *others)))
+        return True
+
+    def _is_late(self) -> bool:
+        if not self._may_overtake or self._limit.timeout_ms is None:
+            return False
+        return self._limit.clock.monotonic_ms() - self._due_since_ms >= self._limit.timeout_ms
+
+    def _has_begun(self, checkpoint: CheckpointId) -> bool:
+        """Whether a barrier of it has come on any channel."""
+        return self._aligner.aligning == checkpoint or any(has_come(checkpoint, channel) for channel in self._inputs)
 
     def _pick(self) -> int | None:
         count = len(self._inputs)

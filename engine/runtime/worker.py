@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from lakeward.engine.checkpoint.events import Acked, Declined, Event
@@ -11,10 +12,11 @@ from lakeward.engine.checkpoint.workflow import CheckpointWorkflow
 from lakeward.engine.core.errors import CheckpointError
 from lakeward.engine.core.ids import CheckpointId, OperatorId, SplitId, SubtaskIndex
 from lakeward.engine.core.json_types import JsonObject
-from lakeward.engine.core.snapshots import OperatorSnapshot, TableSnapshot
+from lakeward.engine.core.snapshots import InFlightRows, OperatorSnapshot, TableSnapshot
 from lakeward.engine.runtime.chain import SnapshotPart
 from lakeward.engine.runtime.source_task import SourceTask, SplitState
 from lakeward.engine.runtime.task import RunnableTask, SnapshotDeclined, SnapshotTaken, TaskReport
+from lakeward.engine.runtime.unaligned import write_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +77,8 @@ class Worker(Protocol):
         """Open the tasks; returns when they are."""
         ...
 
-    def inject(self, checkpoint: CheckpointId) -> None:
-        """A checkpoint begins."""
+    def inject(self, checkpoint: CheckpointId, aligned: bool = False) -> None:
+        """A checkpoint begins; in an aligned one, no barrier may overtake rows."""
         ...
 
     def complete(self, checkpoint: CheckpointId) -> None:
@@ -148,10 +150,10 @@ class LocalWorker:
         for task in reversed(self.tasks):
             task.open()
 
-    def inject(self, checkpoint: CheckpointId) -> None:
+    def inject(self, checkpoint: CheckpointId, aligned: bool = False) -> None:
         """Sources send the barrier, others are told that it is on its way."""
         for task in self.tasks:
-            task.inject(checkpoint)
+            task.inject(checkpoint, aligned)
 
     def complete(self, checkpoint: CheckpointId) -> None:
         """The checkpoint is durable and committed."""
@@ -184,7 +186,7 @@ class LocalWorker:
             for part in report.parts
             if part.committables
         ]
-        if any(part.frozen is not None for part in report.parts):
+        if any(part.frozen is not None or part.in_flight for part in report.parts):
             self._submit(lambda: self._upload(report))
         else:
             events.append(self._upload(report))
@@ -201,14 +203,17 @@ class LocalWorker:
 
     def _store_part(self, part: SnapshotPart) -> OperatorSnapshot:
         keyed = None
-        if part.frozen is not None:
-            try:
+        try:
+            if part.frozen is not None:
                 state = part.frozen.finish()
                 files = self._workflow.upload(state.files)
-            finally:
-                part.discard_files()
-            keyed = TableSnapshot(state.tables, part.key_groups.start, part.key_groups.stop, files)
-        return OperatorSnapshot(part.uid, part.subtask, part.state, keyed, tuple(part.committables))
+                keyed = TableSnapshot(state.tables, part.key_groups.start, part.key_groups.stop, files)
+            rows = write_rows(part.in_flight, Path(part.directory) / "in-flight") if part.in_flight else []
+            stored = self._workflow.upload([file for _, file in rows])
+        finally:
+            part.discard_files()
+        in_flight = tuple(InFlightRows(index, file) for (index, _), file in zip(rows, stored, strict=True))
+        return OperatorSnapshot(part.uid, part.subtask, part.state, keyed, tuple(part.committables), in_flight)
 
 
 def close_all(closers: Sequence[Callable[[], None]]) -> None:

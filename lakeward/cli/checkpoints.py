@@ -92,6 +92,8 @@ def _describe_operator(snapshot: OperatorSnapshot) -> Iterable[str]:
         size = sum(file.size_bytes for file in snapshot.keyed.files)
         groups = f"{snapshot.keyed.key_group_start} .. {snapshot.keyed.key_group_end - 1}"
         yield f"    keyed state: key groups {groups}, {len(snapshot.keyed.files)} files, {_size(size)}"
+    if snapshot.in_flight:
+        yield f"    rows on their way to it: {_size(sum(one.file.size_bytes for one in snapshot.in_flight))}"
     if snapshot.committables:
         yield f"    {len(snapshot.committables)} committables"
 

@@ -32,7 +32,10 @@ def main() -> None:
         checkpoint_interval="100ms",
         checkpoint_dir=f"{folder}/checkpoints",
         config=lw.EngineConfig(
-            processes=options["processes"], batch_rows=200, restart=lw.RestartConfig(delay_min_ms=10)
+            processes=options["processes"],
+            batch_rows=200,
+            restart=lw.RestartConfig(delay_min_ms=10),
+            alignment_timeout_ms=options["alignment_ms"],
         ),
     )
     bids = env.from_source(

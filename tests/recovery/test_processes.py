@@ -36,6 +36,7 @@ class Running:
     def __init__(self, folder: Path, **options: Any) -> None:
         self.folder = folder
         defaults = {"parallelism": 2, "processes": None, "events": EVENTS, "batch_s": 0.002, "bad_price": 0}
+        defaults |= {"alignment_ms": None}
         folder.mkdir(exist_ok=True)
         given = defaults | {"folder": str(folder)} | options
         self.log = folder / "job.log"
@@ -131,10 +132,10 @@ def test_the_answer_does_not_depend_on_how_many_processes_there_are(
 
 
 @pytest.mark.kill
-@pytest.mark.parametrize("seed", range(2))
-def test_a_job_whose_workers_are_killed_goes_on_by_itself(seed: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("seed", "alignment_ms"), [(0, None), (1, None), (2, 0), (3, 20)])
+def test_a_job_whose_workers_are_killed_goes_on_by_itself(seed: int, alignment_ms: int | None, tmp_path: Path) -> None:
     rng = random.Random(seed)
-    with running(tmp_path, parallelism=rng.choice((2, 3)), batch_s=SLOW_S) as job:
+    with running(tmp_path, parallelism=rng.choice((2, 3)), batch_s=SLOW_S, alignment_ms=alignment_ms) as job:
         newest = 0
         for _ in range(3):
             newest = job.wait_for_checkpoint(newest)

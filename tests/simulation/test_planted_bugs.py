@@ -39,6 +39,8 @@ from lakeward.engine.runtime.job import JobRunner
 from lakeward.engine.runtime.partition import HashPartitioner
 from lakeward.engine.runtime.restore import RestoredState
 from lakeward.engine.runtime.source_task import SourceTask
+from lakeward.engine.runtime.task import Task
+from lakeward.engine.runtime.unaligned import Overtaken, RestoredRows
 from lakeward.engine.runtime.watermarks import END_OF_TIME
 from lakeward.engine.state import memory
 from lakeward.engine.state.backend import StateBackend
@@ -352,6 +354,41 @@ def ended_when_tasks_have(self: Attempt) -> bool:
     return self._was_final or (self._runner is not None and all(task.has_ended for task in self._runner.tasks))
 
 
+def scan_without_rows(self: Overtaken) -> None:
+    """Bug: what a barrier overtakes is not stored."""
+    real_scan(self)
+    for batches in self.rows:
+        batches.clear()
+
+
+def scan_beyond_the_barrier(self: Overtaken) -> None:
+    """Bug: rows that come after the barrier are stored, too."""
+    still_open = set(self._open)
+    real_scan(self)
+    for number in still_open - self._open:
+        channel = self._channels[number]
+        later = (channel.peek(at) for at in range(self._seen[number], len(channel)))
+        self.rows[number] += [message.data for message in later if isinstance(message, Batch)]
+
+
+real_scan = Overtaken.scan
+
+
+def all_rows_for_every_subtask(self: RestoredRows, edge: Any, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """Bug: rows in flight are not dealt to the subtasks that own their keys now."""
+    yield batch
+
+
+def abort_without_what_was_taken(self: Task, checkpoint: CheckpointId) -> None:
+    """Bug: what sinks have handed over to a checkpoint that is given up while it waits for barriers is forgotten."""
+    if self._overtaken is not None and self._overtaken[0].checkpoint <= checkpoint:
+        self._overtaken = None
+    real_abort(self, checkpoint)
+
+
+real_abort = Task.abort
+
+
 def rates(*groups: Mapping[Fault, float], **more: float) -> dict[Fault, float]:
     return {fault: rate for group in groups for fault, rate in group.items()} | {Fault[k]: v for k, v in more.items()}
 
@@ -555,6 +592,38 @@ PLANTS = [
         set_method(BatchProcessOperator, "_called", call_by_the_earliest_timer),
         Swarm(rates={}, programs=("vectorised",), rows=(10, 60)),
         first=3,
+    ),
+    Plant(
+        "rows that a barrier overtakes are not stored",
+        set_method(Overtaken, "scan", scan_without_rows),
+        Swarm(rates=CRASHES, parallelism=(2, 3), rows=(10, 60)),
+    ),
+    Plant(
+        "rows behind the barrier are stored as overtaken",
+        set_method(Overtaken, "scan", scan_beyond_the_barrier),
+        Swarm(rates=CRASHES, parallelism=(2, 3), rows=(10, 60)),
+    ),
+    Plant(
+        "messages that are taken while barriers come are not counted",
+        set_method(Overtaken, "taken", lambda self, number: None),
+        Swarm(rates=CRASHES, parallelism=(2, 3), rows=(10, 60)),
+    ),
+    Plant(
+        "rows in flight are not given to the operator after a restore",
+        set_method(RestoredRows, "__bool__", lambda self: False),
+        Swarm(rates=CRASHES, parallelism=(2, 3), rows=(10, 60)),
+    ),
+    Plant(
+        "rescaling gives rows in flight to every subtask",
+        set_method(RestoredRows, "_mine", all_rows_for_every_subtask),
+        Swarm(rates=CRASHES, parallelism=(2, 3), rows=(10, 60)),
+    ),
+    Plant(
+        "what sinks have handed over while barriers come is lost when the checkpoint is given up",
+        set_method(Task, "abort", abort_without_what_was_taken),
+        Swarm(
+            rates=rates(CRASHES, ACK_TOO_LATE=0.1, STORE_ERROR=0.05), parallelism=(2, 3), rows=(10, 60), timeout_ms=30
+        ),
     ),
     Plant(
         "a stopped job is called ended when its tasks have ended meanwhile",

@@ -16,7 +16,7 @@ from lakeward.engine.state.memory import MemoryStoreFactory
 from lakeward.testing.crash import SimulatedCrash
 from lakeward.testing.simulation.checks import check_restorable, validate_runner
 from lakeward.testing.simulation.faults import Faults, ViolationFound
-from lakeward.testing.simulation.knobs import CALM_TIMEOUT_MS, AttemptKnobs, Fault, Knobs, Swarm, draw_attempt
+from lakeward.testing.simulation.knobs import CALM_TIMEOUT_MS, AttemptKnobs, Fault, Knobs, Plans, Swarm, draw_attempt
 from lakeward.testing.simulation.process import Life, Process, define_job
 from lakeward.testing.simulation.store import FaultyStore
 from lakeward.testing.simulation.trace import Trace
@@ -45,7 +45,7 @@ class SimulatedWorld(ABC):
         self._swarm = swarm
         self._rng = self.fork("world")
         self._attempts_rng = self.fork("attempts")
-        self._plans_rng = self.fork("plans")
+        self._plans = Plans(self.fork("plans"), self.fork("alignment"))
         self.clock = ManualClock()
         self.trace = Trace(self.clock)
         self.faults = Faults(self.fork("faults"), knobs.rates)
@@ -189,7 +189,7 @@ class SimulatedWorld(ABC):
 
     def draw(self) -> AttemptKnobs:
         """What one start of the job is like."""
-        return draw_attempt(self._attempts_rng, self._plans_rng, self.knobs, self._swarm, calm=self.calm)
+        return draw_attempt(self._attempts_rng, self._plans, self.knobs, self._swarm, calm=self.calm)
 
     def _start(self) -> None:
         attempt = self.draw()

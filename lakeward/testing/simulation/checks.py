@@ -37,6 +37,8 @@ def validate_runner(runner: JobRunner) -> None:
 class ContentCheck:
     """Compares a table with its oracle at every commit, at the cut that the committed checkpoint's manifest records.
 
+    Commits of checkpoints with rows in flight are not compared: nothing says which part of those rows has an effect.
+
     Args:
         store: The checkpoint store, read without faults.
         inputs: The input.
@@ -77,6 +79,8 @@ class ContentCheck:
         if back:
             raise ViolationFound(f"{table.name}: checkpoint {checkpoint} goes back behind {back}, read before")
         self._last[uid] = (checkpoint, cut.positions)
+        if any(one.in_flight for one in manifest.operators):
+            return  # rows that were read are not in the table yet; a later commit, and the end, find them there
         for name, (at, _) in self._last.items():
             if at == checkpoint:
                 cut.held[name] = self._tables[name].content

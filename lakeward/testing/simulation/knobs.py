@@ -38,6 +38,9 @@ CALM_TIMEOUT_MS = 10_000_000
 OPTIMISED = 0.8
 """The share of starts whose plan is optimised."""
 
+OVERTAKING = 0.35
+"""The share of seeds in which barriers may overtake rows."""
+
 
 class Fault(Enum):
     """What can go wrong, with the range of rates that a seed draws from and how often it can happen in a run.
@@ -156,6 +159,30 @@ class AttemptKnobs:
     config: EngineConfig
 
 
+class Plans:
+    """Whether the plan of a start is optimised, and whether its barriers may overtake rows.
+
+    A checkpoint of one plan has to restore the other, unless rows are in flight in it: a plan that wants more columns
+    of them refuses it. So either the plan or the alignment changes from start to start.
+
+    Args:
+        optimisation: Where from.
+        alignment: Where from.
+    """
+
+    def __init__(self, optimisation: random.Random, alignment: random.Random) -> None:
+        self._optimisation = optimisation
+        self._alignment = alignment if alignment.random() < OVERTAKING else None
+
+    def optimise(self) -> bool:
+        """For the next start."""
+        return self._optimisation.random() < OPTIMISED or self._alignment is not None
+
+    def alignment_timeout_ms(self) -> int | None:
+        """For the next start."""
+        return None if self._alignment is None else self._alignment.choice((0, 0, 30, None))
+
+
 def draw_knobs(rng: random.Random, swarm: Swarm) -> Knobs:
     """Draw a seed's knobs."""
     low, high = swarm.rows or (0, rng.choice((10, 40, 40, 80, 200)))
@@ -175,12 +202,12 @@ def draw_knobs(rng: random.Random, swarm: Swarm) -> Knobs:
     )
 
 
-def draw_attempt(rng: random.Random, plans: random.Random, knobs: Knobs, swarm: Swarm, *, calm: bool) -> AttemptKnobs:
+def draw_attempt(rng: random.Random, plans: Plans, knobs: Knobs, swarm: Swarm, *, calm: bool) -> AttemptKnobs:
     """Draw the knobs of one start.
 
     Args:
         rng: Where from.
-        plans: Where from whether the plan is optimised: a checkpoint of one plan has to restore the other.
+        plans: Where from what was added to the knobs later, so that seeds keep the rest of their meaning.
         knobs: The seed's.
         swarm: Limits.
         calm: Whether all faults are healed: then no checkpoint times out.
@@ -199,7 +226,8 @@ def draw_attempt(rng: random.Random, plans: random.Random, knobs: Knobs, swarm: 
         batch_rows=rng.choice((1, 5, 10, 30)) if not calm else 30,
         channel_batches_max=swarm.channel_batches or rng.randint(1, 4),
         state_memory_bytes=knobs.state_memory_bytes,
-        optimise=plans.random() < OPTIMISED,
+        optimise=plans.optimise(),
+        alignment_timeout_ms=plans.alignment_timeout_ms(),
     )
     return AttemptKnobs(counts[0], counts[1], counts[2], config)
 

@@ -68,7 +68,7 @@ class World(SimulatedWorld):
         self.note("somebody starts the job without its checkpoints")
         quiet = Faults(random.Random(0), {})
         sources = {uid: SimSource(splits, random.Random(0), quiet) for uid, splits in self.inputs.items()}
-        knobs = draw_attempt(self._attempts_rng, self._plans_rng, self.knobs, self._swarm, calm=True)
+        knobs = draw_attempt(self._attempts_rng, self._plans, self.knobs, self._swarm, calm=True)
         graph = self._program.graph(Bench(sources, self.tables, self.knobs, knobs))
         job = define_job(graph, knobs, FaultyStore(MemoryStore(), quiet))
         rogue = Process(0, job, self._ports, random.Random(0), (self.clock, quiet))

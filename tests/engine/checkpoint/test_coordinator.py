@@ -239,7 +239,7 @@ def test_a_commit_that_fails_after_publishing_fails_the_job_however_much_is_tole
 
 def test_the_end_of_all_input_takes_one_last_checkpoint_at_once_and_finishes() -> None:
     job = Driven()
-    assert job.say(AllTasksEnded(), 10) == [InjectBarriers(ONE)]
+    assert job.say(AllTasksEnded(), 10) == [InjectBarriers(ONE, aligned=True)]
     assert job.ack_all(ONE) == [Publish(ONE, (SINK, SOURCE), final=True)]
     job.say(Published(ONE))
     assert job.say(Committed(ONE)) == [NotifyComplete(ONE), FinishJob(final=True)]
@@ -247,7 +247,7 @@ def test_the_end_of_all_input_takes_one_last_checkpoint_at_once_and_finishes() -
 
 def test_a_stop_takes_one_last_checkpoint_that_can_be_gone_on_from() -> None:
     job = Driven()
-    assert job.say(StopRequested(), 10) == [InjectBarriers(ONE)]
+    assert job.say(StopRequested(), 10) == [InjectBarriers(ONE, aligned=True)]
     assert job.ack_all(ONE) == [Publish(ONE, (SINK, SOURCE), final=False)]
     job.say(Published(ONE))
     assert job.say(Committed(ONE)) == [NotifyComplete(ONE), FinishJob(final=False)]
@@ -256,7 +256,7 @@ def test_a_stop_takes_one_last_checkpoint_that_can_be_gone_on_from() -> None:
 def test_a_requested_checkpoint_does_not_wait_for_its_time() -> None:
     job = Driven()
     assert job.coordinator.next_checkpoint == ONE
-    assert job.say(CheckpointRequested(), 10) == [InjectBarriers(ONE)]
+    assert job.say(CheckpointRequested(), 10) == [InjectBarriers(ONE, aligned=True)]
     assert job.complete(ONE) == [NotifyComplete(ONE)]
     assert job.say(Tick()) == []
 
@@ -266,7 +266,7 @@ def test_a_checkpoint_that_is_requested_while_another_is_in_flight_follows_it() 
     job.start(ONE)
     assert job.say(CheckpointRequested()) == []
     assert job.coordinator.next_checkpoint == TWO
-    assert job.complete(ONE) == [NotifyComplete(ONE), InjectBarriers(TWO)]
+    assert job.complete(ONE) == [NotifyComplete(ONE), InjectBarriers(TWO, aligned=True)]
     assert job.complete(TWO) == [NotifyComplete(TWO)]
 
 
@@ -277,7 +277,7 @@ def test_a_checkpoint_in_flight_is_not_the_last_one(event: Event, final: bool) -
     assert job.say(event) == []
     assert job.ack_all(ONE) == [Publish(ONE, (SINK, SOURCE), final=False)]
     job.say(Published(ONE))
-    assert job.say(Committed(ONE)) == [NotifyComplete(ONE), InjectBarriers(TWO)]
+    assert job.say(Committed(ONE)) == [NotifyComplete(ONE), InjectBarriers(TWO, aligned=True)]
     assert job.complete(TWO) == [NotifyComplete(TWO), FinishJob(final)]
 
 
@@ -286,7 +286,7 @@ def test_when_the_checkpoint_in_flight_fails_the_last_one_is_taken_all_the_same(
     job.start(ONE)
     job.say(AllTasksEnded())
     told = job.say(Declined(ONE, "sink", "disk full"))
-    assert told == [NotifyAborted(ONE, CheckpointFailure.DECLINED), InjectBarriers(TWO)]
+    assert told == [NotifyAborted(ONE, CheckpointFailure.DECLINED), InjectBarriers(TWO, aligned=True)]
     assert job.complete(TWO) == [NotifyComplete(TWO), FinishJob(final=True)]
 
 

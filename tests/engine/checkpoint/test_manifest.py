@@ -149,7 +149,7 @@ def body_of(manifest: CheckpointManifest) -> dict[str, object]:
 
 def test_a_newer_version_is_refused_with_a_hint_and_is_not_called_damage() -> None:
     data = sealed({**body_of(EXAMPLE), "version": 99, "something_new": 1})
-    with pytest.raises(CheckpointError, match="format version 99; this Lakeward reads versions up to 1") as caught:
+    with pytest.raises(CheckpointError, match="format version 99; this Lakeward reads versions up to 2") as caught:
         CheckpointManifest.from_bytes(data)
     assert not isinstance(caught.value, CorruptionError)
     assert "upgrade" in caught.value.hint

@@ -37,6 +37,7 @@ class Job:
     def __init__(self, folder: Path, events: int | None = EVENTS) -> None:
         self.folder = folder
         self.events = events
+        self.paced = False
         self.control = JobControl()
         self.seen: list[JobStatus] = []
         self.asked: list[Future[int]] = []
@@ -64,7 +65,8 @@ class Job:
     def run(self, name: str = "job", savepoint: str | None = None) -> JobResult:
         env = lw.StreamExecutionEnvironment(config=self.config, checkpoint_dir=self.folder / name)
         time = lw.WatermarkStrategy.bounded_out_of_orderness("dateTime", "1s")
-        bids = env.from_source(lw.NexmarkSource(self.events), watermark=time, uid="bids")
+        source = lw.NexmarkSource(self.events, paced=self.paced, rate=20_000)
+        bids = env.from_source(source, watermark=time, uid="bids")
         bids = bids.map_batches(self.step, uid="step")
         counts = bids.key_by("auction").window(lw.Tumbling("10s")).aggregate(n=lw.count(), uid="counts")
         counts.sink_to(lw.FilesSink(self.folder / "windows"), uid="windows")
@@ -90,7 +92,8 @@ def all_rows(tmp_path: Path) -> tuple[int, int]:
 def test_a_savepoint_of_a_running_job_is_taken_at_once_and_a_job_begun_from_it_finds_the_rest(
     job: Job, tmp_path: Path
 ) -> None:
-    job.then = iter([job.savepoint, lambda: job.control.cancel()])
+    job.paced = True  # for some seconds: it must not end first
+    job.then = iter([job.savepoint, job.control.cancel])
     with pytest.raises(JobCanceledError):
         job.run()
     assert [one.result() for one in job.asked] == [1]
