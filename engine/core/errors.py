@@ -14,6 +14,7 @@ LakewardError
 ├── CheckpointError         a checkpoint could not be taken or read
 │   └── CorruptionError     a stored file is missing or does not match its checksum
 ├── WorkerLostError         a worker process died, hangs, or cannot be reached
+├── ClusterError            a session cluster cannot be reached, or is none
 ├── JobFailedError          the job gave up; the cause is chained
 ├── JobCanceledError        somebody ended the job, without a last checkpoint
 └── InternalError           a bug in Lakeward itself: please report it
@@ -259,6 +260,13 @@ class StateMigrationError(CheckpointError):
 
 class WorkerLostError(LakewardError):
     """A worker process of the job died, hangs, or cannot be reached; the job goes on from its last checkpoint."""
+
+    domain = Domain.EXTERNAL
+    retry = Retry.BACKOFF
+
+
+class ClusterError(LakewardError):
+    """A session cluster cannot be reached, or what answers is none."""
 
     domain = Domain.EXTERNAL
     retry = Retry.BACKOFF

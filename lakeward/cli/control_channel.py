@@ -145,6 +145,13 @@ class ControlChannel:
     # -- sending
 
     def _start(self) -> None:
+        try:
+            if not self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT):
+                self._die()  # before the job has touched anything
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._die()
         for work in (self._read, self._write):
             thread = threading.Thread(target=work, name="lakeward-control", daemon=True)
             thread.start()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -112,18 +114,171 @@ def explain(job: str, **options: Any) -> None:
     explain_job(job, LaunchOptions(explain_only=True, **options))
 
 
+def _of_cluster(command: Any) -> Any:
+    """Options of a command about a job of a cluster; it is given a client instead of the first."""
+
+    @functools.wraps(command)
+    def with_client(cluster: str, **options: Any) -> None:
+        from lakeward.cluster.client import Client
+
+        command(client=Client(cluster), **options)
+
+    as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
+    return _CLUSTER(as_json(with_client))
+
+
+_CLUSTER = click.option(
+    "--cluster",
+    envvar="LAKEWARD_CLUSTER",
+    default="~/.lakeward/cluster",
+    show_default=True,
+    help="Directory of the cluster; $LAKEWARD_CLUSTER.",
+)
+
+
+@main.group()
+def cluster() -> None:
+    """Run many jobs on this machine, and manage them."""
+
+
+_CLUSTER_OPTIONS = [
+    click.option(
+        "--dir",
+        "directory",
+        envvar="LAKEWARD_CLUSTER",
+        default="~/.lakeward/cluster",
+        show_default=True,
+        help="Its files.",
+    ),
+    click.option("--port", default=0, show_default=True, help="To listen at, on 127.0.0.1; 0: any."),
+    click.option("--slots", type=click.IntRange(min=1), help="Subtasks that run at a time; by default one a core."),
+    click.option("--allow", "allowed", multiple=True, metavar="FOLDER", help="Whose modules may be run as jobs."),
+    click.option("--savepoints", multiple=True, metavar="FOLDER", help="Where savepoints may be, besides its own."),
+    click.option("--pass-env", "variables", multiple=True, metavar="NAME", help="Variable that jobs may see."),
+]
+
+
+def _with_cluster_options(command: Any) -> Any:
+    for option in reversed(_CLUSTER_OPTIONS):
+        command = option(command)
+    return command
+
+
+@cluster.command("start")
+@_with_cluster_options
+def start_command(**options: Any) -> None:
+    """Start a cluster, and keep it running; jobs that it had before go on."""
+    from lakeward.cli.cluster import start_cluster
+
+    sys.exit(start_cluster(**options))
+
+
+@cluster.command("coordinate", hidden=True)
+@_with_cluster_options
+def coordinate_command(**options: Any) -> None:
+    """Be the coordinator of a cluster; `lakeward cluster start` starts it."""
+    from lakeward.cli.cluster import coordinate
+
+    sys.exit(coordinate(**options))
+
+
 @main.command()
-@click.argument("checkpoint_dir")
+@click.argument("job", metavar="MODULE:FUNCTION")
+@click.option("--name", help="For people; by default the function's.")
+@click.option("--parallelism", default=1, show_default=True, type=click.IntRange(min=1), help="Slots that it takes.")
+@click.option("--venv", metavar="DIR", help="Virtual environment to run it in, below an allowed folder.")
+@click.option("--from", "savepoint", metavar="DIR", help="Savepoint to begin from.")
+@_of_cluster
+def submit(**options: Any) -> None:
+    """Run a job in a cluster."""
+    from lakeward.cli.cluster import submit_job
+
+    submit_job(**options)
+
+
+@main.command("list")
+@_of_cluster
+def list_jobs_command(**options: Any) -> None:
+    """List the jobs of a cluster."""
+    from lakeward.cli.cluster import list_jobs
+
+    list_jobs(**options)
+
+
+@main.command("show")
+@click.argument("job")
+@_of_cluster
+def show_job_command(**options: Any) -> None:
+    """Show a job of a cluster: how it is getting on, and why it has failed."""
+    from lakeward.cli.cluster import show_job
+
+    show_job(**options)
+
+
+@main.command()
+@click.argument("job")
+@click.option("-f", "--follow", is_flag=True, help="Go on until the job is over.")
+@_of_cluster
+def logs(**options: Any) -> None:
+    """Print the log of a job of a cluster."""
+    from lakeward.cli.cluster import show_logs
+
+    show_logs(**options)
+
+
+@main.command()
+@click.argument("job")
+@_of_cluster
+def cancel(**options: Any) -> None:
+    """End a job of a cluster at once, without another checkpoint."""
+    from lakeward.cli.cluster import cancel_job
+
+    cancel_job(**options)
+
+
+@main.command()
+@click.argument("job")
+@click.option("--savepoint", metavar="DIR", help="Where to save its last checkpoint.")
+@_of_cluster
+def stop(**options: Any) -> None:
+    """Stop a job of a cluster with a last checkpoint."""
+    from lakeward.cli.cluster import stop_job
+
+    stop_job(**options)
+
+
+@main.command()
+@click.argument("job")
+@click.argument("parallelism", type=click.IntRange(min=1))
+@_of_cluster
+def rescale(**options: Any) -> None:
+    """Let a job of a cluster go on with another PARALLELISM."""
+    from lakeward.cli.cluster import rescale_job
+
+    rescale_job(**options)
+
+
+@main.command()
+@click.argument("job", metavar="JOB|CHECKPOINT_DIR")
 @click.argument("directory")
-@click.option("--checkpoint", type=int, help="Which; by default the newest that is whole.")
-def savepoint(checkpoint_dir: str, directory: str, checkpoint: int | None) -> None:
-    """Copy a committed checkpoint of the job with CHECKPOINT_DIR, which may be running, into DIRECTORY.
+@click.option("--checkpoint", type=int, help="Of a checkpoint directory: which; by default the newest that is whole.")
+@_CLUSTER
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
+def savepoint(job: str, directory: str, checkpoint: int | None, cluster: str, as_json: bool) -> None:
+    """Write a savepoint into DIRECTORY: of a running JOB of a cluster, or of the job with CHECKPOINT_DIR.
 
-    `lakeward run --from DIRECTORY` starts a job from it, at any parallelism.
+    The job goes on. Of a checkpoint directory, which is a path with a slash or a URI, a committed checkpoint is copied;
+    a job of a cluster takes a new one. `lakeward run --from DIRECTORY` starts a job from it, at any parallelism.
     """
-    from lakeward.cli.state import write_savepoint
+    if "/" in job or Path(job).is_dir():
+        from lakeward.cli.state import write_savepoint
 
-    write_savepoint(checkpoint_dir, directory, checkpoint)
+        write_savepoint(job, directory, checkpoint)
+        return
+    from lakeward.cli.cluster import save_job
+    from lakeward.cluster.client import Client
+
+    save_job(Client(cluster), as_json, job, directory)
 
 
 @main.group()
