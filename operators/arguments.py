@@ -62,13 +62,8 @@ class Calls(ABC):
         except LakewardError as error:
             raise error.about(failed_row(batch, row)) from error.__cause__
         except Exception as error:
-            trace = user_trace(error)
-            if not any(isinstance(line, UserFrame) for line in trace):
-                raise
-            problem = f"making a row for {self.name} raised {exception_text(error)}"
-            failure = UserCodeError(problem, hint=ROW_HINT, rows=(failed_row(batch, row),), trace=trace)
-            failure.raised = error
-            raise failure from error
+            failure = making_error(self._function, error)
+            raise failure.about(failed_row(batch, row)) from error
 
     @abstractmethod
     def row(self, values: Sequence[Any]) -> Any:
@@ -192,6 +187,22 @@ def call_error(
         rows=() if row is None else (row,),
         trace=user_trace(error, plain_function(function)) or definition(function),
     )
+    failure.raised = error
+    return failure
+
+
+def making_error(function: object, error: Exception) -> UserCodeError:
+    """The error of a class of the user's of which no row could be made for a function.
+
+    Args:
+        function: The user's.
+        error: What was raised, caught where rows are made; passed on if no code of the user's raised it.
+    """
+    trace = user_trace(error)
+    if not any(isinstance(line, UserFrame) for line in trace):
+        raise error
+    problem = f"making a row for {function_name(function)} raised {exception_text(error)}"
+    failure = UserCodeError(problem, hint=ROW_HINT, trace=trace)
     failure.raised = error
     return failure
 

@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pyarrow as pa
 
 from lakeward.engine.api.failed_rows import failed_row
-from lakeward.engine.core.errors import LakewardError, UserCodeError
-from lakeward.engine.core.user_frames import UserFrame, user_trace
-from lakeward.operators.arguments import ROW_HINT, exception_text
-from lakeward.operators.function_names import function_name
+from lakeward.engine.core.errors import LakewardError
+from lakeward.operators.arguments import making_error
 from lakeward.operators.process.calls import Handler, Reader
 
 if TYPE_CHECKING:
@@ -101,12 +99,4 @@ class GuardedRows:
             error.rows = ()
             raise
         except Exception as error:
-            trace = user_trace(error)
-            if not any(isinstance(line, UserFrame) for line in trace):
-                raise
-            name = function_name(self._handler.function)
-            failure = UserCodeError(
-                f"making a row for {name} raised {exception_text(error)}", hint=ROW_HINT, trace=trace
-            )
-            failure.raised = error
-            raise failure from error
+            raise making_error(self._handler.function, error) from error

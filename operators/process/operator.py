@@ -24,7 +24,7 @@ from lakeward.engine.core.messages import WATERMARK_MAX_US
 from lakeward.engine.core.redaction import FailedRow
 from lakeward.engine.core.user_frames import user_trace
 from lakeward.operators.arguments import ROW_HINT, call_error, definition
-from lakeward.operators.error_policy import FAIL, OnError, RowErrors
+from lakeward.operators.error_policy import FAIL, OnError, RowErrors, policy_text
 from lakeward.operators.function_names import function_name
 from lakeward.operators.grouping import plain
 from lakeward.operators.process.broadcast import BroadcastStates
@@ -219,8 +219,7 @@ class Process(OperatorFactory):
     def description(self) -> str:
         """For `explain()`: "process by shop with function 'Fraud.process' (job.py:12)"."""
         by = f" by {', '.join(self.inputs[0].keys)}" if self.is_keyed else ""
-        policy = "" if self.on_error == FAIL else f", on error {self.on_error}"
-        return f"process{by} with {function_name(self.callee.entry(0))}{policy}"
+        return f"process{by} with {function_name(self.callee.entry(0))}{policy_text(self.on_error)}"
 
     @property
     def vectorised(self) -> bool:

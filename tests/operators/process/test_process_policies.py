@@ -176,3 +176,33 @@ def test_a_broadcast_row_that_fails_changes_no_state() -> None:
     assert found.execute_and_collect()["total"].to_pylist() == [0, 5, 7]
     with pytest.raises(GraphError, match="failed rows of two streams"):
         both.process(Rules(), returns={"k": str}, on_error=lw.OnError.side_output(FAILED))
+
+
+@pytest.mark.parametrize("kind", ["reducing", "aggregating"])
+def test_a_function_of_a_state_that_fails_fails_the_row_and_leaves_the_state(kind: str) -> None:
+    def most(held: int, n: int) -> int:
+        if n % 10 == 3:
+            raise ValueError(f"refused {n}")
+        return max(held, n)
+
+    class Folding(lw.KeyedProcessFunction):
+        reduced = lw.ReducingState(int, most)
+        gathered = lw.AggregatingState(int, create=lambda: 0, add=most, result=lambda held: held)
+
+        def process(self, row: dict[str, Any], ctx: lw.KeyedContext) -> Iterator[dict[str, Any]]:
+            state: Any = self.reduced if kind == "reducing" else self.gathered
+            state.add(row["n"])
+            yield {"k": row["k"], "total": state.value}
+
+    result = stream([1, 5, 9, 33, 3, 7], 100).key_by("k")
+    made = result.process(Folding(), returns={"k": str, "total": int}, on_error=lw.OnError.side_output(FAILED))
+    found, failed = lw.MemorySink(), lw.MemorySink()
+    made.sink_to(found)
+    made.side_output(FAILED).sink_to(failed)
+    made._context.environment.execute("folding")
+    assert found.table()["total"].to_pylist() == [1, 5, 9, 9]
+    assert failed.table().select(["n", "error_message"]).to_pylist() == [
+        {"n": n, "error_message": f"refused {n}"} for n in (33, 3)
+    ]
+    line = most.__code__.co_firstlineno + 2
+    assert {place.rpartition(":")[2] for place in failed.table()["error_at"].to_pylist()} == {str(line)}
