@@ -70,7 +70,7 @@ class _Cells:
         self._names = tuple(KEY_PREFIX + name for name in self._keys.schema.names)
         keys = [pa.field(name, field.type) for name, field in zip(self._names, self._keys.schema, strict=True)]
         forms = [(KEY_PREFIX, self._keys), ("", self._values)]
-        evolution = RowsEvolution(tuple(evolving(forms)), declared.old_table)
+        evolution = RowsEvolution(tuple(evolving(forms)), declared.old_tables)
         spec = RowsSpec(declared.table, pa.schema([*keys, *self._values.schema]), self._names, evolution=evolution)
         self._rows = context.rows(spec)
         self.name = canonical(self._keys) or _same

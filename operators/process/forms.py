@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -19,6 +20,7 @@ from lakeward.engine.api.state import ColumnSpec
 from lakeward.engine.core.errors import SchemaError, UserCodeError
 from lakeward.engine.core.plain import plain_value
 from lakeward.engine.core.redaction import FailedRow
+from lakeward.operators.process.renames import heirs_first
 from lakeward.operators.process.states import RenamedFrom
 from lakeward.operators.row_values import bare, value_maker
 from lakeward.operators.rows import RowReader, RowWriter, column_to_list, fits, list_to_column
@@ -226,6 +228,19 @@ def _mutable(hint: Any, schema: pa.Schema, rows: bool) -> bool:
     return dataclasses.is_dataclass(hint) and not getattr(parameters, "frozen", False)
 
 
+def _old_names(hint: Any) -> Iterator[str]:
+    """What an annotation says that the field was called: around the type, or inside of `... | None`."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        yield from _old_names(args[0])
+        for one in args[1:]:
+            if isinstance(one, RenamedFrom):
+                yield from one.name
+    elif origin in (typing.Union, types.UnionType, typing.Required, typing.NotRequired):
+        for arg in args:
+            yield from _old_names(arg)
+
+
 def _given_columns(row_class: type) -> dict[str, ColumnSpec]:
     """What the fields of a row class say of their columns."""
     defaults = dict(getattr(row_class, "_field_defaults", {}))
@@ -237,7 +252,8 @@ def _given_columns(row_class: type) -> dict[str, ColumnSpec]:
                 defaults[one.name] = one.default_factory()
     schema, found = schema_of(row_class), {}
     for name, hint in row_fields(row_class).items():
-        extras = typing.get_args(hint)[1:] if typing.get_origin(hint) is typing.Annotated else ()
-        old = next((one.name for one in extras if isinstance(one, RenamedFrom)), None)
-        found[name] = ColumnSpec(name, schema.field(name).type, plain_value(defaults.get(name)), old)
+        found[name] = ColumnSpec(
+            name, schema.field(name).type, plain_value(defaults.get(name)), tuple(_old_names(hint))
+        )
+    heirs_first({name: one.renamed_from for name, one in found.items()}, f"fields of {row_class.__qualname__}")
     return found

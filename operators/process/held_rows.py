@@ -56,7 +56,7 @@ class HeldRows:
         columns = [(prefix + field.name, field.type) for prefix, form in self._forms for field in form.schema]
         timed = [] if declared.ttl is None else [(_TOUCHED, pa.int64())]
         schema = pa.schema([*prefixed(keys), *columns, *timed])
-        evolution = RowsEvolution(tuple(evolving(self._forms)), declared.old_table)
+        evolution = RowsEvolution(tuple(evolving(self._forms)), declared.old_tables)
         mutable = (_TOUCHED,) if timed else ()
         self._rows = KeyedRows(
             context, RowsSpec(declared.table, schema, tuple(self._keys), mutable, evolution=evolution)
@@ -152,5 +152,5 @@ def evolving(forms: Sequence[tuple[str, ValueForm]]) -> Iterator[ColumnSpec]:
     """What the columns of some forms, named with a prefix, may have been called, and what stands for them."""
     for prefix, form in forms:
         for one in form.columns:
-            old = None if one.renamed_from is None else prefix + one.renamed_from
+            old = tuple(prefix + name for name in one.renamed_from)
             yield ColumnSpec(prefix + one.name, one.type, one.default, old)

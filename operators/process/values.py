@@ -57,7 +57,9 @@ class ValueCells:
         self._state = declared.state
         self._batch = batch
         columns = tuple(_columns(declared))
-        self._table = context.table(TableSpec(declared.table, prefixed(keys), columns, renamed_from=declared.old_table))
+        self._table = context.table(
+            TableSpec(declared.table, prefixed(keys), columns, renamed_from=declared.old_tables)
+        )
         self._expiry = None if declared.ttl is None else Expiry(declared.ttl, self._remove_expired)
         self.changed: set[int] = set()
         self._lent: dict[int, Any] = {}
@@ -344,7 +346,7 @@ def _columns(declared: Declared) -> list[ColumnSpec]:
             default = to_numpy(list_to_column([one.default], one.type))[0]
         columns.append(ColumnSpec(one.name, storage_type(one.type), default, one.renamed_from))
         if form.rows and is_fixed(one.type):
-            old = None if one.renamed_from is None else _given(one.renamed_from)
+            old = tuple(map(_given, one.renamed_from))
             columns.append(ColumnSpec(_given(one.name), pa.bool_(), one.default is not None, old))
     if declared.ttl is not None:
         columns.append(ColumnSpec(_TOUCHED, pa.int64(), 0, addable=False))
