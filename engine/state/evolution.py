@@ -31,11 +31,16 @@ def check_evolution(old: RowsSpec, new: RowsSpec) -> None:
                 "give the new column another name, or start without the old state",
             )
     if (old.key, old.mutable, old.routing) != (new.key, new.mutable, new.routing):
-        before, now = (f"by {list(one.key)}, mutable {list(one.mutable)}" for one in (old, new))
+        before, now = (_shown(one) for one in (old, new))
         raise StateMigrationError(
             f"state table '{new.name}' was stored {before}, and is now {now}",
             hint="the key of stored state cannot change, nor whether it has a TTL; give it another name",
         )
+
+
+def _shown(spec: RowsSpec) -> str:
+    keys = ", ".join(f"'{name.removeprefix('#')}'" for name in spec.key)
+    return f"by {keys} {'with' if spec.mutable else 'without'} a TTL"
 
 
 def evolve_rows(blobs: RowBlobs, old: RowsSpec, new: RowsSpec) -> None:

@@ -58,7 +58,7 @@ class StoredTable:
 
     def _other_key(self, column: str, change: str) -> StateMigrationError:
         return StateMigrationError(
-            f"state table '{self.name}': key column '{column}' {change}",
+            f"state table '{self.name}': key column '{_user_name(column)}' {change}",
             hint="the key of stored state cannot change; give the operator another uid, or start without state",
         )
 
@@ -79,6 +79,11 @@ class StoredTable:
             "layouts": {str(layout.version): layout.to_json() for layout in self.layouts},
             **_routing_json(self.routing),
         }
+
+
+def _user_name(column: str) -> str:
+    """A column as the user knows it: keys have a sign before their names in state, so that no field has the same."""
+    return column.removeprefix("#")
 
 
 def _routing_json(routing: int | None) -> JsonObject:
@@ -112,13 +117,14 @@ class StoredRows:
         for new in spec.schema:
             old = stored.get(new.name)
             if old is None:
-                raise self._changed(f"column '{new.name}' of type {new.type} is new")
+                raise self._changed(f"column '{_user_name(new.name)}' of type {new.type} is new")
             if old.type != new.type:
-                raise self._changed(f"column '{new.name}' was stored as {old.type} and is now {new.type}")
+                raise self._changed(f"column '{_user_name(new.name)}' was stored as {old.type} and is now {new.type}")
         for what in ("key", "mutable"):
             was, now = getattr(self.spec, what), getattr(spec, what)
             if was != now:
-                raise self._changed(f"the {what} columns were {list(was)} and are now {list(now)}")
+                before, after = (list(map(_user_name, names)) for names in (was, now))
+                raise self._changed(f"the {what} columns were {before} and are now {after}")
         if routing_of(self.spec) != routing_of(spec):
             raise self._changed("other columns of the key decide where its rows go")
 

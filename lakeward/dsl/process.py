@@ -76,9 +76,8 @@ class ProcessResult(DataStream):
         schema = self._work(lambda: tag.schema)
         work = self._node.work
         assert isinstance(work, Process), "made by a process verb"
-        known = work.side.setdefault(tag.name, schema)
-        if not known.equals(schema):
-            raise self._error(GraphError(f"the side stream '{tag.name}' is read as rows of two types"))
+        self._work(lambda: self._context.builder.note_side_stream(tag.name, schema))
+        work.side[tag.name] = schema
         time = self._input._event_time_in(schema)
         return DataStream(self._context, replace(self._node, schema=schema), time, tag=tag.name)
 

@@ -187,7 +187,7 @@ class NeverThere(lw.KeyedProcessFunction):
         (ListedBecomesText(), "'items': column 'price' was stored as float and is now string"),
         (ListBecomesValue(), "'items' was stored as a table of another kind"),
         (LivesNowForAnHour(), "'total' was stored without '##touched_us'"),
-        (ListedForAnHour(), "'items' was stored by ['#k'], mutable []"),
+        (ListedForAnHour(), "'items' was stored by 'k' without a TTL, and is now by 'k' with a TTL"),
         (NeverThere(), "'fresh' is said to have been 'totla', but the checkpoint has neither"),
     ],
     ids=["type", "narrower", "list", "kind", "ttl", "ttl of a list", "name"],
