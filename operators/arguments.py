@@ -11,7 +11,7 @@ import pyarrow as pa
 from lakeward.engine.api.failed_rows import failed_row
 from lakeward.engine.core.errors import LakewardError, UserCodeError
 from lakeward.engine.core.redaction import FailedRow, text_of
-from lakeward.engine.core.user_frames import UserFrame, user_trace
+from lakeward.engine.core.user_frames import UserFrame, is_own, user_trace
 from lakeward.operators.function_names import function_name, plain_function
 from lakeward.operators.row_values import value_maker
 from lakeward.operators.rows import ColumnReader, RowReader
@@ -208,9 +208,11 @@ def making_error(function: object, error: Exception) -> UserCodeError:
 
 
 def definition(function: object) -> tuple[UserFrame, ...]:
-    """The line at which a function begins, where an error has no other; nothing for what is written in C."""
-    code = getattr(plain_function(function), "__code__", None)
-    return () if code is None else (UserFrame(code.co_filename, code.co_firstlineno, code.co_name),)
+    """The line at which a function begins, where an error has no other; nothing for what is written in C or is ours."""
+    plain = plain_function(function)
+    code = getattr(plain, "__code__", None)
+    own = is_own(getattr(plain, "__globals__", {}).get("__name__", ""))
+    return () if code is None or own else (UserFrame(code.co_filename, code.co_firstlineno, code.co_name),)
 
 
 def exception_text(error: BaseException) -> str:

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from pyarrow import types as pt
 
 from lakeward.engine.api.row_types import arrow_type, is_row_class, row_fields, schema_of
 from lakeward.engine.api.state import ColumnSpec
@@ -140,43 +136,6 @@ class ValueForm:
                 hint=f"{error}",
                 rows=(FailedRow(wrong, label="value"),),
             ) from error
-
-
-def canonical(form: ValueForm) -> Callable[[Any], Any] | None:
-    """Makes of a key of a map the one that it is when it has been stored and read; None: each is so as it comes.
-
-    A dict would hold both, and find neither by the other: times with a time zone and without, NaN and NaN.
-
-    >>> name = canonical(ValueForm(datetime, "names"))
-    >>> name(datetime(2026, 1, 1)) if name else ...
-    datetime.datetime(2026, 1, 1, 0, 0, tzinfo=datetime.timezone.utc)
-
-    Args:
-        form: The type of the keys.
-    """
-    kind = form.schema.types[0]
-    if form.rows or not (pt.is_timestamp(kind) or pt.is_floating(kind)):
-        return None
-    if pt.is_floating(kind):
-        return partial(_number, kind.to_pandas_dtype())
-    return _in_utc if kind.tz is not None else _without_zone
-
-
-def _number(kind: type[np.floating[Any]], name: Any) -> Any:
-    if not isinstance(name, float):
-        return name
-    with np.errstate(over="ignore"):
-        stored = name if kind is np.float64 else float(kind(name))
-    return math.nan if math.isnan(stored) else stored  # that very object: a dict finds it by its identity
-
-
-def _in_utc(name: Any) -> Any:
-    return name.replace(tzinfo=UTC) if isinstance(name, datetime) and name.tzinfo is None else name
-
-
-def _without_zone(name: Any) -> Any:
-    aware = isinstance(name, datetime) and name.tzinfo is not None
-    return name.astimezone(UTC).replace(tzinfo=None) if aware else name
 
 
 def _admits_none(hint: Any) -> bool:

@@ -13,8 +13,9 @@ from lakeward.engine.api.context import OperatorContext
 from lakeward.engine.api.state import ColumnSpec, RowIds, RowsEvolution, RowsSpec
 from lakeward.operators.process.declared import Declared
 from lakeward.operators.process.expiry import Expiry
-from lakeward.operators.process.forms import KEY_PREFIX, ValueForm, canonical
+from lakeward.operators.process.forms import KEY_PREFIX, ValueForm
 from lakeward.operators.process.key_batch import KeyBatch, prefixed
+from lakeward.operators.process.stored_values import Settle, canonical, settled
 from lakeward.operators.ranking.keyed_rows import KeyedRows
 from lakeward.operators.windows.columns import Rows, group_rows, to_numpy
 from lakeward.operators.windows.timed import KeyTypes
@@ -70,6 +71,11 @@ class HeldRows:
     def canonical_name(self) -> Callable[[Any], Any] | None:
         """What to make of a map's key before it is looked for; None: nothing."""
         return canonical(self._forms[0][1])
+
+    @property
+    def settle(self) -> Settle | None:
+        """Makes of a value, or of a map's value, the one that it is when it has been read."""
+        return settled(self._forms[-1][1])
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -149,6 +149,7 @@ class Process(OperatorFactory):
         returns: What that was made of, if not of an annotation.
         side: The schemas of the side streams that are read, by name; filled while the graph is built.
         on_error: What becomes of rows on which the function fails.
+        timeless: Why event time does not advance, so that timers of it are refused; empty if it does.
 
     Raises:
         GraphError: The function takes other arguments than it gets.
@@ -161,6 +162,7 @@ class Process(OperatorFactory):
     returns: Any = None
     side: dict[str, pa.Schema] = field(default_factory=dict)
     on_error: OnError = FAIL
+    timeless: str = ""
 
     def __post_init__(self) -> None:
         self.errors()
@@ -377,7 +379,8 @@ class ProcessOperator(FunctionOperator):
     def _made_context(self, context: OperatorContext) -> ProcessContext:
         if not self._queues:
             return ProcessContext(context, self._side, self._batch)
-        timers = TimerService(self._queues["event"], self._queues["processing"], self._check_key)
+        queues = self._queues
+        timers = TimerService(queues["event"], queues["processing"], self._check_key, self._spec.timeless)
         return KeyedContext(context, self._side, self._batch, timers)
 
     def _check_key(self) -> None:

@@ -331,6 +331,12 @@ class DictState(State, MutableMapping[K, V]):
     def __len__(self) -> int:
         unbound(self)
 
+    def setdefault(self, key: K, default: Any = None) -> Any:
+        """An entry's value, which is set where there is none."""
+        if key not in self:
+            self[key] = default
+        return self[key]  # not what was given: it may be another one when it is stored
+
     def clear(self) -> None:
         """Forget all entries."""
         unbound(self)
