@@ -26,6 +26,22 @@ Held = dict[int, Row]
 """The accumulated row of each slot."""
 
 
+def row_as_it_came(error: LakewardError, reducer: RowReducer, batch: pa.RecordBatch, index: int) -> None:
+    """Let an error show the row that a function got, and hide its values, whatever it has made of the object.
+
+    Args:
+        error: Shows the object, as the first of its rows.
+        reducer: Makes rows.
+        batch: The rows.
+        index: Its place there.
+    """
+    try:
+        (value,) = reducer.rows(batch.slice(index, 1))
+    except LakewardError:  # a class of the user's that makes the same row at one time and not at another
+        value = failed_row(batch, index).value
+    error.rows = (replace(error.rows[0], value=value, index=index), *error.rows[1:])
+
+
 class _Fold(NamedTuple):
     """One row folded.
 
@@ -153,9 +169,10 @@ class GuardedFolds:
 
     def _placed(self, error: LakewardError, index: int) -> LakewardError:
         """The error of a row, with its place in the batch."""
-        if not error.rows or error.rows[0].index is not None:
-            return error if error.rows else error.about(failed_row(self._batch, index))
-        error.rows = (replace(error.rows[0], index=index), *error.rows[1:])
+        if not error.rows:
+            return error.about(failed_row(self._batch, index))
+        if error.rows[0].index is None:
+            row_as_it_came(error, self._reducer, self._batch, index)
         return error
 
     def _read(self, start: int, stop: int) -> list[Any]:

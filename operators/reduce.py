@@ -27,7 +27,7 @@ from lakeward.operators.arguments import ROW_HINT, call_error, definition, makin
 from lakeward.operators.error_policy import FAIL, OnError, RowErrors, policy_text
 from lakeward.operators.function_names import function_name
 from lakeward.operators.grouping import plain
-from lakeward.operators.guarded_folds import ROWS_A_PART, GuardedFolds, Held, Row
+from lakeward.operators.guarded_folds import ROWS_A_PART, GuardedFolds, Held, Row, row_as_it_came
 from lakeward.operators.rows import RowReader, fits, list_to_column
 from lakeward.operators.signatures import row_class_of
 from lakeward.operators.windows.columns import Rows, is_fixed, storage_type, to_arrow, to_numpy
@@ -288,17 +288,19 @@ class ReduceOperator(Operator):
                     results = []
             return pa.concat_batches([*parts, reducer.to_batch(results)])
         except UserCodeError as error:
-            _place(error, len(parts) * ROWS_A_PART, len(results))
+            _place(error, reducer, batch, len(parts) * ROWS_A_PART, len(results))
             raise
 
 
-def _place(error: UserCodeError, first: int, done: int) -> None:
+def _place(error: UserCodeError, reducer: RowReducer, batch: pa.RecordBatch, first: int, done: int) -> None:
     """Say which row of the batch is at fault: one of the part that begins at `first`, or the row behind those done."""
-    if not error.rows:  # raised by the function itself
+    if not error.rows:  # it could not be made
         return
     row = error.rows[0]
-    index = first + (done if row.index is None else row.index)
-    error.rows = (replace(row, index=index), *error.rows[1:])
+    if row.index is None:
+        row_as_it_came(error, reducer, batch, first + done)
+    else:
+        error.rows = (replace(row, index=first + row.index), *error.rows[1:])
 
 
 def _prefixed(keys: KeyTypes) -> KeyTypes:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,6 +21,29 @@ if TYPE_CHECKING:
 
 Call = tuple[int, int, Any]
 """The number of a row's key, its time, and the row."""
+
+
+@contextmanager
+def row_as_it_came(reader: Reader, batch: pa.RecordBatch) -> Iterator[None]:
+    """Errors show the row that the function got, and hide its values, whatever the function has made of the object.
+
+    Args:
+        reader: Makes what the function is called with.
+        batch: The rows that are handled inside.
+    """
+    try:
+        yield
+    except LakewardError as error:
+        row = error.rows[0] if error.rows else None
+        if row is not None and row.index is not None:
+            try:
+                ((value,),) = reader.chunks(batch.slice(row.index, 1))
+            except (
+                Exception
+            ):  # a class that makes the same row at one time and not at another: the error has the object
+                value = row.value
+            error.rows = (replace(row, value=value), *error.rows[1:])
+        raise
 
 
 class GuardedBatch(NamedTuple):
@@ -85,7 +110,8 @@ class GuardedRows:
         with self._operator.all_or_nothing(self._rows.arrays):
             made = self._read(start, stop)
             calls = zip(self._rows.numbers[start:stop], self._rows.times[start:stop], made, strict=True)
-            self._operator.handle(self._handler, calls, start)
+            with row_as_it_came(self._reader, self._rows.batch):
+                self._operator.handle(self._handler, calls, start)
 
     def _read(self, start: int, stop: int) -> list[Any]:
         """What the function gets for some rows.

@@ -36,7 +36,7 @@ from lakeward.operators.process.contexts import (
     ProcessContext,
     TimerService,
 )
-from lakeward.operators.process.guarded_rows import Call, GuardedBatch, GuardedRows
+from lakeward.operators.process.guarded_rows import Call, GuardedBatch, GuardedRows, row_as_it_came
 from lakeward.operators.process.key_batch import NO_TIME, KeyBatch
 from lakeward.operators.process.keyed_states import KeyedStates
 from lakeward.operators.process.side_outputs import SideOutputs
@@ -401,7 +401,8 @@ class ProcessOperator(FunctionOperator):
         handler = self._bound.handlers[index]
         if self._spec.on_error == FAIL:
             self._begin(arrays)
-            self.handle(handler, zip(numbers, times, rows))  # noqa: B905 (some are endless)
+            with row_as_it_came(self._readers[index], batch):
+                self.handle(handler, zip(numbers, times, rows))  # noqa: B905 (some are endless)
         else:
             count = batch.num_rows
             guarded = GuardedBatch(batch, arrays, list(islice(numbers, count)), list(islice(times, count)))

@@ -210,6 +210,12 @@ def test_an_error_of_lakeward_s_inside_the_function_shows_the_row_and_the_line()
     assert run([[row("a", 1), row("a", 2)]], SIDE, refusing)[1] == [row("a", 2)]
 
 
+@pytest.mark.parametrize("policy", [OnError.fail(), OnError.retry(attempts=2, backoff=0)])
+def test_an_error_shows_the_row_as_it_came_whatever_the_function_has_made_of_it(policy: OnError) -> None:
+    with pytest.raises(UserCodeError, match=r"row: \{'k': 'a', 'n': 2, 'note': 'raise'\}"):
+        run([[row("a", 1), row("a", 2, "raise")]], policy)
+
+
 def numbers(count: int) -> Rows:
     return [row("abc"[n % 3], n, "raise" if n % 7 == 3 else "text" if n % 7 == 5 else "ok") for n in range(count)]
 

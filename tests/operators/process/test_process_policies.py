@@ -206,3 +206,31 @@ def test_a_function_of_a_state_that_fails_fails_the_row_and_leaves_the_state(kin
     ]
     line = most.__code__.co_firstlineno + 2
     assert {place.rpartition(":")[2] for place in failed.table()["error_at"].to_pylist()} == {str(line)}
+
+
+@pytest.mark.parametrize("policy", [lw.OnError.fail(), lw.OnError.skip(), lw.OnError.side_output(FAILED)])
+@pytest.mark.parametrize("keyed", [False, True])
+def test_values_that_the_function_takes_out_of_its_row_before_it_fails_are_hidden_all_the_same(
+    policy: lw.OnError, keyed: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    def telling(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        password = row.pop("password")
+        if row["n"] == 2:
+            raise ValueError(f"cannot log in with {password}")
+        yield {"n": row["n"]}
+
+    env = lw.StreamExecutionEnvironment()
+    rows = env.from_collection([{"k": 1, "n": n, "password": f"sesame-{n}"} for n in range(4)])
+    stream_of = rows.key_by("k") if keyed else rows
+    made = stream_of.process(telling, returns={"n": int}, on_error=policy)
+    said = ""
+    with caplog.at_level("INFO", "lakeward"):
+        try:
+            result = made.side_output(FAILED) if policy.tag else made
+            said = repr(result.drop("password").execute_and_collect().to_pylist()) if policy.tag else ""
+            result.execute_and_collect()
+        except UserCodeError as error:
+            said = str(error)
+    assert "sesame" not in said + caplog.text
+    assert "cannot log in with ***" in said + caplog.text
+    assert "'password': ***" in str(said) + caplog.text
