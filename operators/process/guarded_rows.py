@@ -46,6 +46,18 @@ def row_as_it_came(reader: Reader, batch: pa.RecordBatch) -> Iterator[None]:
         raise
 
 
+class _JobEnds(Exception):
+    """A value does not fit its state, which no policy helps against: other states may have been written already.
+
+    Args:
+        error: What is wrong.
+    """
+
+    def __init__(self, error: LakewardError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 class GuardedBatch(NamedTuple):
     """A batch of which some rows may fail.
 
@@ -102,8 +114,22 @@ class GuardedRows:
                 if failed is None:
                     error.about(failed_row(self._rows.batch, start))
                 self.run(start, row)
-                self._operator.errors.settle(error, partial(self._attempt, row, row + 1))
+                try:
+                    self._operator.errors.settle(error, partial(self._again, row))
+                except _JobEnds as ends:
+                    raise ends.error from ends.error.__cause__
                 start = row + 1
+
+    def _again(self, row: int) -> None:
+        """Handle a row that has failed once more."""
+        try:
+            self._attempt(row, row + 1)
+        except LakewardError as error:
+            if self._operator.is_writing:
+                raise _JobEnds(error) from error
+            if not error.rows or error.rows[0].index is None:
+                error.about(failed_row(self._rows.batch, row))
+            raise
 
     def _attempt(self, start: int, stop: int) -> None:
         """Handle rows and write what they have changed, or nothing of it."""

@@ -234,3 +234,33 @@ def test_values_that_the_function_takes_out_of_its_row_before_it_fails_are_hidde
     assert "sesame" not in said + caplog.text
     assert "cannot log in with ***" in said + caplog.text
     assert "'password': ***" in str(said) + caplog.text
+
+
+def test_a_second_call_that_gives_a_state_what_does_not_fit_ends_the_job_with_no_state_half_written() -> None:
+    class Twice(lw.KeyedProcessFunction):
+        first: lw.ValueState[int] = lw.ValueState(default=0)
+        second: lw.ValueState[int]
+        calls = 0
+
+        def process(self, row: dict[str, Any], ctx: lw.KeyedContext) -> Iterator[dict[str, Any]]:
+            type(self).calls += 1
+            self.first.value += 1
+            if type(self).calls == 1:
+                raise ValueError("at first")
+            self.second.value = "text"  # type: ignore[assignment]
+            yield {"k": row["k"], "total": self.first.value}
+
+    policy = lw.OnError.retry(attempts=3, backoff=0).then(lw.OnError.skip())
+    result = stream([1, 2], 10).key_by("k").process(Twice(), returns={"k": str, "total": int}, on_error=policy)
+    with pytest.raises(UserCodeError, match="state 'second' holds int64, but was given a value of type str"):
+        result.execute_and_collect()
+    assert Twice.calls == 2
+
+
+def test_a_row_whose_result_never_fits_is_tried_again_and_sent_aside_as_it_came() -> None:
+    policy = lw.OnError.retry(attempts=3, backoff=0).then(lw.OnError.side_output(FAILED))
+    found, failed, metrics = run([1, 3, 5], 100, policy, Careful(misfit=True))
+    wanted, _, _ = run([1, 5], 100, lw.OnError.fail(), Careful())
+    assert found == wanted
+    assert [(row["n"], row["error_type"]) for row in failed] == [(3, "UserCodeError")]
+    assert (metrics["failed_rows"], metrics["retried_calls"]) == (1, 2)
