@@ -14,8 +14,8 @@ from lakeward.connectors.arrow_types import cast_column, inside_schema
 from lakeward.connectors.cursors import CursorReader, SplitCursor, Step
 from lakeward.engine.api.row_types import SchemaLike, arrow_type, given_schema, is_row_class, row_fields
 from lakeward.engine.api.source import Origin, ReaderContext, Source, SourceReader, Split
-from lakeward.engine.core.errors import SchemaError, SourceError
-from lakeward.engine.core.expect import refusal
+from lakeward.engine.core.errors import LakewardError, SchemaError, SourceError
+from lakeward.engine.core.expect import refusal, user_location
 from lakeward.engine.core.ids import SplitId
 from lakeward.engine.core.json_types import JsonObject
 from lakeward.engine.core.plain import plain_value
@@ -50,7 +50,10 @@ class CollectionSource(Source):
     """
 
     def __init__(self, rows: Rows, schema: SchemaLike | None = None) -> None:
-        self._table = to_table(rows, schema).combine_chunks()
+        try:
+            self._table = to_table(rows, schema).combine_chunks()
+        except LakewardError as error:
+            raise error.at("", user_location()) from error.__cause__
 
     @property
     def schema(self) -> pa.Schema:

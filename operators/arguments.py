@@ -11,7 +11,7 @@ import pyarrow as pa
 from lakeward.engine.api.failed_rows import failed_row
 from lakeward.engine.core.errors import LakewardError, UserCodeError
 from lakeward.engine.core.redaction import FailedRow, text_of
-from lakeward.engine.core.user_frames import UserFrame, user_trace
+from lakeward.engine.core.user_frames import UserFrame, is_own, user_trace
 from lakeward.operators.function_names import function_name, plain_function
 from lakeward.operators.row_values import value_maker
 from lakeward.operators.rows import ColumnReader, RowReader
@@ -62,13 +62,8 @@ class Calls(ABC):
         except LakewardError as error:
             raise error.about(failed_row(batch, row)) from error.__cause__
         except Exception as error:
-            trace = user_trace(error)
-            if not any(isinstance(line, UserFrame) for line in trace):
-                raise
-            problem = f"making a row for {self.name} raised {exception_text(error)}"
-            failure = UserCodeError(problem, hint=ROW_HINT, rows=(failed_row(batch, row),), trace=trace)
-            failure.raised = error
-            raise failure from error
+            failure = making_error(self._function, error)
+            raise failure.about(failed_row(batch, row)) from error
 
     @abstractmethod
     def row(self, values: Sequence[Any]) -> Any:
@@ -196,10 +191,28 @@ def call_error(
     return failure
 
 
+def making_error(function: object, error: Exception) -> UserCodeError:
+    """The error of a class of the user's of which no row could be made for a function.
+
+    Args:
+        function: The user's.
+        error: What was raised, caught where rows are made; passed on if no code of the user's raised it.
+    """
+    trace = user_trace(error)
+    if not any(isinstance(line, UserFrame) for line in trace):
+        raise error
+    problem = f"making a row for {function_name(function)} raised {exception_text(error)}"
+    failure = UserCodeError(problem, hint=ROW_HINT, trace=trace)
+    failure.raised = error
+    return failure
+
+
 def definition(function: object) -> tuple[UserFrame, ...]:
-    """The line at which a function begins, where an error has no other; nothing for what is written in C."""
-    code = getattr(plain_function(function), "__code__", None)
-    return () if code is None else (UserFrame(code.co_filename, code.co_firstlineno, code.co_name),)
+    """The line at which a function begins, where an error has no other; nothing for what is written in C or is ours."""
+    plain = plain_function(function)
+    code = getattr(plain, "__code__", None)
+    own = is_own(getattr(plain, "__globals__", {}).get("__name__", ""))
+    return () if code is None or own else (UserFrame(code.co_filename, code.co_firstlineno, code.co_name),)
 
 
 def exception_text(error: BaseException) -> str:

@@ -26,7 +26,7 @@ from lakeward.operators.async_options import AsyncFunction, AsyncOptions
 from lakeward.operators.async_queue import AsyncQueue, QueuedRow
 from lakeward.operators.async_saved import SavedRows
 from lakeward.operators.async_target import Target, has_timeout, invoked, is_coroutine, own_copy
-from lakeward.operators.error_policy import FAIL, RowErrors
+from lakeward.operators.error_policy import RowErrors, policy_text
 from lakeward.operators.function_names import function_name
 from lakeward.operators.row_values import optional_keys
 from lakeward.operators.rows import RowWriter, column_to_list
@@ -146,7 +146,7 @@ class AsyncMap(OperatorFactory):
         order = "ordered" if options.ordered else "unordered"
         lists = "" if options.batch_rows is None else f", up to {options.batch_rows} rows a call"
         function = self.targets(self.function).function.description
-        failing = "" if options.on_error == FAIL else f", on error {options.on_error}"
+        failing = policy_text(options.on_error)
         return f"map_async {function} ({order}, capacity {options.capacity}{lists}){failing}"
 
     @property

@@ -177,6 +177,11 @@ FAIL = OnError.fail()
 """The policy where nothing is said."""
 
 
+def policy_text(policy: OnError) -> str:
+    """For `explain()`: ", on error skip"; nothing where nothing is said."""
+    return "" if policy == FAIL else f", on error {policy}"
+
+
 def failed_rows_schema(schema: pa.Schema) -> pa.Schema:
     """The columns of a side output of failed rows.
 

@@ -27,10 +27,12 @@ class Chunk(NamedTuple):
     Args:
         first: The first of these rows in the batch.
         values: A list of values an argument.
+        batch: The batch.
     """
 
     first: int
     values: list[Sequence[Any]]
+    batch: pa.RecordBatch
 
     @property
     def rows(self) -> range:
@@ -38,7 +40,7 @@ class Chunk(NamedTuple):
         return range(self.first, self.first + len(self.values[0]))
 
     def of(self, row: int) -> list[Any]:
-        """The arguments for a row of the batch."""
+        """The arguments that the function was called with for a row of the batch; it may have changed them."""
         return [values[row - self.first] for values in self.values]
 
 
@@ -82,7 +84,7 @@ class GuardedCalls:
         while done < batch.num_rows:
             try:
                 for values in self._calls.chunks(batch.slice(done)):
-                    yield Chunk(done, values)
+                    yield Chunk(done, values, batch)
                     done += len(values[0])
             except Exception:
                 stop = min(done + CHUNK_ROWS, batch.num_rows)
@@ -98,7 +100,7 @@ class GuardedCalls:
                 if found is FAILED:
                     continue
                 values = found
-            yield Chunk(row, values)
+            yield Chunk(row, values, batch)
 
     def results(self, chunk: Chunk) -> Results:
         """A result for each row, but for those that have failed."""
@@ -159,8 +161,7 @@ class GuardedCalls:
 
     def settle(self, error: Exception, chunk: Chunk, row: int, call: Callable[..., Any]) -> Any:
         """What becomes of a row for which `call` raised: a result after all, or `FAILED`."""
-        values = chunk.of(row)
-        return self._errors.settle(self._failure(error, values, row), lambda: self._once(call, values, row))
+        return self._errors.settle(self._failure(error, chunk, row), lambda: self._once(call, chunk, row))
 
     def written(self, writer: RowWriter, results: Results, chunk: Chunk) -> Iterator[Arrays]:
         """The columns of results, without those that do not fit."""
@@ -184,20 +185,33 @@ class GuardedCalls:
         """The columns of what the function now returns for the only row of some results."""
         row = results.rows[0]
         call = self._calls.call if results.ends is None else self._call_for_list
-        found = self._once(call, chunk.of(row), row)
+        found = self._once(call, chunk, row)
         try:
             return writer.arrays([found] if results.ends is None else found)
         except UserCodeError as error:
             raise self._misfit(error, chunk, row) from error.__cause__
 
-    def _once(self, call: Callable[..., Any], values: list[Any], row: int) -> Any:
+    def _once(self, call: Callable[..., Any], chunk: Chunk, row: int) -> Any:
+        """Call again, with new objects: the call that failed may have changed those that it got."""
+        values = self._read(chunk, row)
         try:
             return call(*values)
         except Exception as error:
-            failure = self._failure(error, values, row)
+            failure = self._failure(error, chunk, row)
             raise failure from failure.__cause__
 
-    def _failure(self, error: Exception, values: list[Any], row: int) -> LakewardError:
+    def _read(self, chunk: Chunk, row: int) -> list[Any]:
+        return [values[0] for values in self._calls.read(chunk.batch, row)]
+
+    def _as_it_came(self, chunk: Chunk, row: int) -> list[Any]:
+        """What the function got for a row, for errors."""
+        try:
+            return self._read(chunk, row)
+        except LakewardError:  # a class of the user's that makes the same row at one time and not at another
+            return chunk.of(row)
+
+    def _failure(self, error: Exception, chunk: Chunk, row: int) -> LakewardError:
+        values = self._as_it_came(chunk, row)
         if isinstance(error, LakewardError):
             error.trace = error.trace or user_trace(error) or definition(self._calls.call)
             return error.about(FailedRow(self._calls.row(values), row))
@@ -208,4 +222,4 @@ class GuardedCalls:
     def _misfit(self, error: UserCodeError, chunk: Chunk, row: int) -> LakewardError:
         """The error of a result that does not fit, with the row that it was made of."""
         error.trace = error.trace or definition(self._calls.call)
-        return error.about(FailedRow(self._calls.row(chunk.of(row)), row))
+        return error.about(FailedRow(self._calls.row(self._as_it_came(chunk, row)), row))

@@ -21,24 +21,23 @@ from lakeward.engine.api.row_types import field_names, row_fields
 from lakeward.engine.api.state import ColumnSpec, TableSpec
 from lakeward.engine.core.errors import GraphError, LakewardError, UserCodeError
 from lakeward.engine.core.redaction import FailedRow
+from lakeward.engine.core.user_frames import user_trace
 from lakeward.operators.aggregate import Fetch
-from lakeward.operators.arguments import call_error, definition
+from lakeward.operators.arguments import ROW_HINT, call_error, definition, making_error
+from lakeward.operators.error_policy import FAIL, OnError, RowErrors, policy_text
 from lakeward.operators.function_names import function_name
 from lakeward.operators.grouping import plain
+from lakeward.operators.guarded_folds import ROWS_A_PART, GuardedFolds, Held, Row, row_as_it_came
 from lakeward.operators.rows import RowReader, fits, list_to_column
 from lakeward.operators.signatures import row_class_of
 from lakeward.operators.windows.columns import Rows, is_fixed, storage_type, to_arrow, to_numpy
 from lakeward.operators.windows.timed import KeyTypes, key_types
-
-Row = Any
-"""A row as the function gets it: a dict, or an instance of the class that its first parameter is annotated with."""
 
 ReduceFunction = Callable[[Row, Row], Row]
 """Takes the accumulated row and a new one, and returns the new accumulated row."""
 
 
 _HINT = "a reduce function takes two rows and returns one of the same form, with all columns"
-_ROWS_A_PART = 1024  # rows that become columns while they are in the processor's cache
 
 
 class RowReducer:
@@ -48,15 +47,17 @@ class RowReducer:
         schema: Schema of the rows.
         keys: Names of the key columns, for errors.
         function: The user's function.
+        hint: What else can be done about a row on which it raises.
 
     Raises:
         SchemaError: The class of its rows does not fit the schema.
         GraphError: It does not take two rows, or their class has not all columns.
     """
 
-    def __init__(self, schema: pa.Schema, keys: Sequence[str], function: ReduceFunction) -> None:
+    def __init__(self, schema: pa.Schema, keys: Sequence[str], function: ReduceFunction, hint: str) -> None:
         self.schema = schema
         self._function = function
+        self._hint = f"{_HINT}; {hint}"
         self._row_class = row_class_of(function)
         self._reader = RowReader(schema, self._row_class)
         self._dicts = self._row_class is None or issubclass(self._row_class, dict)
@@ -105,10 +106,11 @@ class RowReducer:
         try:
             # A copy: a function that changes its first argument must not change the row that was already sent.
             result = self._function(self._copy(held), row)
-        except LakewardError:
-            raise
+        except LakewardError as error:
+            error.trace = error.trace or user_trace(error) or definition(self._function)
+            raise error.about(FailedRow(row)) from error.__cause__
         except Exception as error:
-            failure = call_error(self._function, error, hint=_HINT, row=FailedRow(row))
+            failure = call_error(self._function, error, hint=self._hint, row=FailedRow(row))
             failure.rows += (FailedRow(held, label="folded so far"),)
             raise failure from error
         if type(result) is self._row_class:  # not only for the error: the check of a mapping costs more than the call
@@ -180,8 +182,22 @@ class RowReducer:
             fetch(f"{field.name}#given")[slots] = array.is_valid().to_numpy(zero_copy_only=False)
 
     def rows(self, batch: pa.RecordBatch) -> Iterator[Row]:
-        """The rows of a batch, as the function gets them."""
-        return self._reader.rows(batch)
+        """The rows of a batch, as the function gets them.
+
+        Raises:
+            UserCodeError: The class that they are of refuses one.
+        """
+        chunks = self._reader.chunks(batch)
+        while True:
+            try:
+                chunk = next(chunks, None)
+            except LakewardError:
+                raise
+            except Exception as error:
+                raise making_error(self._function, error) from error
+            if chunk is None:
+                return
+            yield from chunk
 
     def batch(self, arrays: Sequence[pa.Array]) -> pa.RecordBatch:
         """A batch of the stream."""
@@ -216,14 +232,18 @@ class ReduceOperator(Operator):
     Args:
         keys: Name and type of the key columns.
         reducer: Calls the function.
+        errors: What becomes of rows on which it fails.
     """
 
-    def __init__(self, keys: KeyTypes, reducer: RowReducer) -> None:
+    def __init__(self, keys: KeyTypes, reducer: RowReducer, errors: RowErrors) -> None:
         self._keys = keys
         self._reducer = reducer
+        self._errors = errors
+        self._folded = self._all_folded if errors.policy == FAIL else GuardedFolds(reducer, errors).folded
 
     def open(self, context: OperatorContext) -> None:
         """Open the table of accumulated rows."""
+        self._errors.open(context)
         self._table = context.table(TableSpec("reduce", _prefixed(self._keys), self._reducer.columns))
 
     def on_batch(self, batch: pa.RecordBatch, out: Output) -> None:
@@ -234,13 +254,22 @@ class ReduceOperator(Operator):
         pane, reducer = self._table.pane(), self._reducer
         slots, new = pane.insert(keys)
         known = np.setdiff1d(slots, slots[new])
-        held: dict[int, Row] = dict(zip(known.tolist(), reducer.rows(reducer.load(pane.column, known)), strict=True))
+        held: Held = dict(zip(known.tolist(), reducer.rows(reducer.load(pane.column, known)), strict=True))
         results = self._folded(held, slots.tolist(), batch)
         last = np.fromiter(held, dtype=np.int64, count=len(held))
         reducer.store(pane.column, last, reducer.to_batch(list(held.values())))
-        out.emit(results)
+        unheld = np.flatnonzero(new & ~np.isin(slots, last))
+        if len(unheld):  # no row of theirs went through: the next one is their first
+            pane.remove(self._table.keys([plain(batch.column(name)).take(pa.array(unheld)) for name, _ in self._keys]))
+        if results.num_rows:
+            out.emit(results)
+        self._errors.send(batch, out)
 
-    def _folded(self, held: dict[int, Row], slots: Sequence[int], batch: pa.RecordBatch) -> pa.RecordBatch:
+    def close(self) -> None:
+        """Say what was not said yet."""
+        self._errors.close()
+
+    def _all_folded(self, held: Held, slots: Sequence[int], batch: pa.RecordBatch) -> pa.RecordBatch:
         """The accumulated row of each row's key behind it; `held` has the last ones then.
 
         Raises:
@@ -254,22 +283,24 @@ class ReduceOperator(Operator):
                 before = held.get(slot)
                 held[slot] = result = row if before is None else fold(before, row)
                 results.append(result)
-                if len(results) == _ROWS_A_PART:
+                if len(results) == ROWS_A_PART:
                     parts.append(reducer.to_batch(results))
                     results = []
             return pa.concat_batches([*parts, reducer.to_batch(results)])
         except UserCodeError as error:
-            _place(error, len(parts) * _ROWS_A_PART, len(results))
+            _place(error, reducer, batch, len(parts) * ROWS_A_PART, len(results))
             raise
 
 
-def _place(error: UserCodeError, first: int, done: int) -> None:
+def _place(error: UserCodeError, reducer: RowReducer, batch: pa.RecordBatch, first: int, done: int) -> None:
     """Say which row of the batch is at fault: one of the part that begins at `first`, or the row behind those done."""
-    if not error.rows:  # raised by the function itself
+    if not error.rows:  # it could not be made
         return
     row = error.rows[0]
-    index = first + (done if row.index is None else row.index)
-    error.rows = (replace(row, index=index), *error.rows[1:])
+    if row.index is None:
+        row_as_it_came(error, reducer, batch, first + done)
+    else:
+        error.rows = (replace(row, index=first + row.index), *error.rows[1:])
 
 
 def _prefixed(keys: KeyTypes) -> KeyTypes:
@@ -285,6 +316,7 @@ class Reduce(OperatorFactory):
         keys: Key columns.
         schema: Schema of the stream, and of the result.
         function: Folds two rows into one.
+        on_error: What becomes of rows on which it fails: they change nothing, and nothing is sent for them.
 
     Guarantee: each row is folded exactly once into the state, over any number of restarts; the function itself may be
     called again for rows after the restored checkpoint.
@@ -293,21 +325,26 @@ class Reduce(OperatorFactory):
     keys: tuple[str, ...]
     schema: pa.Schema
     function: ReduceFunction
+    on_error: OnError = FAIL
 
     def __post_init__(self) -> None:
         self._reducer()
+        self._errors()
 
     def _reducer(self) -> RowReducer:
-        return RowReducer(self.schema, self.keys, self.function)
+        return RowReducer(self.schema, self.keys, self.function, ROW_HINT)
+
+    def _errors(self) -> RowErrors:
+        return RowErrors(self.on_error, self.schema)
 
     def create(self) -> ReduceOperator:
         """Make the operator of one subtask."""
-        return ReduceOperator(key_types(self.schema, self.keys), self._reducer())
+        return ReduceOperator(key_types(self.schema, self.keys), self._reducer(), self._errors())
 
     @property
     def description(self) -> str:
         """For `explain()`: "reduce by shop with function 'newest' (job.py:12)"."""
-        return f"reduce by {', '.join(self.keys)} with {function_name(self.function)}"
+        return f"reduce by {', '.join(self.keys)} with {function_name(self.function)}{policy_text(self.on_error)}"
 
     @property
     def vectorised(self) -> bool:
@@ -321,5 +358,5 @@ class Reduce(OperatorFactory):
 
     @property
     def row_flow(self) -> RowFlow:
-        """A row for every row."""
-        return RowFlow(one_to_one=True)
+        """A row for every row, unless some are left out."""
+        return RowFlow(one_to_one=self.on_error.last == "fail")

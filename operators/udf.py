@@ -23,7 +23,7 @@ from lakeward.engine.api.operator import Operator, OperatorFactory, RowFlow
 from lakeward.engine.core.errors import GraphError, LakewardError, UserCodeError
 from lakeward.engine.core.redaction import FailedRow
 from lakeward.operators.arguments import ROW_HINT, Calls, call_error, calls_of, definition
-from lakeward.operators.error_policy import FAIL, FAILED, OnError, RowErrors
+from lakeward.operators.error_policy import FAIL, FAILED, OnError, RowErrors, policy_text
 from lakeward.operators.function_names import function_name
 from lakeward.operators.guarded_calls import Arrays, Chunk, GuardedCalls, Results
 from lakeward.operators.row_values import optional_keys
@@ -61,7 +61,7 @@ class _RowFunction(OperatorFactory):
         """The verb and the function, and what it gets if that is not the whole row."""
         arguments = arguments_of(self.function, self.input_schema, self.columns)
         of = "" if arguments is None else f" of {', '.join(one.column for one in arguments)}"
-        return f"{verb} {function_name(self.function)}{of}{_policy(self.on_error)}"
+        return f"{verb} {function_name(self.function)}{of}{policy_text(self.on_error)}"
 
     def _guarded(self) -> tuple[RowErrors, GuardedCalls]:
         errors = RowErrors(self.on_error, self.input_schema)
@@ -206,11 +206,7 @@ class MapBatches(OperatorFactory):
     @property
     def description(self) -> str:
         """The function."""
-        return f"map_batches {function_name(self.function)}{_policy(self.on_error)}"
-
-
-def _policy(policy: OnError) -> str:
-    return "" if policy == FAIL else f", on error {policy}"
+        return f"map_batches {function_name(self.function)}{policy_text(self.on_error)}"
 
 
 def _writer(function: Callable[..., Any], schema: pa.Schema, returns: Any, what: str) -> RowWriter:

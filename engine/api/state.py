@@ -30,14 +30,14 @@ class ColumnSpec:
         type: Integers, floats, booleans, timestamps and dates are stored as numpy columns of the same width;
             strings, bytes and everything else as Python objects (slower), None being null.
         default: The value of a new slot, and of one that was stored without the field.
-        renamed_from: The field's name in an older checkpoint.
+        renamed_from: The field's names in older checkpoints, of which each has one.
         addable: Whether its default may stand for what was stored without it.
     """
 
     name: str
     type: pa.DataType
     default: Any = None
-    renamed_from: str | None = None
+    renamed_from: tuple[str, ...] = ()
     addable: bool = True
 
 
@@ -51,14 +51,14 @@ class TableSpec:
         columns: The fields.
         routing: How many of the first key columns decide the key group, and so the subtask; None: all of them. A table
             keyed by (auction, bidder) of a stream keyed by auction has 1.
-        renamed_from: The table's name in an older checkpoint.
+        renamed_from: The table's names in older checkpoints, of which each has one.
     """
 
     name: str
     key: tuple[tuple[str, pa.DataType], ...]
     columns: tuple[ColumnSpec, ...] = field(default=())
     routing: int | None = None
-    renamed_from: str | None = None
+    renamed_from: tuple[str, ...] = ()
 
     @property
     def schema(self) -> pa.Schema:
@@ -190,12 +190,12 @@ class RowsEvolution:
     Columns that are not wanted are dropped, and those of a narrower type widened.
 
     Args:
-        columns: Those with an old name, or a value for rows that were stored without them (else null).
-        renamed_from: The table's name in an older checkpoint.
+        columns: Those with old names, or a value for rows that were stored without them (else null).
+        renamed_from: The table's names in older checkpoints, of which each has one.
     """
 
     columns: tuple[ColumnSpec, ...] = ()
-    renamed_from: str | None = None
+    renamed_from: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

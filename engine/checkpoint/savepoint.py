@@ -44,6 +44,28 @@ class Owner:
     scratch: Path
 
 
+def to_save(reader: CheckpointWorkflow, checkpoint: CheckpointId | None = None) -> WholeCheckpoint:
+    """The checkpoint that a savepoint is made of; changes nothing.
+
+    Args:
+        reader: Of the job's checkpoint directory.
+        checkpoint: Which; None: the newest whole one whose commit has begun.
+
+    Raises:
+        ConfigError: There is no such checkpoint.
+        CorruptionError: There are checkpoints, and not one of them is whole.
+        CheckpointError: A store failed.
+    """
+    found = reader.newest_whole(checkpoint)
+    if found is None:
+        number = "" if checkpoint is None else f" {checkpoint}"
+        raise ConfigError(
+            f"there is no committed checkpoint{number} to make a savepoint of",
+            hint="`lakeward checkpoints list` shows what a directory holds",
+        )
+    return found
+
+
 def write_savepoint(
     source: CheckpointStore, target: CheckpointStore, owner: Owner, checkpoint: CheckpointId | None = None
 ) -> CheckpointManifest:
@@ -69,13 +91,7 @@ def write_savepoint(
     check_is_free(target)
     for left in reversed(range(_TRIES)):
         reader = CheckpointWorkflow(source)
-        found = reader.newest_whole(checkpoint)
-        if found is None:
-            number = "" if checkpoint is None else f" {checkpoint}"
-            raise ConfigError(
-                f"there is no committed checkpoint{number} to make a savepoint of",
-                hint="`lakeward checkpoints list` shows what a directory holds",
-            )
+        found = to_save(reader, checkpoint)
         writer = CheckpointWorkflow(target)
         name, job_id = found.manifest.job_name, found.manifest.job_id
         started = writer.start_generation(name, job_id, owner.name, owner.now_us)

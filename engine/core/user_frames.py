@@ -62,6 +62,11 @@ class FoldedFrames:
 TraceLine = UserFrame | FoldedFrames
 
 
+def is_own(module: str) -> bool:
+    """Whether a module is of Lakeward itself; its examples stand for users' code."""
+    return module.partition(".")[0] == _PACKAGE and not module.startswith(_EXAMPLES)
+
+
 @dataclass(frozen=True, slots=True)
 class _Frame:
     frame: UserFrame
@@ -74,7 +79,7 @@ class _Frame:
     def is_users(self, own: str) -> bool:
         """Whether it is of the user's code; `own` is a package that is, wherever it is installed."""
         if self.package == _PACKAGE:
-            return self.module.startswith(_EXAMPLES)
+            return not is_own(self.module)
         file = self.frame.file
         generated = file == "<string>" and self.frame.function.startswith("__")
         if file.startswith("<frozen ") or (generated and self.module != "__main__"):

@@ -7,6 +7,7 @@ import pyarrow as pa
 from lakeward.engine.api.state import RowsSpec
 from lakeward.engine.core.errors import StateMigrationError
 from lakeward.engine.state.layout import can_follow
+from lakeward.engine.state.renames import stored_names
 from lakeward.engine.state.row_blobs import Part, RowBlobs
 
 
@@ -18,7 +19,7 @@ def check_evolution(old: RowsSpec, new: RowsSpec) -> None:
         new: What is wanted.
 
     Raises:
-        StateMigrationError: Names the column, and both types.
+        StateMigrationError: Names the column, and both types, or its old names of which several are there.
     """
     origins = _origins(old, new)
     for name, origin in origins.items():
@@ -30,11 +31,16 @@ def check_evolution(old: RowsSpec, new: RowsSpec) -> None:
                 "give the new column another name, or start without the old state",
             )
     if (old.key, old.mutable, old.routing) != (new.key, new.mutable, new.routing):
-        before, now = (f"by {list(one.key)}, mutable {list(one.mutable)}" for one in (old, new))
+        before, now = (_shown(one) for one in (old, new))
         raise StateMigrationError(
             f"state table '{new.name}' was stored {before}, and is now {now}",
             hint="the key of stored state cannot change, nor whether it has a TTL; give it another name",
         )
+
+
+def _shown(spec: RowsSpec) -> str:
+    keys = ", ".join(f"'{name.removeprefix('#')}'" for name in spec.key)
+    return f"by {keys} {'with' if spec.mutable else 'without'} a TTL"
 
 
 def evolve_rows(blobs: RowBlobs, old: RowsSpec, new: RowsSpec) -> None:
@@ -74,8 +80,6 @@ def evolved(rows: pa.RecordBatch, old: RowsSpec, new: RowsSpec) -> pa.RecordBatc
 def _origins(old: RowsSpec, new: RowsSpec) -> dict[str, str]:
     """The stored column of each column that has one."""
     assert new.evolution is not None, "only then rows become others"
-    stored, wanted = set(old.schema.names), new.schema.names
-    before = {column.name: column.renamed_from for column in new.evolution.columns if column.renamed_from in stored}
-    renamed = {name: origin for name, origin in before.items() if origin is not None and name not in stored}
-    kept = stored - set(renamed.values())  # an old name may be that of a new column by now
-    return {name: renamed.get(name, name) for name in wanted if name in kept or name in renamed}
+    before = {column.name: column.renamed_from for column in new.evolution.columns}
+    wanted = {name: before.get(name, ()) for name in new.schema.names}
+    return stored_names(f"state table '{new.name}': column", wanted, old.schema.names)

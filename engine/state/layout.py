@@ -18,6 +18,7 @@ from lakeward.engine.api.state import ColumnSpec
 from lakeward.engine.core.errors import CorruptionError, StateMigrationError
 from lakeward.engine.core.hashing import is_binary_like
 from lakeward.engine.core.json_types import JsonObject
+from lakeward.engine.state.renames import stored_names
 from lakeward.engine.state.values import AnyArray, as_objects, default_value, fixed_dtype, object_codec, repeat_default
 
 _LENGTH = struct.Struct("<I")
@@ -125,16 +126,20 @@ def _pack_objects(values: Sequence[Any], encode: Any) -> list[bytes]:
     return [null if raw is None else _LENGTH.pack(len(raw) + 1) + raw for raw in raws]
 
 
-def renamed_layout(layout: RowLayout, columns: Sequence[ColumnSpec]) -> RowLayout:
-    """A stored layout under the columns' new names: bytes know their place, not their name."""
-    names = list(layout.schema.names)
-    for column in columns:
-        if column.renamed_from in names and column.name not in names:
-            names[names.index(column.renamed_from)] = column.name
-    if names == layout.schema.names:
-        return layout
-    fields = [field.with_name(name) for field, name in zip(layout.schema, names, strict=True)]
-    return RowLayout(layout.version, pa.schema(fields))
+def renamed_layouts(table: str, layouts: Sequence[RowLayout], columns: Sequence[ColumnSpec]) -> list[RowLayout]:
+    """A table's stored layouts under the columns' new names: bytes know their place, not their name.
+
+    Raises:
+        StateMigrationError: Several old names of a column are there, in whichever of the layouts.
+    """
+    stored = [name for layout in layouts for name in layout.schema.names]
+    wanted = {column.name: column.renamed_from for column in columns}
+    origins = stored_names(f"state table '{table}': column", wanted, stored)
+    renamed = {origin: name for name, origin in origins.items() if origin != name}
+    if not renamed:
+        return list(layouts)
+    fields = ([field.with_name(renamed.get(field.name, field.name)) for field in layout.schema] for layout in layouts)
+    return [RowLayout(layout.version, pa.schema(some)) for layout, some in zip(layouts, fields, strict=True)]
 
 
 class FrozenRows:

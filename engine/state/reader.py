@@ -16,6 +16,7 @@ from lakeward.engine.state.keys import KeyCodec
 from lakeward.engine.state.kv import KeyValueStore, StoreFactory
 from lakeward.engine.state.layout import Layouts
 from lakeward.engine.state.registry import StoredRows, StoredTable, TableRegistry
+from lakeward.engine.state.renames import stored_name
 from lakeward.engine.state.rescale import RestoreSource, link_files
 from lakeward.engine.state.row_blobs import RowBlobs
 from lakeward.engine.state.row_spec import RowForm
@@ -71,11 +72,11 @@ def read_rows(factory: StoreFactory, sources: Iterable[RestoreSource], spec: Row
     evolution = spec.evolution
     for source in sources:
         described = TableRegistry.from_json(source.tables).row_tables
-        stored = described.get(spec.name)
-        if stored is None and evolution is not None and evolution.renamed_from is not None:
-            stored = described.get(evolution.renamed_from)
-        if stored is None:
+        old_names = () if evolution is None else evolution.renamed_from
+        name = stored_name("state table", spec.name, old_names, described)
+        if name is None:
             continue
+        stored = described[name]
         old = stored.spec if evolution is not None else spec
         for batch in read_tables(factory, source.directory, source.tables)[stored.spec.name]:
             rows = pa.RecordBatch.from_arrays([batch.column(name) for name in old.schema.names], schema=old.schema)

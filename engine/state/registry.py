@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,7 +12,8 @@ from lakeward.engine.api.state import RowsSpec, TableSpec
 from lakeward.engine.core.errors import CorruptionError, StateMigrationError
 from lakeward.engine.core.json_types import Json, JsonObject
 from lakeward.engine.state.evolution import check_evolution
-from lakeward.engine.state.layout import Layouts, RowLayout, renamed_layout, schema_from_text, schema_to_text
+from lakeward.engine.state.layout import Layouts, RowLayout, renamed_layouts, schema_from_text, schema_to_text
+from lakeward.engine.state.renames import stored_name
 
 FORMAT_VERSION = 1
 
@@ -57,7 +58,7 @@ class StoredTable:
 
     def _other_key(self, column: str, change: str) -> StateMigrationError:
         return StateMigrationError(
-            f"state table '{self.name}': key column '{column}' {change}",
+            f"state table '{self.name}': key column '{_user_name(column)}' {change}",
             hint="the key of stored state cannot change; give the operator another uid, or start without state",
         )
 
@@ -78,6 +79,11 @@ class StoredTable:
             "layouts": {str(layout.version): layout.to_json() for layout in self.layouts},
             **_routing_json(self.routing),
         }
+
+
+def _user_name(column: str) -> str:
+    """A column as the user knows it: keys have a sign before their names in state, so that no field has the same."""
+    return column.removeprefix("#")
 
 
 def _routing_json(routing: int | None) -> JsonObject:
@@ -111,13 +117,14 @@ class StoredRows:
         for new in spec.schema:
             old = stored.get(new.name)
             if old is None:
-                raise self._changed(f"column '{new.name}' of type {new.type} is new")
+                raise self._changed(f"column '{_user_name(new.name)}' of type {new.type} is new")
             if old.type != new.type:
-                raise self._changed(f"column '{new.name}' was stored as {old.type} and is now {new.type}")
+                raise self._changed(f"column '{_user_name(new.name)}' was stored as {old.type} and is now {new.type}")
         for what in ("key", "mutable"):
             was, now = getattr(self.spec, what), getattr(spec, what)
             if was != now:
-                raise self._changed(f"the {what} columns were {list(was)} and are now {list(now)}")
+                before, after = (list(map(_user_name, names)) for names in (was, now))
+                raise self._changed(f"the {what} columns were {before} and are now {after}")
         if routing_of(self.spec) != routing_of(spec):
             raise self._changed("other columns of the key decide where its rows go")
 
@@ -203,19 +210,19 @@ class TableRegistry:
         """All tables so far are those of a checkpoint."""
         self._restored = sorted([*self.tables, *self.row_tables])
 
-    def _rename(self, tables: dict[str, Any], name: str, old: str | None) -> None:
-        """A table gets its new name; once it has it, the old one is not looked for any more.
+    def _rename(self, tables: dict[str, Any], name: str, old: Sequence[str]) -> None:
+        """A table gets its new name; once it has it, old ones are not looked for any more.
 
         Raises:
-            StateMigrationError: There is a checkpoint, and it has a table of neither name.
+            StateMigrationError: There is a checkpoint, and it has a table of none of the names, or of several old ones.
         """
-        if old is None or name in tables:
-            return
-        if old in tables:
-            tables[name] = tables.pop(old)
-        elif self._restored:
+        stored = stored_name("state table", name, old, tables)
+        if stored is not None and stored != name:
+            tables[name] = tables.pop(stored)
+        elif stored is None and old and self._restored:
+            shown, none = " or ".join(map(repr, old)), "neither" if len(old) == 1 else "none of these"
             raise StateMigrationError(
-                f"state table '{name}' is said to have been '{old}', but the checkpoint has neither",
+                f"state table '{name}' is said to have been {shown}, but the checkpoint has {none}",
                 hint=f"it has {', '.join(self._restored)}; leave renamed_from out to begin without",
             )
 
@@ -240,7 +247,7 @@ class TableRegistry:
         table = self.register(spec.name, key, routing_of(spec))
         table.check_key(spec)
         table.name = spec.name
-        table.layouts = [renamed_layout(layout, spec.columns) for layout in table.layouts]
+        table.layouts = renamed_layouts(spec.name, table.layouts, spec.columns)
         layouts = Layouts(spec.name, spec.columns, table.layouts)
         table.layouts = layouts.all
         return table, layouts

@@ -16,12 +16,17 @@ from lakeward.engine.graph.logical import Edge, LogicalGraph, Node, Work
 _UID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
+def _shown(schema: pa.Schema) -> str:
+    return ", ".join(f"{field.name}: {field.type}" for field in schema)
+
+
 class GraphBuilder:
     """The nodes so far. Uids that the user does not give are made from what the operator does and a number."""
 
     def __init__(self) -> None:
         self._nodes: list[Node] = []
         self._numbers: Counter[str] = Counter()
+        self._side_streams: dict[str, tuple[pa.Schema, str]] = {}
 
     def add(
         self, kind: str, work: Work, inputs: Sequence[Edge], schema: pa.Schema, uid: str | None, parallelism: int | None
@@ -38,6 +43,21 @@ class GraphBuilder:
         node = Node(self._uid(kind, uid, location), work, tuple(inputs), schema, parallelism, location)
         self._nodes.append(node)
         return node
+
+    def note_side_stream(self, name: str, schema: pa.Schema) -> None:
+        """A side stream that functions send rows to is read: its name stands for rows of one type in the whole job.
+
+        Raises:
+            GraphError: It was read as rows of another type; names both places.
+        """
+        location = user_location()
+        known, place = self._side_streams.setdefault(name, (schema, location))
+        if not known.equals(schema):
+            raise GraphError(
+                f"the side stream '{name}' is read as rows of {_shown(schema)}, and at {place} of {_shown(known)}",
+                hint="an OutputTag of a name has rows of one type in a job: use one tag, or give one another name",
+                location=location,
+            )
 
     def remove(self, uid: OperatorId) -> None:
         """Take a node back that nothing reads from."""

@@ -104,7 +104,12 @@ class KeyedStream(KeyedRankingVerbs, KeyedProcessVerbs):
         return WindowedStream(self._stream, self.keys, window)
 
     def reduce(
-        self, function: Callable[[Any, Any], Any], *, uid: str | None = None, parallelism: int | None = None
+        self,
+        function: Callable[[Any, Any], Any],
+        *,
+        on_error: OnError = FAIL,
+        uid: str | None = None,
+        parallelism: int | None = None,
     ) -> DataStream:
         """Combine the rows of each key, one by one; sends the combined row after every row (Flink's rolling reduce).
 
@@ -118,6 +123,8 @@ class KeyedStream(KeyedRankingVerbs, KeyedProcessVerbs):
             function: Gets the combined row so far and the next row, returns the new combined row: dicts, or instances
                 of the dataclass, NamedTuple or TypedDict that its first parameter is annotated with (with a field for
                 every column).
+            on_error: What becomes of rows on which the function fails, or whose combined row does not fit: an
+                `OnError`. For such a row nothing is sent, and the combined row stays what it was.
             uid: The operator's name in checkpoints; give one, since it has state.
             parallelism: Its subtasks.
         """
@@ -125,9 +132,9 @@ class KeyedStream(KeyedRankingVerbs, KeyedProcessVerbs):
         stream._refuse_updates("reduce", "aggregate it, or use .to_changelog() before key_by")
         stream = _without_dictionaries(stream)
         stream._check_function(function)
-        work = stream._work(lambda: Reduce(self.keys, stream.schema, function))
+        work = stream._guarded(on_error, lambda: Reduce(self.keys, stream.schema, function, on_error=on_error))
         node = _exchange(stream, self.keys, "reduce", work, stream.schema, uid, parallelism)
-        return DataStream(stream._context, node, stream.event_time)
+        return stream._with_failed(DataStream(stream._context, node, stream.event_time), on_error)
 
     def aggregate(
         self,
@@ -498,7 +505,12 @@ class WindowedStream:
         return WindowAggregate(stream.schema, keys, time_column, layout, aggregates, lateness_us, tag, options.trigger)
 
     def reduce(
-        self, function: Callable[[Any, Any], Any], *, uid: str | None = None, parallelism: int | None = None
+        self,
+        function: Callable[[Any, Any], Any],
+        *,
+        on_error: OnError = FAIL,
+        uid: str | None = None,
+        parallelism: int | None = None,
     ) -> DataStream:
         """Combine the rows of each key and window by a Python function; one row a key and window.
 
@@ -514,6 +526,8 @@ class WindowedStream:
         Args:
             function: Gets the combined row so far and the next row, as `KeyedStream.reduce` does. It must be
                 associative, and commutative where rows come out of order: parts of a window are combined first.
+            on_error: Refused: where parts of a window are combined, no row is at fault. Say it of functions that get
+                whole windows: `.process(function, on_error=...)`.
             uid: The operator's name in checkpoints; give one, since it has state.
             parallelism: Its subtasks.
 
@@ -523,9 +537,13 @@ class WindowedStream:
             bounds), and the other columns.
 
         Raises:
-            GraphError: The function does not take two rows.
+            GraphError: The function does not take two rows, or there is a policy for its errors.
             SchemaError: There is a trigger, and rows have a column `window_start` or `window_end` of their own.
         """
+        expect(on_error, OnError, "on_error", "leave it out")
+        if on_error != FAIL:
+            hint = f".process(function, on_error=...) gets all rows of a window, and takes '{on_error}'"
+            raise self._stream._error(GraphError("reduce of windows takes no on_error=", hint=hint))
         stream, time_column = self._with_time_column(False)
         stream = _without_dictionaries(stream)
         keys, options = self._all_keys(), self._options

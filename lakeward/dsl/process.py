@@ -14,9 +14,10 @@ from lakeward.dsl.keyed import KeyedStream, WindowedStream, WindowResult
 from lakeward.dsl.stream import DataStream
 from lakeward.engine.core.errors import GraphError, LakewardError, SchemaError
 from lakeward.engine.core.expect import expect
-from lakeward.engine.graph.logical import Edge, Exchange, Node
+from lakeward.engine.graph.logical import Edge, Exchange, Node, SourceSpec
 from lakeward.operators.error_policy import FAIL, OnError, failed_rows_schema
 from lakeward.operators.process.calls import Callee
+from lakeward.operators.process.contexts import WATERMARK_HINT
 from lakeward.operators.process.functions import (
     BroadcastProcessFunction,
     CoProcessFunction,
@@ -76,9 +77,8 @@ class ProcessResult(DataStream):
         schema = self._work(lambda: tag.schema)
         work = self._node.work
         assert isinstance(work, Process), "made by a process verb"
-        known = work.side.setdefault(tag.name, schema)
-        if not known.equals(schema):
-            raise self._error(GraphError(f"the side stream '{tag.name}' is read as rows of two types"))
+        self._work(lambda: self._context.builder.note_side_stream(tag.name, schema))
+        work.side[tag.name] = schema
         time = self._input._event_time_in(schema)
         return DataStream(self._context, replace(self._node, schema=schema), time, tag=tag.name)
 
@@ -296,6 +296,28 @@ def _edge(stream: DataStream, keys: tuple[str, ...]) -> Edge:
     return stream._edge(Exchange.HASH, keys) if keys else stream._edge()
 
 
+def _check_event_time(stream: DataStream, callee: Callee, edges: Sequence[Edge]) -> str:
+    """Why event time does not advance for a function; empty if it does.
+
+    Raises:
+        GraphError: A state's TTL goes by it all the same.
+    """
+    graph = stream._context.builder.graph([edge.upstream for edge in edges])
+    sources = [(node.uid, node.work) for node in graph if isinstance(node.work, SourceSpec)]
+    untimed = next((uid for uid, work in sources if work.watermarks is None and not work.source.bounded), None)
+    if all(work.watermarks is None for _, work in sources):
+        problem = "the stream has no event time"
+    elif untimed is not None:
+        problem = f"the source '{untimed}' has no event time, and holds back that of the others for as long as it runs"
+    else:
+        return ""
+    for name, one in callee.states.items():
+        if one.ttl is not None and one.ttl.time == "event":
+            hint = f'{WATERMARK_HINT}; or let the clock count: lw.StateTtl(..., time="processing")'
+            raise GraphError(f"the TTL of state '{name}' goes by event time, and {problem}", hint=hint)
+    return problem
+
+
 def _node(
     stream: DataStream,
     callee: Callee,
@@ -307,6 +329,7 @@ def _node(
     try:
         schema: pa.Schema = output_schema_of(callee.entry(0), options.returns)
         work = Process(callee, tuple(inputs), schema, options.returns, on_error=options.on_error)
+        work = replace(work, timeless=_check_event_time(stream, callee, edges))
     except LakewardError as error:
         raise stream._error(error) from None
     node = stream._context.builder.add("process", work, edges, schema, options.uid, options.parallelism)

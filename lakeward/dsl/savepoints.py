@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 
 from lakeward.engine.checkpoint.manifest import CheckpointManifest
-from lakeward.engine.checkpoint.savepoint import Owner, write_savepoint
+from lakeward.engine.checkpoint.savepoint import Owner, to_save, write_savepoint
 from lakeward.engine.checkpoint.store import CheckpointStore
 from lakeward.engine.checkpoint.store_fs import open_store
 from lakeward.engine.checkpoint.workflow import CheckpointWorkflow
@@ -86,11 +86,13 @@ def savepoint(
         ConfigError: There is no committed checkpoint, or the target is not empty.
         CheckpointError: A store failed, or every checkpoint is damaged.
     """
-    source, target = open_existing(checkpoint_dir), open_store(os.fspath(savepoint_dir))
+    number = None if checkpoint is None else CheckpointId(checkpoint)
+    source = open_existing(checkpoint_dir)
+    to_save(CheckpointWorkflow(source), number)  # before there is a folder for it
+    target = open_store(os.fspath(savepoint_dir))
     scratch = ScratchFolder()
     try:
         owner = Owner(f"{socket.gethostname()}:{os.getpid()}", SystemClock().wall_us(), scratch.path)
-        number = None if checkpoint is None else CheckpointId(checkpoint)
         return write_savepoint(source, target, owner, number).checkpoint
     finally:
         scratch.close()

@@ -636,7 +636,10 @@ class DataStream(AsyncVerbs, JoinVerbs, RankingVerbs, ProcessVerbs):
         named: tuple[str | None, int | None],
     ) -> DataStream:
         """`_then` of an operator with a policy for errors; `named` are uid and parallelism."""
-        result = self._then(kind, factory, schema, *named)
+        return self._with_failed(self._then(kind, factory, schema, *named), on_error)
+
+    def _with_failed(self, result: DataStream, on_error: OnError) -> DataStream:
+        """The result of an operator on this stream; it also gives those of these rows that have failed."""
         if on_error.tag is not None:
             node = replace(result._node, schema=failed_rows_schema(self.schema))
             result._failed = DataStream(self._context, node, self.event_time, tag=on_error.tag)

@@ -13,7 +13,8 @@ from lakeward.engine.api.context import OperatorContext, Output
 from lakeward.engine.api.failed_rows import failed_row
 from lakeward.engine.core.errors import LakewardError
 from lakeward.engine.core.redaction import FailedRow
-from lakeward.operators.arguments import ROW_HINT, call_error
+from lakeward.engine.core.user_frames import user_trace
+from lakeward.operators.arguments import ROW_HINT, call_error, definition
 from lakeward.operators.error_policy import is_of_row
 from lakeward.operators.process.contexts import BatchTimers, KeyedBatchContext
 from lakeward.operators.process.key_batch import NO_TIME
@@ -38,7 +39,7 @@ class BatchProcessOperator(FunctionOperator):
         self._keys = pa.schema(list(spec.inputs[0].key_types))
 
     def _made_context(self, context: OperatorContext) -> KeyedBatchContext:
-        timers = BatchTimers(self._queues["event"], self._queues["processing"])
+        timers = BatchTimers(self._queues["event"], self._queues["processing"], self._spec.timeless)
         return KeyedBatchContext(context, self._side.add_batch, timers)
 
     def on_input(self, index: int, batch: pa.RecordBatch, out: Output) -> None:
@@ -136,7 +137,8 @@ class BatchProcessOperator(FunctionOperator):
         assert isinstance(context, KeyedBatchContext), "made above"
         try:
             return call(batch, context)
-        except LakewardError:
+        except LakewardError as error:
+            error.trace = error.trace or user_trace(error) or definition(call)
             raise
         except Exception as error:
             hint = ROW_HINT if context.time_domain is None else ""

@@ -14,10 +14,11 @@ from lakeward.engine.core.errors import UserCodeError
 from lakeward.engine.core.hashing import hash_columns
 from lakeward.engine.core.keygroups import key_group_range, key_groups
 from lakeward.operators.process.declared import Declared
-from lakeward.operators.process.forms import KEY_PREFIX, canonical
+from lakeward.operators.process.forms import KEY_PREFIX
 from lakeward.operators.process.held_rows import evolving
 from lakeward.operators.process.renames import in_opening_order
 from lakeward.operators.process.states import BroadcastState, State
+from lakeward.operators.process.stored_values import canonical, settled
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -70,10 +71,11 @@ class _Cells:
         self._names = tuple(KEY_PREFIX + name for name in self._keys.schema.names)
         keys = [pa.field(name, field.type) for name, field in zip(self._names, self._keys.schema, strict=True)]
         forms = [(KEY_PREFIX, self._keys), ("", self._values)]
-        evolution = RowsEvolution(tuple(evolving(forms)), declared.old_table)
+        evolution = RowsEvolution(tuple(evolving(forms)), declared.old_tables)
         spec = RowsSpec(declared.table, pa.schema([*keys, *self._values.schema]), self._names, evolution=evolution)
         self._rows = context.rows(spec)
         self.name = canonical(self._keys) or _same
+        self.settle = settled(self._values) or _same
         self.held: dict[Any, Any] = {}
         self._changed: dict[Any, Any] = {}
         for batch in context.restored_rows(spec):
@@ -143,7 +145,7 @@ class BoundBroadcast(BroadcastState[K, V], Generic[K, V]):
     def __setitem__(self, key: K, value: V) -> None:
         held, name = self._check(), self._cells.name(key)
         self._cells.change(name)
-        held[name] = value
+        held[name] = self._cells.settle(value)
 
     def __delitem__(self, key: K) -> None:
         held, name = self._check(), self._cells.name(key)

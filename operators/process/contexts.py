@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from lakeward.engine.api.context import Counter, OperatorContext
-from lakeward.engine.core.errors import UserCodeError
+from lakeward.engine.core.errors import GraphError, UserCodeError
 from lakeward.engine.core.messages import WATERMARK_MAX_US, WATERMARK_MIN_US
 from lakeward.operators.process.key_batch import NO_TIME, KeyBatch
 from lakeward.operators.process.side_outputs import SideOutputs
@@ -138,6 +138,24 @@ class ProcessContext(FunctionContext):
         self._side.add(tag, row)
 
 
+WATERMARK_HINT = 'give the source watermark=lw.WatermarkStrategy.bounded_out_of_orderness("column", "5s")'
+"""How a stream gets event time."""
+
+
+def refuse_timeless(timeless: str) -> None:
+    """Refuse a timer of event time that would never fire.
+
+    Args:
+        timeless: Why event time does not advance; empty if it does.
+
+    Raises:
+        GraphError: There is a reason.
+    """
+    if timeless:
+        hint = f"{WATERMARK_HINT}; or let the clock count: register_processing_time"
+        raise GraphError(f"a timer of event time is set, and {timeless}", hint=hint)
+
+
 class TimerService:
     """Timers of the current key.
 
@@ -150,20 +168,26 @@ class TimerService:
         event: The queue of event time.
         processing: The queue of processing time.
         check: Refuses use where there is no key.
+        timeless: Why event time does not advance; empty if it does.
     """
 
-    def __init__(self, event: TimerQueue, processing: TimerQueue, check: Callable[[], None]) -> None:
+    def __init__(self, event: TimerQueue, processing: TimerQueue, check: Callable[[], None], timeless: str) -> None:
         self._event = event
         self._processing = processing
         self._check = check
+        self._timeless = timeless
 
     def register_event_time(self, time: Time) -> None:
         """Call `on_timer` when the watermark has passed a time; at the next watermark if it has already.
 
         Args:
             time: A datetime, or microseconds since 1970 UTC.
+
+        Raises:
+            GraphError: No source has event time: the timer would never fire.
         """
         self._check()
+        refuse_timeless(self._timeless)
         self._event.register(time_us(time))
 
     def register_processing_time(self, time: Time) -> None:
@@ -185,14 +209,15 @@ class TimerService:
 class KeyedContext(ProcessContext):
     """What a keyed process function sees beside the row. Made by the engine.
 
-    >>> import lakeward as lw
+    >>> import datetime as dt, lakeward as lw
     >>> class Later(lw.KeyedProcessFunction):
     ...     def process(self, row: dict, ctx: lw.KeyedContext):
     ...         ctx.timers.register_event_time(1_000_000)
     ...
     ...     def on_timer(self, timestamp, ctx: lw.KeyedContext):
     ...         yield {"who": ctx.current_key, "why": ctx.time_domain, "when": ctx.timestamp_us}
-    >>> stream = lw.StreamExecutionEnvironment().from_collection([{"name": "ann"}]).key_by("name")
+    >>> rows, time = [{"name": "ann", "at": dt.datetime(1970, 1, 1)}], lw.WatermarkStrategy.monotonous("at")
+    >>> stream = lw.StreamExecutionEnvironment().from_collection(rows, watermark=time).key_by("name")
     >>> later = stream.process(Later(), returns={"who": str, "why": str, "when": int})
     >>> later.execute_and_collect().to_pylist()
     [{'who': 'ann', 'why': 'event', 'when': 1000000}]
@@ -272,11 +297,13 @@ class BatchTimers:
     Args:
         event: The queue of event time.
         processing: The queue of processing time.
+        timeless: Why event time does not advance; empty if it does.
     """
 
-    def __init__(self, event: TimerQueue, processing: TimerQueue) -> None:
+    def __init__(self, event: TimerQueue, processing: TimerQueue, timeless: str) -> None:
         self._event = event
         self._processing = processing
+        self._timeless = timeless
 
     def register_event_time(self, times_us: npt.ArrayLike, keys: npt.ArrayLike) -> None:
         """Call `on_timers` when the watermark has passed these times.
@@ -284,7 +311,11 @@ class BatchTimers:
         Args:
             times_us: Microseconds since 1970 UTC.
             keys: The number in `ctx.keys` of each one's key.
+
+        Raises:
+            GraphError: No source has event time: the timers would never fire.
         """
+        refuse_timeless(self._timeless)
         self._event.register_all(*_timers(times_us, keys))
 
     def register_processing_time(self, times_us: npt.ArrayLike, keys: npt.ArrayLike) -> None:

@@ -57,8 +57,8 @@ class Declared:
         return self.name
 
     @property
-    def old_table(self) -> str | None:
-        """Its name in older checkpoints."""
+    def old_tables(self) -> tuple[str, ...]:
+        """Its names in older checkpoints."""
         return self.state.renamed_from
 
 

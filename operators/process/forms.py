@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from pyarrow import types as pt
 
 from lakeward.engine.api.row_types import arrow_type, is_row_class, row_fields, schema_of
 from lakeward.engine.api.state import ColumnSpec
 from lakeward.engine.core.errors import SchemaError, UserCodeError
 from lakeward.engine.core.plain import plain_value
 from lakeward.engine.core.redaction import FailedRow
+from lakeward.operators.process.renames import heirs_first
 from lakeward.operators.process.states import RenamedFrom
 from lakeward.operators.row_values import bare, value_maker
 from lakeward.operators.rows import RowReader, RowWriter, column_to_list, fits, list_to_column
@@ -140,43 +138,6 @@ class ValueForm:
             ) from error
 
 
-def canonical(form: ValueForm) -> Callable[[Any], Any] | None:
-    """Makes of a key of a map the one that it is when it has been stored and read; None: each is so as it comes.
-
-    A dict would hold both, and find neither by the other: times with a time zone and without, NaN and NaN.
-
-    >>> name = canonical(ValueForm(datetime, "names"))
-    >>> name(datetime(2026, 1, 1)) if name else ...
-    datetime.datetime(2026, 1, 1, 0, 0, tzinfo=datetime.timezone.utc)
-
-    Args:
-        form: The type of the keys.
-    """
-    kind = form.schema.types[0]
-    if form.rows or not (pt.is_timestamp(kind) or pt.is_floating(kind)):
-        return None
-    if pt.is_floating(kind):
-        return partial(_number, kind.to_pandas_dtype())
-    return _in_utc if kind.tz is not None else _without_zone
-
-
-def _number(kind: type[np.floating[Any]], name: Any) -> Any:
-    if not isinstance(name, float):
-        return name
-    with np.errstate(over="ignore"):
-        stored = name if kind is np.float64 else float(kind(name))
-    return math.nan if math.isnan(stored) else stored  # that very object: a dict finds it by its identity
-
-
-def _in_utc(name: Any) -> Any:
-    return name.replace(tzinfo=UTC) if isinstance(name, datetime) and name.tzinfo is None else name
-
-
-def _without_zone(name: Any) -> Any:
-    aware = isinstance(name, datetime) and name.tzinfo is not None
-    return name.astimezone(UTC).replace(tzinfo=None) if aware else name
-
-
 def _admits_none(hint: Any) -> bool:
     while typing.get_origin(hint) is typing.Annotated:
         hint = typing.get_args(hint)[0]
@@ -226,6 +187,19 @@ def _mutable(hint: Any, schema: pa.Schema, rows: bool) -> bool:
     return dataclasses.is_dataclass(hint) and not getattr(parameters, "frozen", False)
 
 
+def _old_names(hint: Any) -> Iterator[str]:
+    """What an annotation says that the field was called: around the type, or inside of `... | None`."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        yield from _old_names(args[0])
+        for one in args[1:]:
+            if isinstance(one, RenamedFrom):
+                yield from one.name
+    elif origin in (typing.Union, types.UnionType, typing.Required, typing.NotRequired):
+        for arg in args:
+            yield from _old_names(arg)
+
+
 def _given_columns(row_class: type) -> dict[str, ColumnSpec]:
     """What the fields of a row class say of their columns."""
     defaults = dict(getattr(row_class, "_field_defaults", {}))
@@ -237,7 +211,8 @@ def _given_columns(row_class: type) -> dict[str, ColumnSpec]:
                 defaults[one.name] = one.default_factory()
     schema, found = schema_of(row_class), {}
     for name, hint in row_fields(row_class).items():
-        extras = typing.get_args(hint)[1:] if typing.get_origin(hint) is typing.Annotated else ()
-        old = next((one.name for one in extras if isinstance(one, RenamedFrom)), None)
-        found[name] = ColumnSpec(name, schema.field(name).type, plain_value(defaults.get(name)), old)
+        found[name] = ColumnSpec(
+            name, schema.field(name).type, plain_value(defaults.get(name)), tuple(_old_names(hint))
+        )
+    heirs_first({name: one.renamed_from for name, one in found.items()}, f"fields of {row_class.__qualname__}")
     return found

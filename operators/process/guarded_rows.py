@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,10 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pyarrow as pa
 
 from lakeward.engine.api.failed_rows import failed_row
-from lakeward.engine.core.errors import LakewardError, UserCodeError
-from lakeward.engine.core.user_frames import UserFrame, user_trace
-from lakeward.operators.arguments import ROW_HINT, exception_text
-from lakeward.operators.function_names import function_name
+from lakeward.engine.core.errors import LakewardError
+from lakeward.operators.arguments import making_error
 from lakeward.operators.process.calls import Handler, Reader
 
 if TYPE_CHECKING:
@@ -21,6 +21,41 @@ if TYPE_CHECKING:
 
 Call = tuple[int, int, Any]
 """The number of a row's key, its time, and the row."""
+
+
+@contextmanager
+def row_as_it_came(reader: Reader, batch: pa.RecordBatch) -> Iterator[None]:
+    """Errors show the row that the function got, and hide its values, whatever the function has made of the object.
+
+    Args:
+        reader: Makes what the function is called with.
+        batch: The rows that are handled inside.
+    """
+    try:
+        yield
+    except LakewardError as error:
+        row = error.rows[0] if error.rows else None
+        if row is not None and row.index is not None:
+            try:
+                ((value,),) = reader.chunks(batch.slice(row.index, 1))
+            except (
+                Exception
+            ):  # a class that makes the same row at one time and not at another: the error has the object
+                value = row.value
+            error.rows = (replace(row, value=value), *error.rows[1:])
+        raise
+
+
+class _JobEnds(Exception):
+    """A value does not fit its state, which no policy helps against: other states may have been written already.
+
+    Args:
+        error: What is wrong.
+    """
+
+    def __init__(self, error: LakewardError) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 class GuardedBatch(NamedTuple):
@@ -79,15 +114,30 @@ class GuardedRows:
                 if failed is None:
                     error.about(failed_row(self._rows.batch, start))
                 self.run(start, row)
-                self._operator.errors.settle(error, partial(self._attempt, row, row + 1))
+                try:
+                    self._operator.errors.settle(error, partial(self._again, row))
+                except _JobEnds as ends:
+                    raise ends.error from ends.error.__cause__
                 start = row + 1
+
+    def _again(self, row: int) -> None:
+        """Handle a row that has failed once more."""
+        try:
+            self._attempt(row, row + 1)
+        except LakewardError as error:
+            if self._operator.is_writing:
+                raise _JobEnds(error) from error
+            if not error.rows or error.rows[0].index is None:
+                error.about(failed_row(self._rows.batch, row))
+            raise
 
     def _attempt(self, start: int, stop: int) -> None:
         """Handle rows and write what they have changed, or nothing of it."""
         with self._operator.all_or_nothing(self._rows.arrays):
             made = self._read(start, stop)
             calls = zip(self._rows.numbers[start:stop], self._rows.times[start:stop], made, strict=True)
-            self._operator.handle(self._handler, calls, start)
+            with row_as_it_came(self._reader, self._rows.batch):
+                self._operator.handle(self._handler, calls, start)
 
     def _read(self, start: int, stop: int) -> list[Any]:
         """What the function gets for some rows.
@@ -101,12 +151,4 @@ class GuardedRows:
             error.rows = ()
             raise
         except Exception as error:
-            trace = user_trace(error)
-            if not any(isinstance(line, UserFrame) for line in trace):
-                raise
-            name = function_name(self._handler.function)
-            failure = UserCodeError(
-                f"making a row for {name} raised {exception_text(error)}", hint=ROW_HINT, trace=trace
-            )
-            failure.raised = error
-            raise failure from error
+            raise making_error(self._handler.function, error) from error

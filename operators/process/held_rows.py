@@ -13,8 +13,9 @@ from lakeward.engine.api.context import OperatorContext
 from lakeward.engine.api.state import ColumnSpec, RowIds, RowsEvolution, RowsSpec
 from lakeward.operators.process.declared import Declared
 from lakeward.operators.process.expiry import Expiry
-from lakeward.operators.process.forms import KEY_PREFIX, ValueForm, canonical
+from lakeward.operators.process.forms import KEY_PREFIX, ValueForm
 from lakeward.operators.process.key_batch import KeyBatch, prefixed
+from lakeward.operators.process.stored_values import Settle, canonical, settled
 from lakeward.operators.ranking.keyed_rows import KeyedRows
 from lakeward.operators.windows.columns import Rows, group_rows, to_numpy
 from lakeward.operators.windows.timed import KeyTypes
@@ -56,7 +57,7 @@ class HeldRows:
         columns = [(prefix + field.name, field.type) for prefix, form in self._forms for field in form.schema]
         timed = [] if declared.ttl is None else [(_TOUCHED, pa.int64())]
         schema = pa.schema([*prefixed(keys), *columns, *timed])
-        evolution = RowsEvolution(tuple(evolving(self._forms)), declared.old_table)
+        evolution = RowsEvolution(tuple(evolving(self._forms)), declared.old_tables)
         mutable = (_TOUCHED,) if timed else ()
         self._rows = KeyedRows(
             context, RowsSpec(declared.table, schema, tuple(self._keys), mutable, evolution=evolution)
@@ -70,6 +71,11 @@ class HeldRows:
     def canonical_name(self) -> Callable[[Any], Any] | None:
         """What to make of a map's key before it is looked for; None: nothing."""
         return canonical(self._forms[0][1])
+
+    @property
+    def settle(self) -> Settle | None:
+        """Makes of a value, or of a map's value, the one that it is when it has been read."""
+        return settled(self._forms[-1][1])
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -152,5 +158,5 @@ def evolving(forms: Sequence[tuple[str, ValueForm]]) -> Iterator[ColumnSpec]:
     """What the columns of some forms, named with a prefix, may have been called, and what stands for them."""
     for prefix, form in forms:
         for one in form.columns:
-            old = None if one.renamed_from is None else prefix + one.renamed_from
+            old = tuple(prefix + name for name in one.renamed_from)
             yield ColumnSpec(prefix + one.name, one.type, one.default, old)

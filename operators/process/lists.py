@@ -24,6 +24,7 @@ class ListCells:
 
     def __init__(self, rows: HeldRows, batch: KeyBatch) -> None:
         self.rows = rows
+        self._settle = rows.settle
         self._batch = batch
         self._held: list[list[Any]] | None = None
         self._added: dict[int, list[tuple[Any, int]]] = {}
@@ -62,6 +63,7 @@ class ListCells:
     def append(self, value: Any) -> None:
         """Add to the current key's list."""
         index = self._batch.index
+        value = value if self._settle is None else self._settle(value)
         expiry = self.rows.expiry
         touched_us = 0 if expiry is None else expiry.touched_us(self._batch)
         self._added.setdefault(index, []).append((value, touched_us))

@@ -181,6 +181,7 @@ class BoundMap(MapState[K, V], Generic[K, V]):
         self._cells = cells
         self._batch = batch
         self._name = cells.canonical_name
+        self._settle = cells.rows.settle
 
     def _check(self) -> MapCells:
         if self._batch.index < 0:
@@ -191,7 +192,8 @@ class BoundMap(MapState[K, V], Generic[K, V]):
         return self._check().get(key if self._name is None else self._name(key))  # type: ignore[no-any-return]
 
     def __setitem__(self, key: K, value: V) -> None:
-        self._check().put(key if self._name is None else self._name(key), value)
+        cells, value = self._check(), value if self._settle is None else self._settle(value)
+        cells.put(key if self._name is None else self._name(key), value)
 
     def __delitem__(self, key: K) -> None:
         self._check().remove(key if self._name is None else self._name(key))

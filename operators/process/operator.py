@@ -24,7 +24,7 @@ from lakeward.engine.core.messages import WATERMARK_MAX_US
 from lakeward.engine.core.redaction import FailedRow
 from lakeward.engine.core.user_frames import user_trace
 from lakeward.operators.arguments import ROW_HINT, call_error, definition
-from lakeward.operators.error_policy import FAIL, OnError, RowErrors
+from lakeward.operators.error_policy import FAIL, OnError, RowErrors, policy_text
 from lakeward.operators.function_names import function_name
 from lakeward.operators.grouping import plain
 from lakeward.operators.process.broadcast import BroadcastStates
@@ -36,7 +36,7 @@ from lakeward.operators.process.contexts import (
     ProcessContext,
     TimerService,
 )
-from lakeward.operators.process.guarded_rows import Call, GuardedBatch, GuardedRows
+from lakeward.operators.process.guarded_rows import Call, GuardedBatch, GuardedRows, row_as_it_came
 from lakeward.operators.process.key_batch import NO_TIME, KeyBatch
 from lakeward.operators.process.keyed_states import KeyedStates
 from lakeward.operators.process.side_outputs import SideOutputs
@@ -149,6 +149,7 @@ class Process(OperatorFactory):
         returns: What that was made of, if not of an annotation.
         side: The schemas of the side streams that are read, by name; filled while the graph is built.
         on_error: What becomes of rows on which the function fails.
+        timeless: Why event time does not advance, so that timers of it are refused; empty if it does.
 
     Raises:
         GraphError: The function takes other arguments than it gets.
@@ -161,6 +162,7 @@ class Process(OperatorFactory):
     returns: Any = None
     side: dict[str, pa.Schema] = field(default_factory=dict)
     on_error: OnError = FAIL
+    timeless: str = ""
 
     def __post_init__(self) -> None:
         self.errors()
@@ -219,8 +221,7 @@ class Process(OperatorFactory):
     def description(self) -> str:
         """For `explain()`: "process by shop with function 'Fraud.process' (job.py:12)"."""
         by = f" by {', '.join(self.inputs[0].keys)}" if self.is_keyed else ""
-        policy = "" if self.on_error == FAIL else f", on error {self.on_error}"
-        return f"process{by} with {function_name(self.callee.entry(0))}{policy}"
+        return f"process{by} with {function_name(self.callee.entry(0))}{policy_text(self.on_error)}"
 
     @property
     def vectorised(self) -> bool:
@@ -378,7 +379,8 @@ class ProcessOperator(FunctionOperator):
     def _made_context(self, context: OperatorContext) -> ProcessContext:
         if not self._queues:
             return ProcessContext(context, self._side, self._batch)
-        timers = TimerService(self._queues["event"], self._queues["processing"], self._check_key)
+        queues = self._queues
+        timers = TimerService(queues["event"], queues["processing"], self._check_key, self._spec.timeless)
         return KeyedContext(context, self._side, self._batch, timers)
 
     def _check_key(self) -> None:
@@ -399,7 +401,8 @@ class ProcessOperator(FunctionOperator):
         handler = self._bound.handlers[index]
         if self._spec.on_error == FAIL:
             self._begin(arrays)
-            self.handle(handler, zip(numbers, times, rows))  # noqa: B905 (some are endless)
+            with row_as_it_came(self._readers[index], batch):
+                self.handle(handler, zip(numbers, times, rows))  # noqa: B905 (some are endless)
         else:
             count = batch.num_rows
             guarded = GuardedBatch(batch, arrays, list(islice(numbers, count)), list(islice(times, count)))

@@ -7,13 +7,13 @@ ValueState(int, ttl="1h")`). While a row of some key is handled, the attribute h
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, NoReturn, TypeVar
 
 from lakeward.engine.core.durations import Duration, parse_duration_us
 from lakeward.engine.core.errors import ConfigError, UserCodeError
-from lakeward.engine.core.expect import expect
+from lakeward.engine.core.expect import expect, refusal
 
 T = TypeVar("T")
 K = TypeVar("K")
@@ -65,21 +65,57 @@ class StateTtl:
         return parse_duration_us(self.duration, "ttl")
 
 
+OldNames = str | Sequence[str] | None
+"""What a state or field was called: a name, several, or none."""
+
+
+def old_names(given: OldNames, what: str) -> tuple[str, ...]:
+    """The names that something had.
+
+    >>> old_names("total", "renamed_from"), old_names(["gross", "total"], "renamed_from"), old_names(None, "...")
+    (('total',), ('gross', 'total'), ())
+
+    Args:
+        given: What the user said.
+        what: Where, for the error.
+
+    Raises:
+        ConfigError: It is no name, or one is said twice.
+    """
+    if given is None:
+        return ()
+    hint = 'give the old name, "total", or several: ("gross", "total")'
+    names = (given,) if isinstance(given, str) else given
+    expect(names, (list, tuple), what, hint)
+    if not names or not all(isinstance(name, str) and name for name in names) or len(set(names)) < len(names):
+        raise refusal(given, what, hint)
+    return tuple(names)
+
+
 @dataclass(frozen=True, slots=True)
 class RenamedFrom:
     """Says in an annotation what a field was called in older checkpoints and savepoints.
+
+    With several names, versions may be skipped: each of them takes the values over. Only one of them may be there.
 
     >>> import dataclasses
     >>> from typing import Annotated
     >>> @dataclasses.dataclass
     ... class Stats:
     ...     orders: Annotated[int, RenamedFrom("count")]
+    ...     revenue: Annotated[float, RenamedFrom(("sum", "total"))]
 
     Args:
-        name: The old name.
+        name: The old name, or several.
+
+    Raises:
+        ConfigError: It is no name.
     """
 
-    name: str
+    name: str | Sequence[str]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", old_names(self.name, "RenamedFrom"))  # hashed, as annotations are
 
 
 class State:
@@ -87,14 +123,16 @@ class State:
 
     Args:
         ttl: How long values live: a `StateTtl`, or a duration after the last write, by the clock; None: until cleared.
-        renamed_from: The name that the attribute had when a checkpoint or savepoint was taken, to take its values over.
+        renamed_from: The name that the attribute had when a checkpoint or savepoint was taken, to take its values over;
+            or several, of which each had it in some version. Only one of them may be there.
+
+    Attributes:
+        renamed_from: The old names.
     """
 
-    def __init__(self, *, ttl: StateTtl | Duration | None = None, renamed_from: str | None = None) -> None:
+    def __init__(self, *, ttl: StateTtl | Duration | None = None, renamed_from: OldNames = None) -> None:
         self.ttl = ttl if ttl is None or isinstance(ttl, StateTtl) else StateTtl(ttl)
-        if renamed_from is not None:
-            expect(renamed_from, str, "renamed_from", "give the old name of the attribute")
-        self.renamed_from = renamed_from
+        self.renamed_from = old_names(renamed_from, "renamed_from")
 
     @abstractmethod
     def clear(self) -> None:
@@ -145,7 +183,7 @@ class ValueState(State, Generic[T]):
             `ValueState[int | None]` where there is no default.
         default: What `value` is where nothing is held.
         ttl: As in `StateTtl`.
-        renamed_from: The attribute's old name.
+        renamed_from: The attribute's old name, or several.
     """
 
     def __init__(
@@ -154,7 +192,7 @@ class ValueState(State, Generic[T]):
         *,
         default: T | None = None,
         ttl: StateTtl | Duration | None = None,
-        renamed_from: str | None = None,
+        renamed_from: OldNames = None,
     ) -> None:
         super().__init__(ttl=ttl, renamed_from=renamed_from)
         self.type = type
@@ -220,11 +258,11 @@ class ListState(State, Generic[T]):
     Args:
         type: The values', if the annotation does not say it.
         ttl: As in `StateTtl`, for each value by itself; reading the list refreshes none.
-        renamed_from: The attribute's old name.
+        renamed_from: The attribute's old name, or several.
     """
 
     def __init__(
-        self, type: Any = None, *, ttl: StateTtl | Duration | None = None, renamed_from: str | None = None
+        self, type: Any = None, *, ttl: StateTtl | Duration | None = None, renamed_from: OldNames = None
     ) -> None:
         super().__init__(ttl=ttl, renamed_from=renamed_from)
         self.type = type
@@ -263,7 +301,7 @@ class DictState(State, MutableMapping[K, V]):
         key: The keys' type, if the annotation does not say it.
         value: The values'.
         ttl: As in `StateTtl`, for each entry by itself.
-        renamed_from: The attribute's old name.
+        renamed_from: The attribute's old name, or several.
     """
 
     def __init__(
@@ -272,7 +310,7 @@ class DictState(State, MutableMapping[K, V]):
         value: Any = None,
         *,
         ttl: StateTtl | Duration | None = None,
-        renamed_from: str | None = None,
+        renamed_from: OldNames = None,
     ) -> None:
         super().__init__(ttl=ttl, renamed_from=renamed_from)
         self.key = key
@@ -292,6 +330,12 @@ class DictState(State, MutableMapping[K, V]):
 
     def __len__(self) -> int:
         unbound(self)
+
+    def setdefault(self, key: K, default: Any = None) -> Any:
+        """An entry's value, which is set where there is none."""
+        if key not in self:
+            self[key] = default
+        return self[key]  # not what was given: it may be another one when it is stored
 
     def clear(self) -> None:
         """Forget all entries."""
@@ -319,7 +363,7 @@ class MapState(DictState[K, V]):
         key: The keys' type, if the annotation does not say it.
         value: The values'.
         ttl: As in `StateTtl`, for each entry by itself; reading an entry refreshes it if `refresh="read"`.
-        renamed_from: The attribute's old name.
+        renamed_from: The attribute's old name, or several.
     """
 
 
@@ -347,10 +391,10 @@ class BroadcastState(DictState[K, V]):
     Args:
         key: The keys' type, if the annotation does not say it; not nested.
         value: The values'.
-        renamed_from: The attribute's old name.
+        renamed_from: The attribute's old name, or several.
     """
 
-    def __init__(self, key: Any = None, value: Any = None, *, renamed_from: str | None = None) -> None:
+    def __init__(self, key: Any = None, value: Any = None, *, renamed_from: OldNames = None) -> None:
         super().__init__(key, value, renamed_from=renamed_from)
 
 
@@ -372,7 +416,7 @@ class ReducingState(State, Generic[T]):
         type: The values' type.
         function: Takes what is held and a new value, and returns what is to be held.
         ttl: As in `StateTtl`.
-        renamed_from: The attribute's old name.
+        renamed_from: The attribute's old name, or several.
     """
 
     def __init__(
@@ -381,7 +425,7 @@ class ReducingState(State, Generic[T]):
         function: Callable[[T, T], T],
         *,
         ttl: StateTtl | Duration | None = None,
-        renamed_from: str | None = None,
+        renamed_from: OldNames = None,
     ) -> None:
         super().__init__(ttl=ttl, renamed_from=renamed_from)
         self.type = type
@@ -426,7 +470,7 @@ class AggregatingState(State, Generic[Added, Out]):
         add: Takes an accumulator and a value, and returns the new accumulator.
         result: What an accumulator amounts to.
         ttl: As in `StateTtl`.
-        renamed_from: The attribute's old name.
+        renamed_from: The attribute's old name, or several.
     """
 
     def __init__(
@@ -437,7 +481,7 @@ class AggregatingState(State, Generic[Added, Out]):
         add: Callable[[Any, Added], Any],
         result: Callable[[Any], Out],
         ttl: StateTtl | Duration | None = None,
-        renamed_from: str | None = None,
+        renamed_from: OldNames = None,
     ) -> None:
         super().__init__(ttl=ttl, renamed_from=renamed_from)
         self.accumulator = accumulator

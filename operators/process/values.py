@@ -19,6 +19,7 @@ from lakeward.operators.process.expiry import Expiry
 from lakeward.operators.process.forms import GIVEN
 from lakeward.operators.process.key_batch import KeyBatch, prefixed
 from lakeward.operators.process.states import AggregatingState, ReducingState, ValueState, unbound
+from lakeward.operators.process.stored_values import settled
 from lakeward.operators.rows import list_to_column
 from lakeward.operators.windows.columns import Mask, Rows, group_rows, is_fixed, storage_type, to_arrow, to_numpy
 from lakeward.operators.windows.timed import KeyTypes
@@ -54,10 +55,13 @@ class ValueCells:
     def __init__(self, context: OperatorContext, declared: Declared, keys: KeyTypes, batch: KeyBatch) -> None:
         self._form = declared.form
         self.mutable = declared.form.mutable
+        self.settle = settled(declared.form)
         self._state = declared.state
         self._batch = batch
         columns = tuple(_columns(declared))
-        self._table = context.table(TableSpec(declared.table, prefixed(keys), columns, renamed_from=declared.old_table))
+        self._table = context.table(
+            TableSpec(declared.table, prefixed(keys), columns, renamed_from=declared.old_tables)
+        )
         self._expiry = None if declared.ttl is None else Expiry(declared.ttl, self._remove_expired)
         self.changed: set[int] = set()
         self._lent: dict[int, Any] = {}
@@ -97,6 +101,8 @@ class ValueCells:
 
     def put(self, value: Any) -> None:
         """Hold another value for the current key, or `NOTHING`."""
+        if self.settle is not None and value is not NOTHING:
+            value = self.settle(value)
         (self.held or self.load())[self._batch.index] = value
         self.touch()
 
@@ -344,7 +350,7 @@ def _columns(declared: Declared) -> list[ColumnSpec]:
             default = to_numpy(list_to_column([one.default], one.type))[0]
         columns.append(ColumnSpec(one.name, storage_type(one.type), default, one.renamed_from))
         if form.rows and is_fixed(one.type):
-            old = None if one.renamed_from is None else _given(one.renamed_from)
+            old = tuple(map(_given, one.renamed_from))
             columns.append(ColumnSpec(_given(one.name), pa.bool_(), one.default is not None, old))
     if declared.ttl is not None:
         columns.append(ColumnSpec(_TOUCHED, pa.int64(), 0, addable=False))
@@ -366,7 +372,9 @@ class BoundValue(ValueState[T], Generic[T]):
     """
 
     def __init__(self, declared: ValueState[T], cells: ValueCells, batch: KeyBatch) -> None:
-        super().__init__(declared.type, default=declared.default, ttl=declared.ttl)
+        settle, default = cells.settle, declared.default
+        default = default if default is None or settle is None else settle(default)
+        super().__init__(declared.type, default=default, ttl=declared.ttl)
         self._cells = cells
         self._batch = batch
 
@@ -380,7 +388,9 @@ class BoundValue(ValueState[T], Generic[T]):
     @value.setter
     def value(self, value: T) -> None:
         cells, index = self._cells, self._batch.index
-        (cells.held or cells.load())[index] = NOTHING if value is None else value
+        settle = cells.settle
+        held = NOTHING if value is None else value if settle is None else settle(value)
+        (cells.held or cells.load())[index] = held
         cells.changed.add(index)
 
     @property

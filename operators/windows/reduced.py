@@ -14,7 +14,8 @@ from lakeward.engine.api.state import ColumnSpec, SlotArray
 from lakeward.engine.core.errors import SchemaError
 from lakeward.operators.aggregate import Fetch
 from lakeward.operators.function_names import function_name
-from lakeward.operators.reduce import ReduceFunction, Row, RowReducer
+from lakeward.operators.guarded_folds import Row
+from lakeward.operators.reduce import ReduceFunction, RowReducer
 from lakeward.operators.windows.accumulate import Accumulator
 from lakeward.operators.windows.assigners import CarriedAssigner, PaneAssigner
 from lakeward.operators.windows.columns import Rows
@@ -26,6 +27,8 @@ from lakeward.operators.windows.operator import EarlyWindowOperator, WindowConfi
 from lakeward.operators.windows.panes import PaneState
 from lakeward.operators.windows.session_operator import SessionAssigner, SessionConfig, SessionOperator
 from lakeward.operators.windows.timed import WINDOW_END, WINDOW_START, check_time_column, key_types, time_type
+
+_ROWS_HINT = "handle such rows in the function, or have whole windows: .process(function, on_error=lw.OnError.skip())"
 
 HELD = "#held"
 """Whether there is a row at all."""
@@ -169,7 +172,7 @@ class WindowReduce(OperatorFactory):
         return (*self.keys, *(self._bounds if isinstance(self.window, CarriedAssigner) else ()))
 
     def _reduction(self) -> Reduction:
-        return Reduction(RowReducer(self._row_schema, self.keys, self.function), self._known_by)
+        return Reduction(RowReducer(self._row_schema, self.keys, self.function, _ROWS_HINT), self._known_by)
 
     def create(self) -> Operator:
         """Make the operator of one subtask."""

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pytest
 
+import lakeward as lw
 from lakeward.connectors.collection import CollectionSource, to_table
 from lakeward.engine.api.row_types import SchemaLike, schema_of
 from lakeward.engine.core.errors import SchemaError, SourceError
@@ -186,3 +187,11 @@ def test_a_schema_may_hold_rows_as_dicts_of_types_but_no_list_of_types() -> None
     assert source.schema.field("r").type == pa.struct({"a": pa.int64()})
     with pytest.raises(SchemaError, match="column 'r': no Arrow type"):
         CollectionSource([{"r": 1}], schema={"r": [int]})
+
+
+@pytest.mark.parametrize("rows", [[{"a": None}], [{"a": 1}, {"a": "x"}], [(1, 2)]])
+def test_rows_that_cannot_be_a_collection_are_refused_at_the_line_that_gives_them(rows: Any) -> None:
+    with pytest.raises(SchemaError) as caught:
+        lw.StreamExecutionEnvironment().from_collection(rows)
+    line = next(one.lineno for one in caught.traceback if one.path.name == "test_collection.py")
+    assert caught.value.location == f"{__file__}:{line + 1}"

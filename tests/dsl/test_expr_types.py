@@ -21,7 +21,9 @@ from lakeward.dsl.expressions import (
     evaluate,
     from_epoch,
     greatest,
+    least,
     lit,
+    struct,
     when,
 )
 from lakeward.engine.core.errors import GraphError, RecordError, SchemaError, UserCodeError
@@ -191,6 +193,12 @@ def test_python_s_own_logic_on_expressions_says_what_to_write(make: Any, words: 
         lambda: col("a").cast("int", errors="ignore"),  # type: ignore[arg-type]
         lambda: col("a").is_in("abc"),
         lambda: coalesce(),
+        lambda: coalesce("b", "a"),
+        lambda: coalesce(col("a"), "b", col("c")),
+        lambda: greatest("a", "b"),
+        lambda: least("a"),
+        lambda: concat_str("a", "b"),
+        lambda: struct(),
         lambda: col(3),  # type: ignore[arg-type]
         lambda: as_column(3),  # type: ignore[arg-type]
         lambda: lit(3).name,
@@ -293,3 +301,15 @@ def test_a_cast_of_dictionary_encoded_text_gives_plain_text() -> None:
     result = lw.StreamExecutionEnvironment().from_collection(table).select(x=col("x").cast("string"))
     assert result.schema.field("x").type == pa.string()
     assert result.execute_and_collect()["x"].to_pylist() == ["a", None, "a"]
+
+
+def test_text_alone_is_a_constant_and_where_a_column_may_be_meant_the_error_says_how_to_write_either() -> None:
+    with pytest.raises(GraphError, match="never asks for what comes behind the text 'b'") as caught:
+        coalesce("b", col("a"))
+    assert caught.value.hint.endswith("write lw.col('b') for the column, lw.lit('b') for the text")
+    for expression in (coalesce(lit("b"), col("a")), greatest(lit("b")), concat_str(lit("b"), lit("c"))):
+        assert 'lit("b")' in str(expression)
+    assert evaluate(coalesce(lit("b"), col("a")), a=["x"]) == ["b"]
+    assert evaluate(concat_str("b", col("a")), a=["x"]) == ["bx"]
+    assert evaluate(greatest("b", col("a")), a=["a"]) == ["b"]
+    assert evaluate(coalesce(None, col("a"), "none"), a=["x", None]) == ["x", "none"]

@@ -74,6 +74,17 @@ def test_an_error_names_the_function_its_file_and_line_and_the_values() -> None:
     assert isinstance(caught.value.__cause__, ValueError)
 
 
+def test_an_error_of_a_function_of_constants_alone_has_no_empty_line_for_a_row() -> None:
+    def broken(text: str) -> int:
+        return len(text) // 0
+
+    stream = lw.StreamExecutionEnvironment().from_collection([{"a": 1}])
+    with pytest.raises(UserCodeError, match="ZeroDivisionError") as caught:
+        stream.select(n=lw.udf(broken)("t")).execute_and_collect()
+    assert "for:" not in str(caught.value)
+    assert "in broken: return len(text) // 0" in str(caught.value)
+
+
 def test_a_function_that_stops_an_iteration_does_not_lose_rows() -> None:
     def stops(value: int) -> int:
         if value == 2:

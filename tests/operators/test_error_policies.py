@@ -234,6 +234,64 @@ def test_every_operator_tries_again_before_it_gives_a_row_up(make: Make) -> None
         assert harness.counter("retried_calls") == (1 if "batches" in make.__name__ else len(BAD))
 
 
+def changing(row: dict[str, Any]) -> dict[str, Any]:
+    """Takes its row apart before it fails, twice for bad ones."""
+    n, text = row.pop("n"), row.pop("text")
+    TRIES[n] = TRIES.get(n, 0) + 1
+    if n in BAD and TRIES[n] < 3:
+        raise Refused("not yet")
+    assert text == f"text-{n}"
+    return {"n": n}
+
+
+TRIES: dict[int, int] = {}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda policy: MapRows(changing, SCHEMA, OUT, on_error=policy),
+        lambda policy: FlatMapRows(lambda row: [changing(row)], SCHEMA, OUT, on_error=policy),
+        lambda policy: FilterRows(lambda row: bool(changing(row)), SCHEMA, on_error=policy),
+    ],
+    ids=["map", "flat_map", "filter"],
+)
+def test_a_function_that_changes_its_row_is_called_again_with_a_whole_one(make: Make) -> None:
+    TRIES.clear()
+    with OperatorHarness(make(OnError.retry(attempts=3, backoff=0)), SCHEMA) as harness:
+        harness.send(ROWS)
+        assert [row["n"] for row in harness.take()] == list(range(len(ROWS)))
+        assert harness.counter("retried_calls") == 2 * len(BAD)
+    assert {n: calls for n, calls in TRIES.items() if calls > 1} == dict.fromkeys(BAD, 3)
+
+
+def test_a_result_that_does_not_fit_is_made_again_of_a_whole_row() -> None:
+    made: dict[int, int] = {}
+
+    def misfit_first(row: dict[str, Any]) -> dict[str, Any]:
+        n = row.pop("n")
+        made[n] = made.get(n, 0) + 1
+        return {"n": "text" if n in BAD and made[n] == 1 else n}
+
+    policy = OnError.retry(attempts=2, backoff=0)
+    for kind in (MapRows, FlatMapRows):
+        made.clear()
+        function = misfit_first if kind is MapRows else lambda row: [misfit_first(row)]
+        with OperatorHarness(kind(function, SCHEMA, OUT, on_error=policy), SCHEMA) as harness:
+            harness.send(ROWS)
+            assert [row["n"] for row in harness.take()] == list(range(len(ROWS)))
+
+
+def test_an_error_shows_the_row_as_the_function_got_it_and_not_what_it_made_of_it() -> None:
+    def emptied(row: dict[str, Any]) -> dict[str, Any]:
+        number = row["n"]
+        row.clear()
+        return {"n": refusing(number)}
+
+    with pytest.raises(UserCodeError, match=r"(?s)Refused: not 3.*row: \{'n': 3, 'text': 'text-3'\}"):
+        sent(lambda policy: MapRows(emptied, SCHEMA, OUT, on_error=policy), OnError.fail())
+
+
 def test_when_all_calls_have_failed_the_job_ends_and_the_error_says_how_many_there_were() -> None:
     with (
         retrying(Flaky(3), OnError.retry(attempts=3)) as harness,
@@ -343,6 +401,16 @@ def test_hidden_columns_show_neither_in_errors_nor_in_log_lines_nor_in_messages(
             assert {row["error_message"] for row in harness.take_side("failing")} <= {"'***'"}
     assert "'n': 1, 'text': ***" in caplog.text
     assert "text-1" not in caplog.text
+
+
+def test_values_that_the_function_takes_out_of_its_row_before_it_fails_are_hidden_all_the_same() -> None:
+    def telling(row: dict[str, Any]) -> Any:
+        raise KeyError(row.pop("text"))
+
+    config = HarnessConfig(redaction=Redaction(("te*",)))
+    with OperatorHarness(MapRows(telling, SCHEMA, OUT, on_error=SIDE), SCHEMA, config) as harness:
+        harness.send(ROWS[:2])
+        assert [row["error_message"] for row in harness.take_side("failing")] == ["'***'"] * 2
 
 
 def test_the_first_rows_are_logged_each_and_then_one_line_in_ten_seconds(caplog: pytest.LogCaptureFixture) -> None:

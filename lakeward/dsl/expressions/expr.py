@@ -52,7 +52,9 @@ class Expr(OperatorMethods, NumberMethods):
     """A column computed from columns: `col("price") * 2 > 100`.
 
     Immutable; says what to compute, of which input is decided by `bind`. Constants need no `lit()` beside an
-    expression, and take the type of what they meet if it can hold them: `col("small") + 1` stays int8.
+    expression, and take the type of what they meet if it can hold them: `col("small") + 1` stays int8. Text inside of
+    an expression is a constant, unlike in Polars; where a verb or an aggregate wants columns (`select("a")`,
+    `sum("a")`), it is a column's name.
 
     Rules that hold everywhere:
 

@@ -16,7 +16,18 @@ def coalesce(*values: Expr | Constant) -> Expr:
 
     >>> evaluate(coalesce(col("a"), col("b"), 0), a=[1, None, None], b=[5, 6, None])
     [1, 6, 0]
+
+    Args:
+        values: Expressions and constants. Text is a constant, as everywhere in an expression: `col("a")` is the column.
+
+    Raises:
+        GraphError: Text stands before another value, which would never be asked for.
     """
+    for value in values[:-1]:
+        if isinstance(value, str):
+            raise GraphError(
+                f"coalesce() never asks for what comes behind the text {value!r}", hint=_column_hint(value)
+            )
     return apply_function(conditional.COALESCE, *_some("coalesce", values))
 
 
@@ -25,6 +36,12 @@ def greatest(*values: Expr | Constant) -> Expr:
 
     >>> evaluate(greatest(col("a"), col("b")), a=[1, None, None], b=[5, 6, None])
     [5, 6, None]
+
+    Args:
+        values: Expressions and constants; text is a constant, and `col("a")` the column.
+
+    Raises:
+        GraphError: There is nothing but text.
     """
     return apply_function(conditional.GREATEST, *_some("greatest", values))
 
@@ -34,6 +51,12 @@ def least(*values: Expr | Constant) -> Expr:
 
     >>> evaluate(least(col("a"), col("b")), a=[1, None, None], b=[5, 6, None])
     [1, 6, None]
+
+    Args:
+        values: Expressions and constants; text is a constant, and `col("a")` the column.
+
+    Raises:
+        GraphError: There is nothing but text.
     """
     return apply_function(conditional.LEAST, *_some("least", values))
 
@@ -41,7 +64,13 @@ def least(*values: Expr | Constant) -> Expr:
 def _some(name: str, values: Sequence[Expr | Constant]) -> Sequence[Expr | Constant]:
     if not values:
         raise GraphError(f"{name}() needs at least one value")
+    if all(isinstance(value, str) for value in values):
+        raise GraphError(f"{name}() is given text alone", hint=_column_hint(values[0]))
     return values
+
+
+def _column_hint(text: object) -> str:
+    return f"text is a constant in an expression: write lw.col({text!r}) for the column, lw.lit({text!r}) for the text"
 
 
 def concat_str(*values: Expr | Constant, separator: str = "", ignore_nulls: bool = False) -> Expr:
@@ -51,6 +80,16 @@ def concat_str(*values: Expr | Constant, separator: str = "", ignore_nulls: bool
     ['x-y', None]
     >>> evaluate(concat_str(col("a"), col("b"), separator="-", ignore_nulls=True), a=["x", None], b=["y", "z"])
     ['x-y', 'z']
+    >>> evaluate(concat_str("no. ", col("a").cast("string")), a=[7])
+    ['no. 7']
+
+    Args:
+        values: Expressions and constants; text is a constant, and `col("a")` the column.
+        separator: What stands between them.
+        ignore_nulls: Whether parts that are null are left out.
+
+    Raises:
+        GraphError: There is nothing but text.
     """
     nodes = tuple(to_node(value) for value in _some("concat_str", values))
     return Expr(Call(strings.CONCAT_STR, nodes, (separator, ignore_nulls)))
@@ -154,6 +193,11 @@ def struct(**fields: Expr | Constant) -> Expr:
 
     >>> evaluate(struct(x=col("a"), y=1), a=[7, None])
     [{'x': 7, 'y': 1}, {'x': None, 'y': 1}]
+
+    Args:
+        fields: Expressions and constants by name; text is a constant, and `col("a")` the column.
     """
-    nodes = tuple(to_node(value) for value in _some("struct", tuple(fields.values())))
+    if not fields:
+        raise GraphError("struct() needs at least one value")
+    nodes = tuple(to_node(value) for value in fields.values())
     return Expr(Call(nested.STRUCT, nodes, tuple(fields)))

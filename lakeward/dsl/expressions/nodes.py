@@ -112,9 +112,17 @@ class Call(Node):
             return f"{left if explicit else operand(left)} {name} {operand(right)}"
         if style is Style.PREFIX:
             return f"{name}{receiver(self.args[0])}"
-        inside = [inner(arg) for arg in (self.args[1:] if style is Style.METHOD else self.args)]
+        inside = [inner(arg) for arg in self.args[1:]] if style is Style.METHOD else self._listed()
         listed = ", ".join(inside + self._parameters())
         return f"{receiver(self.args[0])}.{name}({listed})" if style is Style.METHOD else f"{name}({listed})"
+
+    def _listed(self) -> list[str]:
+        """The arguments of a function; as lit the text that it would refuse, since a column may be meant."""
+        alone = all(isinstance(arg, Literal) for arg in self.args)
+        refused = self.args if alone else self.args[:-1] if self.function.name == "coalesce" else ()
+        texts = [pa.types.is_string(arg.type) if isinstance(arg, Literal) else False for arg in refused]
+        texts += [False] * (len(self.args) - len(texts))
+        return [str(arg) if text else inner(arg) for arg, text in zip(self.args, texts, strict=True)]
 
     def _parameters(self) -> list[str]:
         """The fixed parameters; those that are None are left out."""

@@ -253,12 +253,15 @@ class _Caller:
 
     def _failure(self, error: Exception, lists: Sequence[Any], values: Sequence[Any], row: int) -> UserCodeError:
         hint = "handle such values in the function, or choose the rows it is called for with when(...).then(...)"
-        return call_error(self.function, error, hint=hint, row=self._operands(lists, values, row))
+        failure = call_error(self.function, error, hint=hint)
+        failure.rows = self._operands(lists, values, row)
+        return failure
 
-    def _operands(self, lists: Sequence[Any], values: Sequence[Any], row: int) -> FailedRow:
+    def _operands(self, lists: Sequence[Any], values: Sequence[Any], row: int) -> tuple[FailedRow, ...]:
+        """What the function was called with, for errors; constants alone are of no row, and stand in the job."""
         pairs = zip(self.call.args, lists, values, strict=True)
         shown = {operand(arg): each[row] for arg, each, value in pairs if isinstance(value, pa.Array)}
-        return FailedRow(shown, row, "for", operands=True)
+        return (FailedRow(shown, row, "for", operands=True),) if shown else ()
 
     def _column(self, results: list[Any], lists: Sequence[Any], values: Sequence[Any]) -> pa.Array:
         try:
@@ -268,7 +271,7 @@ class _Caller:
             raise UserCodeError(
                 f"{function_name(self.function)} returned {short(results[row])}, which is no {self.kind}: {error}",
                 hint="return such values, or say what it returns: lw.udf(function, returns=...)",
-                rows=[self._operands(lists, values, row)],
+                rows=self._operands(lists, values, row),
                 trace=definition(self.function),
             ) from error
 

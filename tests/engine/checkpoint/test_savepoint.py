@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import lakeward as lw
 from lakeward.engine.checkpoint import paths
 from lakeward.engine.checkpoint.manifest import CheckpointManifest
 from lakeward.engine.checkpoint.savepoint import Beginning, Owner, check_has_begun, read_origin, write_savepoint
@@ -282,3 +283,11 @@ def test_a_store_that_fails_says_so(tmp_path: Path) -> None:
 
     with pytest.raises(CheckpointError, match="no room"):
         write_savepoint(job_with_checkpoints(tmp_path), Fails(), owner(tmp_path))
+
+
+@pytest.mark.parametrize("checkpoint", [None, 1])
+def test_a_savepoint_of_nothing_leaves_no_folder(tmp_path: Path, checkpoint: int | None) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(ConfigError, match="there is no committed checkpoint"):
+        lw.savepoint(tmp_path / "checkpoints", tmp_path / "savepoints" / "new", checkpoint)
+    assert not (tmp_path / "savepoints").exists()

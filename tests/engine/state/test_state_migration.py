@@ -47,10 +47,20 @@ def renamed(rows: lw.DataStream) -> lw.DataStream:
     return rows.key_by("k").process(Renamed(), returns=RESULT, uid="count")
 
 
+def listed_by_another(rows: lw.DataStream) -> lw.DataStream:
+    class Listed(lw.KeyedProcessFunction):
+        seen: lw.ListState[int]
+
+        def process(self, row: dict[str, Any], ctx: lw.KeyedContext) -> None:
+            self.seen.append(row["n"])
+
+    return rows.rename({"k": "key"}).key_by("key").process(Listed(), returns=RESULT, uid="count")
+
+
 CHANGES: dict[str, tuple[Version, str]] = {
     "type": (counted(lw.ValueState(str), str), "'seen': column 'value' was stored as int64 and is now string"),
     "kind": (listed, "'seen' was stored as a table of another kind"),
-    "key": (counted(lw.ValueState(int), key="n"), "'seen': key column"),
+    "key": (counted(lw.ValueState(int), key="n"), "'seen': key column 'n' was stored as string and is now int64"),
     "rename": (renamed, "'last' is said to have been 'sene'"),
 }
 
@@ -58,8 +68,8 @@ CHANGES: dict[str, tuple[Version, str]] = {
 class Restarted:
     """A job that was stopped with its state in a checkpoint, and has other code now."""
 
-    def __init__(self, second: Version) -> None:
-        self.version = counted(lw.ValueState(int))
+    def __init__(self, second: Version, first: Version | None = None) -> None:
+        self.version = first or counted(lw.ValueState(int))
         script = [[{"k": "a", "n": 1}], EOF, [{"k": "a", "n": 2}]]
         self.source = ScriptedSource({"k": str, "n": int}, script)
         self.harness = JobHarness(self.job)
@@ -86,3 +96,10 @@ def test_after_a_refusal_the_job_as_it_was_goes_on() -> None:
     restarted.version = counted(lw.ValueState(int))
     assert restarted.harness.run().ended
     assert [row["seen"] for row in restarted.harness.rows()] == [1, 2]
+
+
+def test_a_key_column_of_another_name_is_called_as_the_user_calls_it() -> None:
+    with pytest.raises(
+        StateMigrationError, match="'seen' was stored by 'k' without a TTL, and is now by 'key' without"
+    ):
+        Restarted(listed_by_another, listed).harness.run()

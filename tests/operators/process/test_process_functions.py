@@ -371,10 +371,22 @@ def test_a_side_stream_that_is_sent_and_read_as_different_rows_is_refused() -> N
     other = lw.OutputTag("alerts", {"shop": str})
     with pytest.raises(UserCodeError, match="is sent rows of shop: string, total: int64, but is read as shop: string"):
         result.side_output(other).execute_and_collect()
-    with pytest.raises(GraphError, match="is read as rows of two types"):
+    with pytest.raises(GraphError, match=r"'alerts' is read as rows of shop: string, total: .* of shop: s"):
         result.side_output(ALERTS)
     with pytest.raises(GraphError, match="the rows of the side stream 'bare' are not known"):
         result.side_output(lw.OutputTag("bare"))
+
+
+def test_two_tags_of_one_name_and_different_rows_are_refused_naming_both_places() -> None:
+    first = orders(AMOUNTS)
+    keyed = first.key_by("shop")
+    keyed.process(Totals(50)).side_output(ALERTS)
+    keyed.process(Totals(60)).side_output(lw.OutputTag("alerts", ALERTS.schema))
+    with pytest.raises(GraphError, match="is read as rows of two: int64, and at") as caught:
+        first.process(lambda row: [row], returns=first.schema).side_output(lw.OutputTag("alerts", {"two": int}))
+    (line,) = (one.lineno for one in caught.traceback if one.name.startswith("test_two_tags"))
+    assert caught.value.location == f"{__file__}:{line + 1}"
+    assert f"at {__file__}:{line - 2} of shop: string" in str(caught.value)
 
 
 class BatchTotals(lw.KeyedBatchFunction):

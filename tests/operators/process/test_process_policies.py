@@ -176,3 +176,91 @@ def test_a_broadcast_row_that_fails_changes_no_state() -> None:
     assert found.execute_and_collect()["total"].to_pylist() == [0, 5, 7]
     with pytest.raises(GraphError, match="failed rows of two streams"):
         both.process(Rules(), returns={"k": str}, on_error=lw.OnError.side_output(FAILED))
+
+
+@pytest.mark.parametrize("kind", ["reducing", "aggregating"])
+def test_a_function_of_a_state_that_fails_fails_the_row_and_leaves_the_state(kind: str) -> None:
+    def most(held: int, n: int) -> int:
+        if n % 10 == 3:
+            raise ValueError(f"refused {n}")
+        return max(held, n)
+
+    class Folding(lw.KeyedProcessFunction):
+        reduced = lw.ReducingState(int, most)
+        gathered = lw.AggregatingState(int, create=lambda: 0, add=most, result=lambda held: held)
+
+        def process(self, row: dict[str, Any], ctx: lw.KeyedContext) -> Iterator[dict[str, Any]]:
+            state: Any = self.reduced if kind == "reducing" else self.gathered
+            state.add(row["n"])
+            yield {"k": row["k"], "total": state.value}
+
+    result = stream([1, 5, 9, 33, 3, 7], 100).key_by("k")
+    made = result.process(Folding(), returns={"k": str, "total": int}, on_error=lw.OnError.side_output(FAILED))
+    found, failed = lw.MemorySink(), lw.MemorySink()
+    made.sink_to(found)
+    made.side_output(FAILED).sink_to(failed)
+    made._context.environment.execute("folding")
+    assert found.table()["total"].to_pylist() == [1, 5, 9, 9]
+    assert failed.table().select(["n", "error_message"]).to_pylist() == [
+        {"n": n, "error_message": f"refused {n}"} for n in (33, 3)
+    ]
+    line = most.__code__.co_firstlineno + 2
+    assert {place.rpartition(":")[2] for place in failed.table()["error_at"].to_pylist()} == {str(line)}
+
+
+@pytest.mark.parametrize("policy", [lw.OnError.fail(), lw.OnError.skip(), lw.OnError.side_output(FAILED)])
+@pytest.mark.parametrize("keyed", [False, True])
+def test_values_that_the_function_takes_out_of_its_row_before_it_fails_are_hidden_all_the_same(
+    policy: lw.OnError, keyed: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    def telling(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        password = row.pop("password")
+        if row["n"] == 2:
+            raise ValueError(f"cannot log in with {password}")
+        yield {"n": row["n"]}
+
+    env = lw.StreamExecutionEnvironment()
+    rows = env.from_collection([{"k": 1, "n": n, "password": f"sesame-{n}"} for n in range(4)])
+    stream_of = rows.key_by("k") if keyed else rows
+    made = stream_of.process(telling, returns={"n": int}, on_error=policy)
+    said = ""
+    with caplog.at_level("INFO", "lakeward"):
+        try:
+            result = made.side_output(FAILED) if policy.tag else made
+            said = repr(result.drop("password").execute_and_collect().to_pylist()) if policy.tag else ""
+            result.execute_and_collect()
+        except UserCodeError as error:
+            said = str(error)
+    assert "sesame" not in said + caplog.text
+    assert "cannot log in with ***" in said + caplog.text
+    assert "'password': ***" in str(said) + caplog.text
+
+
+def test_a_second_call_that_gives_a_state_what_does_not_fit_ends_the_job_with_no_state_half_written() -> None:
+    class Twice(lw.KeyedProcessFunction):
+        first: lw.ValueState[int] = lw.ValueState(default=0)
+        second: lw.ValueState[int]
+        calls = 0
+
+        def process(self, row: dict[str, Any], ctx: lw.KeyedContext) -> Iterator[dict[str, Any]]:
+            type(self).calls += 1
+            self.first.value += 1
+            if type(self).calls == 1:
+                raise ValueError("at first")
+            self.second.value = "text"  # type: ignore[assignment]
+            yield {"k": row["k"], "total": self.first.value}
+
+    policy = lw.OnError.retry(attempts=3, backoff=0).then(lw.OnError.skip())
+    result = stream([1, 2], 10).key_by("k").process(Twice(), returns={"k": str, "total": int}, on_error=policy)
+    with pytest.raises(UserCodeError, match="state 'second' holds int64, but was given a value of type str"):
+        result.execute_and_collect()
+    assert Twice.calls == 2
+
+
+def test_a_row_whose_result_never_fits_is_tried_again_and_sent_aside_as_it_came() -> None:
+    policy = lw.OnError.retry(attempts=3, backoff=0).then(lw.OnError.side_output(FAILED))
+    found, failed, metrics = run([1, 3, 5], 100, policy, Careful(misfit=True))
+    wanted, _, _ = run([1, 5], 100, lw.OnError.fail(), Careful())
+    assert found == wanted
+    assert [(row["n"], row["error_type"]) for row in failed] == [(3, "UserCodeError")]
+    assert (metrics["failed_rows"], metrics["retried_calls"]) == (1, 2)

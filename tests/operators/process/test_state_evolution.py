@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 import lakeward as lw
-from lakeward.engine.core.errors import CheckpointError, GraphError, LakewardError
+from lakeward.engine.core.errors import CheckpointError, ConfigError, GraphError, LakewardError
 from lakeward.operators.process.calls import Callee
 from lakeward.operators.process.operator import Process, ProcessInput
 from lakeward.testing import EOF, CollectSink, JobHarness, ScriptedSource
@@ -187,7 +187,7 @@ class NeverThere(lw.KeyedProcessFunction):
         (ListedBecomesText(), "'items': column 'price' was stored as float and is now string"),
         (ListBecomesValue(), "'items' was stored as a table of another kind"),
         (LivesNowForAnHour(), "'total' was stored without '##touched_us'"),
-        (ListedForAnHour(), "'items' was stored by ['#k'], mutable []"),
+        (ListedForAnHour(), "'items' was stored by 'k' without a TTL, and is now by 'k' with a TTL"),
         (NeverThere(), "'fresh' is said to have been 'totla', but the checkpoint has neither"),
     ],
     ids=["type", "narrower", "list", "kind", "ttl", "ttl of a list", "name"],
@@ -367,6 +367,180 @@ def test_a_state_is_renamed_from_version_to_version_and_none_is_left_out() -> No
         after(RenamedAgain(), [saved(Total())], 0)
 
 
+class FirstStats(NamedTuple):
+    a: int
+    x: str = "x"
+
+
+class SecondStats(NamedTuple):
+    b: Annotated[int, lw.RenamedFrom("a")]
+    y: Annotated[str | None, lw.RenamedFrom("x")] = None
+
+
+class ThirdStats(NamedTuple):
+    c: Annotated[int, lw.RenamedFrom(["b", "a"])]
+    z: Annotated[str, lw.RenamedFrom("y"), lw.RenamedFrom("x")] | None = None
+
+
+class First(lw.KeyedProcessFunction):
+    value1: lw.ValueState[FirstStats]
+    listed1: lw.ListState[FirstStats]
+    mapped1: lw.MapState[str, FirstStats]
+    most1 = lw.ReducingState(int, max)
+    same: lw.ValueState[FirstStats]
+
+    def process(self, row: dict[str, Any], ctx: lw.KeyedContext) -> None:
+        stats = FirstStats(row["n"])
+        self.value1.value = self.same.value = stats
+        self.listed1.append(stats)
+        self.mapped1["m"] = stats
+        self.most1.add(row["n"])
+
+
+class Second(lw.KeyedProcessFunction):
+    value2 = lw.ValueState(SecondStats, renamed_from="value1")
+    listed2 = lw.ListState(SecondStats, renamed_from="listed1")
+    mapped2 = lw.MapState(str, SecondStats, renamed_from="mapped1")
+    most2 = lw.ReducingState(int, max, renamed_from="most1")
+    same: lw.ValueState[SecondStats]
+
+    def process(self, row: dict[str, Any], ctx: lw.KeyedContext) -> None:
+        pass
+
+
+class Third(lw.KeyedProcessFunction):
+    value3 = lw.ValueState(ThirdStats, renamed_from=("value2", "value1"))
+    listed3 = lw.ListState(ThirdStats, renamed_from=["value2", "listed2", "listed1"][1:])
+    mapped3 = lw.MapState(str, ThirdStats, renamed_from=("mapped2", "mapped1"))
+    most3 = lw.ReducingState(int, max, renamed_from=("most2", "most1"))
+    same: lw.ValueState[ThirdStats]
+
+    def process(self, row: dict[str, Any], ctx: lw.KeyedContext) -> Any:
+        held = [self.value3.value, *self.listed3, *self.mapped3.values(), self.same.value, self.most3.value]
+        yield {"k": row["k"], "shown": repr(held)}
+
+
+@pytest.mark.parametrize("store", ["memory", "rocksdb"])
+@pytest.mark.parametrize("parallelism", [1, 3])
+@pytest.mark.parametrize("versions", [[], [Second], [Second, Second], [Third], [Second, Third]])
+def test_a_version_may_be_skipped_where_older_names_are_said_too(store: Any, parallelism: int, versions: Any) -> None:
+    keys = [f"k{n}" for n in range(6)]
+    with harness(First(), [], HarnessConfig(store=store)) as one:
+        one.send([{"k": key, "n": 7} for key in keys])
+        snapshots = [one.snapshot()]
+    for version in versions:
+        between = []
+        for number in range(parallelism):
+            with harness(version(), snapshots, HarnessConfig(number, parallelism, store=store)) as one:
+                between.append(one.snapshot())
+        snapshots = between
+    with harness(Third(), snapshots, HarnessConfig(store=store)) as one:
+        one.send([{"k": key, "n": 0} for key in keys])
+        assert {row["shown"] for row in one.take()} == {repr([ThirdStats(7, "x")] * 4 + [7])}
+
+
+class RulesThen(lw.BroadcastProcessFunction):
+    older = lw.BroadcastState(str, OldRule, renamed_from="rules")
+
+    def process(self, row: dict[str, Any], ctx: lw.ProcessContext) -> None: ...
+
+    def process_broadcast(self, row: dict[str, Any], ctx: lw.ProcessContext) -> None: ...
+
+
+class RulesNow(NewRules):
+    known = lw.BroadcastState(str, NewRule, renamed_from=("older", "rules"))
+
+
+@pytest.mark.parametrize("skipped", [True, False])
+def test_a_version_may_be_skipped_of_broadcast_state_too(skipped: bool) -> None:
+    with with_rules(OldRules(), [], HarnessConfig()) as one:
+        one.send([{"k": f"k{n}", "n": n} for n in range(3)], index=1)
+        snapshots = [one.snapshot()]
+    if not skipped:
+        with with_rules(RulesThen(), snapshots, HarnessConfig()) as one:
+            snapshots = [one.snapshot()]
+    for number in range(2):
+        with with_rules(RulesNow(), snapshots, HarnessConfig(subtask=number, parallelism=2)) as one:
+            one.send([{"k": "x", "n": 0}])
+            assert one.take()[0]["shown"] == repr([(f"k{n}", NewRule(n)) for n in range(3)])
+
+
+class Both(lw.KeyedProcessFunction):
+    one: lw.ValueState[int]
+    two: lw.ValueState[int]
+    first: lw.ListState[OldItem]
+    second: lw.ListState[OldItem]
+    stats: lw.ValueState[FirstStats]
+    items: lw.ListState[FirstStats]
+
+    def process(self, row: dict[str, Any], ctx: lw.KeyedContext) -> None:
+        self.one.value = self.two.value = row["n"]
+        self.stats.value = FirstStats(row["n"])
+        self.items.append(FirstStats(row["n"]))
+        self.first.append(OldItem(1.0, "a"))
+        self.second.append(OldItem(1.0, "b"))
+
+
+class Together(NamedTuple):
+    all: Annotated[str | None, lw.RenamedFrom(("a", "x"))] = None
+
+
+def only(**states: Any) -> lw.KeyedProcessFunction:
+    def process(self: Any, row: dict[str, Any], ctx: lw.KeyedContext) -> None: ...
+
+    kind = type("Only", (lw.KeyedProcessFunction,), {**states, "process": process})
+    return kind()  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("states", "said"),
+    [
+        ({"now": lw.ValueState(int, renamed_from=("two", "one"))}, "'now' is said to have been 'two' and 'one'"),
+        ({"now": lw.ListState(OldItem, renamed_from=("first", "second"))}, "been 'first' and 'second', and the chec"),
+        ({"stats": lw.ValueState(Together)}, "table 'stats': column 'all' is said to have been 'a' and 'x'"),
+        ({"items": lw.ListState(Together)}, "table 'items': column 'all' is said to have been 'a' and 'x'"),
+        ({"now": lw.ValueState(int, renamed_from=("three", "four"))}, "been 'three' or 'four', but the checkpoint"),
+    ],
+    ids=["values", "lists", "field", "field of a list", "none"],
+)
+def test_old_names_of_which_several_or_none_are_there_are_refused(states: Any, said: str) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        harness(only(**states), [saved(Both())], HarnessConfig())
+    assert said in str(caught.value)
+    assert caught.value.hint
+
+
+class FieldsMoveUp(NamedTuple):
+    x: Annotated[int, lw.RenamedFrom("a")]
+    was_x: Annotated[str, lw.RenamedFrom("x")]
+
+
+def test_fields_move_up_by_one_name_in_whichever_order_they_are_declared() -> None:
+    class MovedUp(lw.KeyedProcessFunction):
+        stats: lw.ValueState[FieldsMoveUp]
+        items: lw.ListState[FieldsMoveUp]
+
+        def process(self, row: dict[str, Any], ctx: lw.KeyedContext) -> Any:
+            yield {"k": row["k"], "shown": repr([self.stats.value, *self.items])}
+
+    snapshots = [saved(Both())]
+    for _ in range(2):
+        shown, snapshots = after(MovedUp(), snapshots, 0)
+        assert shown == repr([FieldsMoveUp(1, "x")] * 2)
+
+
+class FieldsExchanged(NamedTuple):
+    a: Annotated[str, lw.RenamedFrom("x")]
+    x: Annotated[str, lw.RenamedFrom("a")]
+
+
+@pytest.mark.parametrize("wrong", ["", (), ("a", "a"), ("a", 3), 7])
+def test_old_names_that_are_none_are_refused_where_they_are_written(wrong: Any) -> None:
+    for make in (lambda: lw.ValueState(int, renamed_from=wrong), lambda: lw.RenamedFrom(wrong)):
+        with pytest.raises(ConfigError, match="cannot be"):
+            make()
+
+
 class Exchanged(lw.KeyedProcessFunction):
     one = lw.ValueState(int, renamed_from="other")
     other = lw.ValueState(int, renamed_from="one")
@@ -386,8 +560,10 @@ class Twice(lw.KeyedProcessFunction):
     [
         (Exchanged(), "the states 'one', 'other' have exchanged their names"),
         (Twice(), "the states 'one' and 'other' are both said to have been 'total'"),
+        (only(a=lw.ValueState(int, renamed_from=("b", "a"))), "of the states 'a' is said to have been 'a'"),
+        (only(stats=lw.ValueState(FieldsExchanged)), "the fields of FieldsExchanged 'a', 'x' have exchanged"),
     ],
-    ids=["exchanged", "twice"],
+    ids=["exchanged", "twice", "itself", "fields"],
 )
 def test_old_names_that_do_not_tell_states_apart_are_refused(function: Any, said: str) -> None:
     with pytest.raises(GraphError, match=said):
