@@ -2,8 +2,8 @@
 
     python benchmarks/cluster.py [--jobs 10] [--seconds 20]
 
-Each job waits for a row now and then (one a second), with a checkpoint every ten seconds, as jobs at night do. CPU seconds
-are those of all processes of a job, and of the coordinator, by /proc, over some seconds after all have started.
+Each job waits for a row now and then (one a second), with a checkpoint every ten seconds, as jobs at night do. CPU
+seconds are those of a job's process, and of the coordinator, by /proc, over some seconds after all have started.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ from lakeward.engine.processes.reception import Reception
 from lakeward.engine.processes.settings import WorkerJob
 from lakeward.engine.runtime.build import BuildContext, build_tasks
 from lakeward.engine.runtime.context import JobInfo
-from lakeward.engine.runtime.drivers import IDLE_SLEEP_MAX_MS, IDLE_SLEEP_MIN_MS, WAITING_SLEEP_MAX_MS
+from lakeward.engine.runtime.drivers import IDLE_SLEEP_MIN_MS, WAITING_SLEEP_MAX_MS, longest_sleep_ms
 from lakeward.engine.runtime.io import IoExecutor
 from lakeward.engine.runtime.job import TICK_INTERVAL_MS, IoResult, SplitsListed
 from lakeward.engine.runtime.metrics import Metrics
@@ -234,23 +234,28 @@ class _WorkerProcess:
 
     def _loop(self, worker: LocalWorker) -> None:
         tasks = list(reversed(worker.tasks))
-        idle_ms = 0.0
+        idle_ms = slept_ms = 0.0
         while not self._closing:
             busy = False
             for task in tasks:
                 busy = task.step() or busy
             busy = self._report(worker) or busy
             self._tick(worker)
-            idle_ms = 0.0 if busy else min(max(idle_ms * 2, IDLE_SLEEP_MIN_MS), self._idle_max_ms(worker))
+            if busy:
+                idle_ms = slept_ms = 0.0
+            else:
+                idle_ms = min(max(idle_ms * 2, IDLE_SLEEP_MIN_MS), self._idle_max_ms(worker, slept_ms))
+                slept_ms += idle_ms
             if self._talk(worker, idle_ms):
-                idle_ms = 0.0
+                idle_ms = slept_ms = 0.0
 
     @staticmethod
-    def _idle_max_ms(worker: LocalWorker) -> float:
+    def _idle_max_ms(worker: LocalWorker, slept_ms: float) -> float:
         """Frames wake the worker; readers of sources and calls in flight have to be asked."""
         if worker.is_waiting:
             return WAITING_SLEEP_MAX_MS
-        return IDLE_SLEEP_MAX_MS if any(not source.has_ended for source in worker.sources) else TICK_INTERVAL_MS
+        reads = any(not source.has_ended for source in worker.sources)
+        return longest_sleep_ms(slept_ms) if reads else TICK_INTERVAL_MS
 
     def _report(self, worker: LocalWorker) -> bool:
         events: list[WorkerEvent] = worker.take_events()

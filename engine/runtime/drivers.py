@@ -20,8 +20,20 @@ StopSignal = Callable[[], bool]
 
 IDLE_SLEEP_MIN_MS = 0.2
 IDLE_SLEEP_MAX_MS = 5.0
+DROWSY_SLEEP_MAX_MS = 40.0
+"""After `DROWSY_AFTER_MS` without work: a job that waits for hours takes less than two hundredths of a core."""
+DROWSY_AFTER_MS = 30.0
 WAITING_SLEEP_MAX_MS = 1.0
 """While calls are in flight: how much later than it came an answer may be noticed."""
+
+
+def longest_sleep_ms(slept_ms: float) -> float:
+    """How long to sleep at most before sources are asked again, after some time in which nothing has happened.
+
+    >>> longest_sleep_ms(10.0), longest_sleep_ms(10_000.0)
+    (5.0, 40.0)
+    """
+    return IDLE_SLEEP_MAX_MS if slept_ms < DROWSY_AFTER_MS else DROWSY_SLEEP_MAX_MS
 
 
 class LocalDriver:
@@ -40,7 +52,7 @@ class LocalDriver:
         """Run an open job until it has finished; errors pass through."""
         tasks = list(reversed(job.tasks))
         stopping = False
-        idle_ms = IDLE_SLEEP_MIN_MS
+        idle_ms, slept_ms = IDLE_SLEEP_MIN_MS, 0.0
         while not job.finished:
             if not stopping and self._stop():
                 stopping = True
@@ -50,11 +62,11 @@ class LocalDriver:
                 busy = task.step() or busy
             busy = job.pump() or busy
             if busy:
-                idle_ms = IDLE_SLEEP_MIN_MS
+                idle_ms, slept_ms = IDLE_SLEEP_MIN_MS, 0.0
             else:
-                longest_ms = WAITING_SLEEP_MAX_MS if job.is_waiting else IDLE_SLEEP_MAX_MS
-                idle_ms = min(idle_ms, longest_ms)
+                idle_ms = min(idle_ms, WAITING_SLEEP_MAX_MS if job.is_waiting else longest_sleep_ms(slept_ms))
                 self._clock.sleep_ms(idle_ms)
+                slept_ms += idle_ms
                 idle_ms *= 2
 
 
