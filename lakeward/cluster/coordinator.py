@@ -239,9 +239,14 @@ class Coordinator:
                 with self._lock:
                     self._tick()
         except BaseException as error:
-            log.exception("the coordinator cannot go on")
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        """End this process; whoever has started it starts it again."""
+        if self._failure is None:
+            log.error("the coordinator cannot go on: %s", error, exc_info=not isinstance(error, LakewardError))
             self._failure = error
-            os.kill(os.getpid(), signal.SIGTERM)  # whoever has started it starts it again
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def _attend(self, job: str, what: object) -> None:
         process = self._processes.get(job)
@@ -307,6 +312,17 @@ class Coordinator:
     # -- actions
 
     def _carry_out(self, actions: Sequence[Action]) -> None:
+        """Do what the state machine says; what cannot be done ends the coordinator.
+
+        What is stored is right then, and what is in memory no longer is: the next coordinator begins with the former.
+        """
+        try:
+            self._do(actions)
+        except BaseException as error:
+            self._fail(error)
+            raise
+
+    def _do(self, actions: Sequence[Action]) -> None:
         for action in actions:
             match action:
                 case Save(record):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import sys
 import threading
 from asyncio import TimerHandle, Transport
 from collections.abc import Mapping
+from types import FrameType
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -65,6 +67,8 @@ def serve(files: ClusterFiles, options: ClusterOptions, port: int, clock: Clock,
     Raises:
         LakewardError: There is another coordinator, the port is taken, or a record cannot be read.
     """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _leave_to_server)
     lock = files.lock()
     token = files.token()
     listener = _listen(port)
@@ -83,6 +87,10 @@ def serve(files: ClusterFiles, options: ClusterOptions, port: int, clock: Clock,
         listener.close()
         os.close(lock)
     return FAILED if coordinator.failure is not None else 0
+
+
+def _leave_to_server(number: int, frame: FrameType | None) -> None:
+    """Nothing: the server raises what it was ended with once more when it has ended."""
 
 
 def configuration(app: ASGIApp) -> uvicorn.Config:

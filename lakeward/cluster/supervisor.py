@@ -47,12 +47,12 @@ def supervise(arguments: Sequence[str], clock: Clock) -> int:
         clock: Time.
 
     Returns:
-        The exit status to end with: that of a coordinator that could not start, else 0.
+        The exit status to end with: that of a first coordinator that could not start, else 0.
     """
     asked = _Asked()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, asked.stop)
-    delay_ms = BACKOFF_MIN_MS
+    delay_ms, first = BACKOFF_MIN_MS, True
     while not asked.is_stopping:
         began_ms = clock.monotonic_ms()
         child = asked.child = subprocess.Popen(
@@ -64,8 +64,9 @@ def supervise(arguments: Sequence[str], clock: Clock) -> int:
             child.stdin.close()
         if asked.is_stopping or status == 0:
             return 0
-        if status in (1, 2):  # it has said why it cannot work
+        if first and status in (1, 2):  # it has said why it cannot work; later, what is in its way may go away
             return status
+        first = False
         delay_ms = BACKOFF_MIN_MS if clock.monotonic_ms() - began_ms > CALM_MS else min(delay_ms * 2, BACKOFF_MAX_MS)
         why = "could not go on" if status == FAILED else f"ended with status {status}"
         log.warning("the coordinator %s; it is started again in %.1f s", why, delay_ms / 1000)

@@ -18,7 +18,7 @@ import pytest
 
 import lakeward as lw
 from lakeward.cluster import Client
-from lakeward.engine.core.errors import ConfigError
+from lakeward.engine.core.errors import ConfigError, LakewardError
 
 pytestmark = pytest.mark.kill
 
@@ -192,6 +192,34 @@ def test_only_one_cluster_works_in_a_directory_and_nothing_listens_but_on_loopba
         listening += [line.split()[1] for line in lines if line.split()[3] == "0A" and line.split()[9] in inodes]
     assert listening
     assert {address.partition(":")[0] for address in listening} == {"0100007F"}
+
+
+def test_a_coordinator_that_cannot_store_what_it_is_told_starts_again_from_what_is_stored(cluster: Any) -> None:
+    client = cluster.start()
+    job = client.submit("shop:waiting").id
+    dead = cluster.coordinator
+    records = cluster.root / "records"
+    records.rename(cluster.root / "away")
+    records.write_text("a file where the folder was")
+    with pytest.raises(LakewardError):
+        client.submit("shop:waiting", name="second")
+    cluster.wait_for("third try", lambda: cluster.log.read_text().count("it is started again in") >= 2)
+    records.unlink()
+    (cluster.root / "away").rename(records)
+    cluster.wait_for("other coordinator", lambda: cluster.coordinator != dead)
+    client = cluster.answers()
+    assert [info.id for info in client.list()] == [job]
+    cluster.wait_for("job", lambda: client.show(job).status.get("state") == "RUNNING")
+
+
+def test_a_cluster_that_is_asked_to_end_leaves_nothing_behind(cluster: Any) -> None:
+    client = cluster.start()
+    client.submit("shop:waiting", parallelism=2)
+    family = cluster.descendants(cluster.process.pid)
+    assert len(family) >= 3
+    cluster.end()
+    assert cluster.process.returncode == 0
+    cluster.wait_for("end", lambda: all(_is_zombie(pid) for pid in family))
 
 
 def test_a_stop_whose_answer_nobody_heard_is_not_asked_again_when_its_savepoint_is_there(cluster: Any) -> None:
