@@ -4,8 +4,10 @@
 
 A keyed window (10 s count, sum and maximum of bids per auction, from four files of JSON lines, and from batches in
 memory) runs with one and with two subtasks, in turns, each at two sizes; the difference of wall seconds is free of
-start-up. Both have the whole machine. The exchange is measured by itself: two processes, one sends batches of a
-megabyte through a channel of the engine, the other takes them; CPU seconds of both a GB.
+start-up. Both have the whole machine. Two jobs that have nothing to do with each other, with one subtask each, run
+side by side in each round, too: what they do together is the most that the machine has for two. The exchange is
+measured by itself: two processes, one sends batches of a megabyte through a channel of the engine, the other takes
+them; CPU seconds of both a GB.
 """
 
 from __future__ import annotations
@@ -121,10 +123,12 @@ def write_files(folder: Path, events: int) -> None:
         file.close()
 
 
-def wall_s(options: Mapping[str, int | str]) -> float:
-    """The seconds that a job takes in a process of its own."""
+def wall_s(options: Mapping[str, int | str], copies: int = 1) -> float:
+    """The seconds that a job takes in a process of its own; of several at once, on the average."""
     command = [sys.executable, __file__, "--child", json.dumps(options)]
-    return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()[-1])
+    jobs = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(copies)]
+    took = [float(job.communicate()[0].split()[-1]) for job in jobs]
+    return statistics.mean(took)
 
 
 def scaling(events: int, rounds: int) -> None:
@@ -133,20 +137,20 @@ def scaling(events: int, rounds: int) -> None:
         for size in (events // 4, events):
             write_files(Path(directory) / str(size), size)
         for kind, sizes in (("json", (events // 4, events)), ("memory", (events * 2, events * 10))):
-            rates: dict[int, list[float]] = {1: [], 2: []}
+            ways = {"1 subtask": (1, 1), "2 subtasks": (2, 1), "2 jobs": (1, 2)}
+            rates: dict[str, list[float]] = {name: [] for name in ways}
             for _ in range(rounds):
-                for parallelism, found in rates.items():
-                    took = [
-                        wall_s(
-                            {"kind": kind, "parallelism": parallelism, "rows": size, "folder": f"{directory}/{size}"}
-                        )
+                for name, (parallelism, copies) in ways.items():
+                    asked = [
+                        {"kind": kind, "parallelism": parallelism, "rows": size, "folder": f"{directory}/{size}"}
                         for size in sizes
                     ]
-                    found.append((sizes[1] - sizes[0]) / (took[1] - took[0]))
-            one, two = (statistics.median(found) for found in rates.values())
-            shown = {parallelism: [round(rate / 1e3) for rate in found] for parallelism, found in rates.items()}
+                    took = [wall_s(one, copies) for one in asked]
+                    rates[name].append(copies * (sizes[1] - sizes[0]) / (took[1] - took[0]))
+            one, two, most = (statistics.median(found) for found in rates.values())
+            shown = {name: [round(rate / 1e3) for rate in found] for name, found in rates.items()}
             print(
-                f"{kind:8} k rows a second: {one / 1e3:,.0f} and {two / 1e3:,.0f}, {two / one:.2f} times; runs: {shown}"
+                f"{kind:8} two subtasks {two / one:.2f} times one, two jobs {most / one:.2f}; k rows a second: {shown}"
             )
 
 

@@ -142,5 +142,5 @@ def _import_obstore(location: str) -> Any:
     except ImportError as error:
         raise ConfigError(
             f"{location} is in an object store, and the package that talks to those is not installed",
-            hint="pip install obstore",
+            hint="pip install 'lakeward[s3]'",
         ) from error

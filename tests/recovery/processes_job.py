@@ -35,7 +35,7 @@ def main() -> None:
             processes=options["processes"],
             batch_rows=200,
             restart=lw.RestartConfig(delay_min_ms=10),
-            alignment_timeout_ms=options["alignment_ms"],
+            alignment_timeout_ms=options.get("alignment_ms"),
         ),
     )
     bids = env.from_source(

@@ -36,7 +36,6 @@ class Running:
     def __init__(self, folder: Path, **options: Any) -> None:
         self.folder = folder
         defaults = {"parallelism": 2, "processes": None, "events": EVENTS, "batch_s": 0.002, "bad_price": 0}
-        defaults |= {"alignment_ms": None}
         folder.mkdir(exist_ok=True)
         given = defaults | {"folder": str(folder)} | options
         self.log = folder / "job.log"

@@ -164,7 +164,7 @@ def test_an_object_store_without_its_package_is_refused_with_the_way_out(monkeyp
     monkeypatch.setitem(sys.modules, "obstore", None)
     with pytest.raises(ConfigError, match="s3://bucket/prefix is in an object store") as caught:
         open_store("s3://bucket/prefix")
-    assert "obstore" in caught.value.hint
+    assert "lakeward[s3]" in caught.value.hint
 
 
 def test_a_file_system_without_hard_links_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
