@@ -37,7 +37,8 @@ from lakeward.engine.runtime.io import IoExecutor
 from lakeward.engine.runtime.job import TICK_INTERVAL_MS, IoResult, SplitsListed
 from lakeward.engine.runtime.metrics import Metrics
 from lakeward.engine.runtime.restore import RestoredState
-from lakeward.engine.runtime.source_task import SplitState
+from lakeward.engine.runtime.source_task import SourceTask, SplitState
+from lakeward.engine.runtime.task import RunnableTask
 from lakeward.engine.runtime.worker import HandedOver, LocalWorker, WorkerEvent
 
 log = logging.getLogger("lakeward")
@@ -45,6 +46,7 @@ log = logging.getLogger("lakeward")
 PEERS_TIMEOUT_MS = 30_000
 PEERS_POLL_S = 0.5
 STATUS_INTERVAL_MS = 200
+STEPS_MAX = 64
 
 
 def run_worker(job: WorkerJob, spec: WorkerSpec) -> None:
@@ -238,7 +240,7 @@ class _WorkerProcess:
         while not self._closing:
             busy = False
             for task in tasks:
-                busy = task.step() or busy
+                busy = _step(task) or busy
             busy = self._report(worker) or busy
             self._tick(worker)
             if busy:
@@ -381,6 +383,16 @@ class _WorkerProcess:
             self._scratch.close()
             for connection in self._peers.values():
                 connection.close()
+
+
+def _step(task: RunnableTask) -> bool:
+    """A source steps once; others take what waits, so that senders have credit while this worker reads."""
+    if isinstance(task, SourceTask):
+        return task.step()
+    for steps in range(STEPS_MAX):
+        if not task.step():
+            return steps > 0
+    return True
 
 
 def _event_to_json(event: WorkerEvent) -> JsonObject:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import accumulate
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from lakeward.engine.core.hashing import hash_columns
 from lakeward.engine.core.keygroups import key_groups
 from lakeward.engine.graph.logical import Exchange
+
+SCANNED_RECEIVERS_MAX = 12
 
 
 class Partitioner(Protocol):
@@ -71,22 +76,34 @@ class HashPartitioner:
         self._keys = keys
         self._receivers = receivers
         self._max_parallelism = max_parallelism
+        owners = np.arange(max_parallelism) * receivers // max_parallelism
+        self._owners = owners.astype(np.min_scalar_type(receivers - 1))
 
     def split(self, batch: pa.RecordBatch) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """One stable sort, one take, then slices (measured fastest for 2 to 64 receivers)."""
+        """One grouping of the places, one take, then slices (measured fastest for 2 to 64 receivers)."""
         if self._receivers == 1:
             yield 0, batch
             return
         hashes = hash_columns([batch.column(key) for key in self._keys])
-        groups = key_groups(hashes, self._max_parallelism)
-        targets = groups * self._receivers // self._max_parallelism
-        order = np.argsort(targets.astype(np.uint16), kind="stable")
-        bounds = np.searchsorted(targets[order], np.arange(self._receivers + 1))
-        rows = batch.take(pa.array(order))
+        targets = self._owners[key_groups(hashes, self._max_parallelism)]
+        order, bounds = _grouped(targets, self._receivers)
+        rows = pc.take(batch, pa.array(order), boundscheck=False)
         for receiver in range(self._receivers):
-            start, end = int(bounds[receiver]), int(bounds[receiver + 1])
+            start, end = bounds[receiver], bounds[receiver + 1]
             if end > start:
                 yield receiver, rows.slice(start, end - start)
+
+
+def _grouped(targets: npt.NDArray[np.unsignedinteger], receivers: int) -> tuple[npt.NDArray[np.int64], list[int]]:
+    """The places in the order of their targets, those of one target in their own order; and where each target begins.
+
+    A pass for each receiver costs less than a stable sort as long as there are few (measured: up to about 12).
+    """
+    if receivers <= SCANNED_RECEIVERS_MAX:
+        places = [np.flatnonzero(targets == receiver) for receiver in range(receivers)]
+        return np.concatenate(places), [0, *accumulate(map(len, places))]
+    order = np.argsort(targets, kind="stable")
+    return order, np.searchsorted(targets[order], np.arange(receivers + 1)).tolist()
 
 
 def make_partitioner(
