@@ -103,6 +103,7 @@ def test_a_savepoint_of_a_running_job_is_taken_at_once_and_a_job_begun_from_it_f
 
 
 def test_a_job_that_stops_with_a_savepoint_has_saved_all_it_did(job: Job, tmp_path: Path) -> None:
+    job.paced = True  # it must not end first
     job.then = iter([job.stop_with_savepoint])
     result = job.run()
     assert not result.ended
@@ -123,20 +124,23 @@ def test_each_of_many_savepoints_is_a_checkpoint_of_its_own(job: Job, tmp_path: 
     assert all(lw.read_state(target, "counts").num_rows > 0 for target in targets)
 
 
-def test_a_job_goes_on_when_the_savepoint_it_was_to_stop_with_has_no_place(job: Job, tmp_path: Path) -> None:
-    job.then = iter([job.savepoint, job.stop_with_savepoint])
-    assert job.run().ended
-    first, second = job.asked
-    assert first.result() == 1
+def test_a_job_goes_on_when_the_savepoint_it_was_to_stop_with_has_no_place(job: Job) -> None:
+    job.events = None
+    elsewhere = f"{job.target}-2"
+    job.then = iter([job.savepoint, job.stop_with_savepoint, lambda: job.savepoint(elsewhere), job.control.stop])
+    assert not job.run().ended
+    first, second, third = job.asked
+    assert (first.result(), third.result()) == (1, 2)
     assert isinstance(second.exception(), ConfigError)
     assert "already" in str(second.exception())
-    assert job.rows() == all_rows(tmp_path)[0]
 
 
 def test_a_savepoint_that_nobody_could_write_ends_in_an_error_and_not_the_job(job: Job, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
-    job.then = iter([lambda: job.savepoint(str(tmp_path / "file" / "below"))])
-    assert job.run().ended
+    job.events = None
+    job.then = iter([lambda: job.savepoint(str(tmp_path / "file" / "below")), job.savepoint, job.control.stop])
+    assert not job.run().ended
+    assert job.asked[1].result() >= 1
     assert isinstance(job.asked[0].exception(), CheckpointError | ConfigError)
 
 
