@@ -7,6 +7,7 @@ to checkpoint. What is printed, wall seconds:
 
 - how long after kill -9 of a worker all subtasks take rows again, each time; the state is read from the checkpoints;
 - the same after kill -9 of the job's own process, started again at once, with the interpreter's start and imports;
+- what the first checkpoint after a start stores;
 - the same for a stop, and a start with one subtask and with two (rescaling);
 - what a checkpoint stores when a hundredth of the state has changed, and the longest time between two batches.
 """
@@ -294,6 +295,13 @@ def measure(bench: Bench, keys: int, kills: int) -> None:
         took.append(bench.working_again_s(now, 2, old))
         bench.forget()
     show("job's process killed", took)
+    files = bench.stored_bytes()
+    bench.kill(signal.SIGKILL)
+    bench.start(2)
+    bench.wait_for_checkpoints(1)
+    new_mb = sum(size for path, size in bench.stored_bytes().items() if path not in files) / 1e6
+    print(f"the first checkpoint after a start: {new_mb:,.1f} MB new", flush=True)
+    bench.forget()
     for parallelism in (1, 2):
         bench.wait_for_checkpoints(1)
         old = {one.pid for one in bench.seen()}

@@ -336,7 +336,8 @@ class Attempt:
         splits = self._deal_splits(restored)
         io = self._ports.make_io()
         if self._launcher is not None:
-            workers = self._start_processes(started, StartOrder(self.job_id, info.attempt, recovery.manifest, splits))
+            order = StartOrder(self.job_id, info.attempt, recovery.manifest, splits, recovery.reusable)
+            workers = self._start_processes(started, order)
         else:
             context = BuildContext(
                 self._job.config,

@@ -32,6 +32,9 @@ FORMAT_VERSION = 1
 IN_FLIGHT_VERSION = 2
 """The version of a manifest with rows in flight, which older Lakewards would lose; and the newest that is read."""
 
+ANNOUNCING_VERSION = 2
+"""Of the records of runs that announce which state files they delete."""
+
 _HEAD = b'{"sha256":"'
 _MIDDLE = b'","body":'
 _TAIL = b"}\n"
@@ -312,6 +315,7 @@ class GenerationRecord:
         job_name: The job's name.
         created_us: When, in microseconds since 1970 UTC.
         owner: The host and process, for people.
+        version: Of the format; from the second on, the run announces what it deletes.
     """
 
     generation: Generation
@@ -319,13 +323,19 @@ class GenerationRecord:
     job_name: str
     created_us: int
     owner: str
+    version: int = ANNOUNCING_VERSION
+
+    @property
+    def announces(self) -> bool:
+        """Whether the run says which state files it is about to delete before it does."""
+        return self.version >= ANNOUNCING_VERSION
 
     def to_bytes(self) -> bytes:
         """The document."""
         return _encode(
             "generation",
             {
-                "version": FORMAT_VERSION,
+                "version": self.version,
                 "generation": self.generation,
                 "job_id": self.job_id,
                 "job_name": self.job_name,
@@ -338,16 +348,46 @@ class GenerationRecord:
     def from_bytes(cls, data: bytes, where: str = "generation") -> GenerationRecord:
         """Read a document; raises as `CheckpointManifest.from_bytes` does."""
         fields = _decode("generation", data, where)
-        fields.integer("version")
+        version = fields.integer("version")
         record = cls(
             Generation(fields.integer("generation")),
             JobId(fields.text("job_id")),
             fields.text("job_name"),
             fields.integer("created_us"),
             fields.text("owner"),
+            version,
         )
         fields.done()
         return record
+
+
+@dataclass(frozen=True, slots=True)
+class CondemnedFiles:
+    """State files that a run is about to delete.
+
+    Args:
+        generation: The run.
+        files: Their paths.
+    """
+
+    generation: Generation
+    files: tuple[str, ...]
+
+    def to_bytes(self) -> bytes:
+        """The document."""
+        body: JsonObject = {"version": FORMAT_VERSION, "generation": self.generation, "files": list(self.files)}
+        return _encode("condemned files", body)
+
+    @classmethod
+    def from_bytes(cls, data: bytes, where: str = "condemned files") -> CondemnedFiles:
+        """Read a document; raises as `CheckpointManifest.from_bytes` does."""
+        fields = _decode("condemned files", data, where)
+        fields.integer("version")
+        generation, files = Generation(fields.integer("generation")), fields.items("files")
+        fields.done()
+        if not all(isinstance(file, str) for file in files):
+            raise CorruptionError(f"{where}: 'files' holds something that is no path")
+        return cls(generation, tuple(str(file) for file in files))
 
 
 def sha256_hex(data: bytes) -> str:

@@ -8,6 +8,7 @@ checkpoints/000000000042/manifest-000003.json   what checkpoint 42, taken by gen
 checkpoints/000000000042/claim.json             which manifest of checkpoint 42 may be committed
 checkpoints/000000000042/committed.json         the commit was done
 files/000003/9f/9f86d081...                     a state file that generation 3 stored, by its content's SHA-256
+condemned/000003-000017.json                    state files that generation 3 is about to delete (see `reuse`)
 ```
 """
 
@@ -24,12 +25,14 @@ SAVEPOINT = "savepoint.json"
 GENERATIONS = "generations/"
 CHECKPOINTS = "checkpoints/"
 FILES = "files/"
+CONDEMNED = "condemned/"
 
 CheckpointFileKind = Literal["manifest", "claim", "committed"]
 
 _GENERATION = re.compile(r"generations/(\d{6,})\.json")
 _CHECKPOINT_FILE = re.compile(r"checkpoints/(\d{12,})/(?:(claim|committed)|manifest-(\d{6,}))\.json")
 _FILE = re.compile(r"files/(\d{6,})/([0-9a-f]{2})/(\2[0-9a-f]{62})")
+_CONDEMNED = re.compile(r"condemned/(\d{6,})-(\d{6,})\.json")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -103,6 +106,15 @@ def state_file(writer: Generation, sha256: str) -> str:
     return f"{FILES}{writer:06d}/{sha256[:2]}/{sha256}"
 
 
+def condemned(deleter: Generation, number: int) -> str:
+    """What a generation says that it is about to delete, the n-th time.
+
+    >>> condemned(Generation(3), 17)
+    'condemned/000003-000017.json'
+    """
+    return f"{CONDEMNED}{deleter:06d}-{number:06d}.json"
+
+
 def is_sha256(text: str) -> bool:
     """Whether a text is a SHA-256 in lower-case hex, and so safe to make a path of."""
     return _SHA256.fullmatch(text) is not None
@@ -126,6 +138,16 @@ def parse_generation(path: str) -> Generation | None:
     3
     """
     match = _GENERATION.fullmatch(path)
+    return Generation(int(match[1])) if match else None
+
+
+def parse_condemned(path: str) -> Generation | None:
+    """Who is about to delete what a path below `condemned/` names; None if nobody of ours wrote it.
+
+    >>> parse_condemned("condemned/000003-000017.json")
+    3
+    """
+    match = _CONDEMNED.fullmatch(path)
     return Generation(int(match[1])) if match else None
 
 

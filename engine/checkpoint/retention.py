@@ -1,8 +1,8 @@
 """Deletes old checkpoints and the state files that nothing refers to any more.
 
 A process may stand still between two deletions and go on when it is long stale. That is harmless: what it is about to
-delete was stored by its own generation or by an older one, was of no use when it looked, and no newer generation's
-checkpoint ever refers to it (see `transfer.FileTransfer`).
+delete was stored by its own generation or by an older one, was of no use when it looked, and it has announced it, so
+that no newer generation's checkpoint ever refers to it (see `reuse`).
 """
 
 from __future__ import annotations
@@ -120,27 +120,21 @@ def stray_files(store: CheckpointStore, plan: RetentionPlan) -> frozenset[str]:
     return frozenset(stored) - plan.kept - plan.freed
 
 
-def delete_files(
-    store: CheckpointStore, doomed: Iterable[str], in_flight: Collection[str], generation: Generation
-) -> int:
-    """Delete state files, but none of a newer generation, and none that an upload has just stored.
+def deletable(doomed: Iterable[str], in_flight: Collection[str], generation: Generation) -> tuple[str, ...]:
+    """Those state files that a run may delete: none of a newer one, and none that an upload has just stored.
 
     Args:
-        store: The directory.
         doomed: Paths of files that nothing refers to.
         in_flight: Paths of files that may be on their way into the next checkpoint.
         generation: Who deletes.
 
     Returns:
-        How many it deleted.
+        Their paths, sorted.
     """
-    count = 0
-    for path in sorted(doomed):
-        file = paths.parse_state_file(path)
-        if file is not None and file.generation <= generation and path not in in_flight:
-            store.delete(path)
-            count += 1
-    return count
+    found = ((path, paths.parse_state_file(path)) for path in sorted(doomed))
+    return tuple(
+        path for path, file in found if file is not None and file.generation <= generation and path not in in_flight
+    )
 
 
 def _references(views: Iterable[CheckpointView]) -> frozenset[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lakeward.engine.checkpoint import paths
 from lakeward.engine.checkpoint.manifest import check_stored_file, sha256_hex
+from lakeward.engine.checkpoint.reuse import Reusable
 from lakeward.engine.checkpoint.store import CheckpointStore, missing_file
 from lakeward.engine.core.errors import CheckpointError, CorruptionError
 from lakeward.engine.core.ids import Generation
@@ -21,16 +22,10 @@ _Identity = tuple[str, int, int, int, int]
 
 
 class FileTransfer:
-    """Uploads each content once a generation, and remembers checksums of files that have not changed.
+    """Uploads each content once, and remembers checksums of files that have not changed.
 
-    A generation stores every file that its checkpoints refer to in a folder of its own, also what it has restored from
-    an older one. A stale process of an older generation may stand still in the middle of deleting files and go on
-    whenever it likes: it knows only files of its own and of older generations, so nothing that a newer one refers to is
-    within its reach.
-
-    What this costs: the first checkpoint of every start sends the whole state, later ones only new files; and until the
-    checkpoints of the older generation are deleted, the store holds the state twice. Flink decides the same by default
-    (`NO_CLAIM`: the first checkpoint after a restore is a full one).
+    A generation stores new files in a folder of its own. To files of older generations it refers where no stale process
+    may still delete them (see `reuse`); so checkpoints are incremental across starts too.
 
     Args:
         store: Where the files go.
@@ -42,11 +37,13 @@ class FileTransfer:
         self._sent: set[str] = set()  # paths that this object has written, whole
         self.in_flight: set[str] = set()
         """Paths of what was uploaded and may not yet be in any manifest."""
+        self.reusable: Reusable = {}
+        """What older generations have stored, or who began this one, and was found whole."""
 
     def upload(self, files: Sequence[LocalFile], generation: Generation) -> tuple[StoredFile, ...]:
-        """Store files as a generation's own, leaving out those that this object has stored before.
+        """Store files, leaving out those that this object has stored before, and those that may be reused.
 
-        A file that is there, but that somebody else wrote, is written again: it may be damaged.
+        Another file that is there already is written again: it may be damaged.
         """
         return tuple(self._upload(file, generation) for file in files)
 
@@ -74,12 +71,17 @@ class FileTransfer:
             sha256 = self._hash(file.path, before)
         except OSError as error:
             raise CheckpointError(f"cannot read the state file {file.path}: {error}") from error
+        reusable = self.reusable.get(sha256)
+        for holder in (generation, generation if reusable is None else reusable):
+            path = paths.state_file(holder, sha256)
+            self.in_flight.add(path)
+            known = path in self._sent or holder == reusable
+            if known and self._store.size(path) == before.st_size:
+                return StoredFile(file.name, before.st_size, sha256, holder)
         path = paths.state_file(generation, sha256)
-        self.in_flight.add(path)
-        if path not in self._sent or self._store.size(path) != before.st_size:
-            self._store.put_file(path, file.path)
-            self._check_unchanged(file, before)
-            self._remember_sent(path)
+        self._store.put_file(path, file.path)
+        self._check_unchanged(file, before)
+        self._remember_sent(path)
         return StoredFile(file.name, before.st_size, sha256, generation)
 
     def _remember_sent(self, path: str) -> None:

@@ -7,7 +7,7 @@ or has a recovery rule (see `protocol`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lakeward.engine.checkpoint import paths
 from lakeward.engine.checkpoint.inventory import CheckpointView, take_inventory
@@ -41,12 +41,13 @@ from lakeward.engine.checkpoint.report import (
 )
 from lakeward.engine.checkpoint.retention import (
     Retention,
+    deletable,
     delete_checkpoints,
-    delete_files,
     delete_generations,
     plan_retention,
     stray_files,
 )
+from lakeward.engine.checkpoint.reuse import Reusable, announce, reusable_files, withdraw
 from lakeward.engine.checkpoint.store import CheckpointStore, missing_file
 from lakeward.engine.checkpoint.transfer import FileTransfer
 from lakeward.engine.core.errors import (
@@ -87,11 +88,13 @@ class Recovery:
         needs_commit: Its commit may not have happened: `claim` it, commit the sinks, `mark_committed`, and only then
             process rows.
         skipped: Newer checkpoints that were passed over, and why; worth a warning.
+        reusable: Files of it that later checkpoints may refer to; for `reuse` in other processes of the run.
     """
 
     manifest: CheckpointManifest | None
     needs_commit: bool
     skipped: tuple[Skipped, ...]
+    reusable: Reusable = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +159,7 @@ class CheckpointWorkflow:
         self._generation = generation
         self._manifests: dict[tuple[CheckpointId, Generation], str] = {}  # checksums of what was published or restored
         self._strays: frozenset[str] = frozenset()  # in no manifest when `retain` last looked
+        self._deletions = 0
 
     @property
     def generation(self) -> Generation | None:
@@ -216,7 +220,7 @@ class CheckpointWorkflow:
         if not isinstance(found, _Found):
             self._check_current(generation)  # for a zombie, files may be missing because others have moved on
             return _without_checkpoint(found, generation)
-        return self._restored(found)
+        return self._restored(found, generation)
 
     def newest_whole(self, checkpoint: CheckpointId | None = None) -> WholeCheckpoint | None:
         """Find the newest checkpoint that is whole and was committed, or whose commit has begun; changes nothing.
@@ -248,8 +252,8 @@ class CheckpointWorkflow:
     def upload(self, files: Sequence[LocalFile]) -> tuple[StoredFile, ...]:
         """Put state files into the store, in this generation's folder, named by their content.
 
-        What this object has stored before is not sent again. What was restored is: a stale process may still be
-        deleting files of the generation that stored them, so the first checkpoint of every start sends its whole state.
+        What this object has stored before is not sent again, nor what was restored, if no stale process may still be
+        deleting it.
 
         Args:
             files: Finished files of this machine.
@@ -264,6 +268,14 @@ class CheckpointWorkflow:
         if self._generation is None:
             raise InternalError("state files were to be uploaded for no generation: start_generation() comes first")
         return self._transfer.upload(files, self._generation)
+
+    def reuse(self, files: Reusable) -> None:
+        """Refer to files that another process of this run has found whole, instead of sending them again.
+
+        Args:
+            files: From `Recovery`.
+        """
+        self._transfer.reusable = files
 
     def download(self, files: Iterable[StoredFile], directory: str) -> None:
         """Fetch state files into a folder, under their names.
@@ -299,9 +311,9 @@ class CheckpointWorkflow:
         Raises:
             StaleWriterError: A newer generation has started.
             CheckpointError: The store failed (the manifest may or may not be there), or the id was used before.
-            InternalError: It refers to files of another generation, which a stale process may delete.
+            InternalError: It refers to files of another generation that a stale process may delete.
         """
-        _check_own_files(manifest)
+        self._check_files(manifest)
         self._check_current(manifest.generation)
         path = paths.manifest(manifest.checkpoint, manifest.generation)
         data = manifest.to_bytes()
@@ -384,12 +396,11 @@ class CheckpointWorkflow:
             return Retention(refused=plan.refused)
         delete_checkpoints(self._store, plan)
         strays = stray_files(self._store, plan)
-        self._check_current(generation)
-        doomed = plan.freed | (strays & self._strays)
-        files = delete_files(self._store, doomed, self._transfer.in_flight, generation)
+        doomed = deletable(plan.freed | (strays & self._strays), self._transfer.in_flight, generation)
         self._strays = strays
+        self._delete_files(doomed, generation)
         delete_generations(self._store, generation, _GENERATIONS_KEPT)
-        return Retention(tuple(doomed.checkpoint for doomed in plan.doomed if doomed.whole), files)
+        return Retention(tuple(doomed.checkpoint for doomed in plan.doomed if doomed.whole), len(doomed))
 
     def list(self) -> tuple[CheckpointInfo, ...]:
         """Every checkpoint in the directory, newest first.
@@ -442,12 +453,33 @@ class CheckpointWorkflow:
                 return _Found(resolution, view, view.manifest)
             damage[chosen] = problem
 
-    def _restored(self, found: _Found) -> Recovery:
+    def _delete_files(self, doomed: Sequence[str], generation: Generation) -> None:
+        """The order lets a newer generation know what it must not refer to: see `reuse`."""
+        if doomed:
+            self._deletions += 1
+            announce(self._store, generation, self._deletions, doomed)
+        self._check_current(generation)
+        for path in doomed:
+            self._store.delete(path)
+        if doomed:
+            withdraw(self._store, generation, Generation(generation - _GENERATIONS_KEPT))
+
+    def _restored(self, found: _Found, generation: Generation) -> Recovery:
         manifest, resolution = found.manifest, found.resolution
         self._manifests[manifest.checkpoint, manifest.generation] = found.view.sha256
         if resolution.claim_first:
             self.claim(manifest)
-        return Recovery(manifest, resolution.repeat_commit, resolution.skipped)
+        self.reuse(reusable_files(self._store, manifest, generation))
+        return Recovery(manifest, resolution.repeat_commit, resolution.skipped, self._transfer.reusable)
+
+    def _check_files(self, manifest: CheckpointManifest) -> None:
+        """Each is this generation's own, or may be reused."""
+        for file in manifest.files():
+            if file.generation not in (manifest.generation, self._transfer.reusable.get(file.sha256)):
+                raise InternalError(
+                    f"checkpoint {manifest.checkpoint} of generation {manifest.generation} refers to the file "
+                    f"{file.name} of generation {file.generation}"
+                )
 
     def _join_job(self, offered: JobRecord) -> JobRecord:
         """Whoever writes anything else has written or read the job's record before."""
@@ -533,15 +565,6 @@ class CheckpointWorkflow:
                 f"{path} says that generation {found.generation} committed it, and generation {mine.generation} has",
                 hint="two processes believe to own the job: was the directory copied while in use?",
             )
-
-
-def _check_own_files(manifest: CheckpointManifest) -> None:
-    foreign = next((file for file in manifest.files() if file.generation != manifest.generation), None)
-    if foreign is not None:
-        raise InternalError(
-            f"checkpoint {manifest.checkpoint} of generation {manifest.generation} refers to the file {foreign.name} "
-            f"of generation {foreign.generation}"
-        )
 
 
 def _stale(generation: Generation, newer: Generation) -> StaleWriterError:

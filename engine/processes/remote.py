@@ -16,6 +16,7 @@ import orjson
 
 from lakeward.engine.checkpoint.events import Acked, Event, from_json
 from lakeward.engine.checkpoint.manifest import CheckpointManifest
+from lakeward.engine.checkpoint.reuse import Reusable
 from lakeward.engine.config import EngineConfig
 from lakeward.engine.core.clock import Clock
 from lakeward.engine.core.error_json import error_from_json
@@ -59,12 +60,14 @@ class StartOrder:
         attempt: A name that no other run of the job ever had.
         manifest: The checkpoint to restore; None for a first run.
         splits: The splits of each source, dealt to its subtasks.
+        reusable: Files of that checkpoint that later ones may refer to.
     """
 
     job_id: JobId
     attempt: str
     manifest: CheckpointManifest | None
     splits: Dealt
+    reusable: Reusable = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -248,6 +251,7 @@ class WorkerProcesses:
                     "type": "start",
                     "job_id": order.job_id,
                     "attempt": order.attempt,
+                    "reusable": dict(order.reusable),
                     "splits": own,
                     "peers": list(peers),
                     "plan": list(self._outline),

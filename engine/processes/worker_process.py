@@ -210,6 +210,7 @@ class _WorkerProcess:
 
     def _build(self, manifest: CheckpointManifest | None, start: Mapping[str, Any]) -> LocalWorker:
         job, ports = self._job, self._job.ports
+        self._workflow.reuse({sha256: Generation(holder) for sha256, holder in start["reusable"].items()})
         restored = RestoredState(
             manifest, self._workflow.download, self._scratch.path / "restored", job.config.max_parallelism
         )

@@ -181,13 +181,8 @@ class StateBackend:
         Returns:
             The snapshot; later changes do not touch it.
         """
-        store, pieces = self._open(), []
-        for table in self._tables.values():
-            if isinstance(table, SlotTable):
-                pieces.append(table.freeze())
-            else:
-                table.flush()
-        snapshot = store.defer(chain(*pieces), target_dir)
+        pieces = [table.freeze() for table in self._tables.values()]
+        snapshot = self._open().defer(chain.from_iterable(pieces), target_dir)
         for table in self._tables.values():
             if isinstance(table, SlotTable):
                 table.shrink()

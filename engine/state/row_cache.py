@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
+
 import pyarrow as pa
 
 from lakeward.engine.core.errors import CorruptionError
 from lakeward.engine.state.budget import MemoryBudget
-from lakeward.engine.state.kv import KeyValue
+from lakeward.engine.state.deferred import Piece
 from lakeward.engine.state.row_blobs import Part, RowBlobs
 from lakeward.engine.state.row_chunks import Chunk
 from lakeward.engine.state.row_directory import RowDirectory
 from lakeward.engine.state.row_spec import RowForm
 
 _SLACK = 0.1
+
+Change = Callable[[], Piece]
+"""Makes, by any thread, what the store needs in order to have a chunk as it was."""
 
 
 class ChunkCache:
@@ -88,23 +94,25 @@ class ChunkCache:
             )
         return pa.RecordBatch.from_arrays(batch.columns, schema=schema)
 
-    def changes(self, chunk: Chunk) -> tuple[list[KeyValue], list[bytes]]:
-        """What to store and what to delete so that the store has the chunk as it is; it counts as done."""
-        puts: list[KeyValue] = []
+    def freeze(self, chunk: Chunk) -> Change | None:
+        """Copy what has changed of a chunk, which counts as stored from now on; None if nothing has."""
+        blobs, place = self._blobs, (chunk.namespace, chunk.number)
+        makers: list[tuple[bytes, Callable[[], bytes]]] = []
         deletes: list[bytes] = []
         if not chunk.stored:
-            puts.append(self._rows_change(chunk))
-        if chunk.dead_changed:
-            key = self._blobs.key(chunk.namespace, chunk.number, Part.DEAD)
-            if chunk.dead is None:
-                deletes.append(key)
-            else:
-                puts.append((key, self._blobs.dead_value(chunk.dead)))
+            assert chunk.batch is not None
+            chunk.stored = chunk.written = True
+            value = partial(blobs.rows_value, chunk.batch, chunk.runs, chunk.size_bytes)  # others come in their places
+            makers.append((blobs.key(*place, Part.ROWS), value))
+        if chunk.dead_changed and chunk.dead is None:
+            deletes.append(blobs.key(*place, Part.DEAD))
+        elif chunk.dead_changed and chunk.dead is not None:
+            makers.append((blobs.key(*place, Part.DEAD), partial(blobs.dead_value, chunk.dead.copy())))
         if chunk.fields_changed and self._form.fields:
             fields = self._form.fields_batch(self._directory.fields, chunk.ids.clip(0))
-            puts.append((self._blobs.key(chunk.namespace, chunk.number, Part.FIELDS), self._blobs.fields_value(fields)))
+            makers.append((blobs.key(*place, Part.FIELDS), partial(blobs.fields_value, fields)))
         chunk.dead_changed = chunk.fields_changed = False
-        return puts, deletes
+        return partial(_made, makers, deletes) if makers or deletes else None
 
     def release(self) -> None:
         """Move all chunks to the store; they come back when they are used."""
@@ -132,14 +140,15 @@ class ChunkCache:
             if wanted_bytes <= 0:
                 break
             if not chunk.stored:
-                self._blobs.write([self._rows_change(chunk)])
+                assert chunk.batch is not None
+                value = self._blobs.rows_value(chunk.batch, chunk.runs, chunk.size_bytes)
+                self._blobs.write([(self._blobs.key(chunk.namespace, chunk.number, Part.ROWS), value)])
+                chunk.stored = chunk.written = True
             chunk.batch = None
             wanted_bytes -= self._sizes[chunk]
             self.forget(chunk)
         self._budget.account(self)
 
-    def _rows_change(self, chunk: Chunk) -> KeyValue:
-        assert chunk.batch is not None
-        chunk.stored = chunk.written = True
-        value = self._blobs.rows_value(chunk.batch, chunk.runs, chunk.size_bytes)
-        return self._blobs.key(chunk.namespace, chunk.number, Part.ROWS), value
+
+def _made(makers: Sequence[tuple[bytes, Callable[[], bytes]]], deletes: Sequence[bytes]) -> Piece:
+    return [(key, make()) for key, make in makers], deletes

@@ -12,6 +12,7 @@ stays in memory.
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -23,8 +24,9 @@ from lakeward.engine.api.state import Matches, RowIds, RowsSpec, RowTable, State
 from lakeward.engine.core.errors import InternalError, SchemaError
 from lakeward.engine.core.hashing import Int64Array
 from lakeward.engine.state.budget import MemoryBudget
+from lakeward.engine.state.deferred import Piece
 from lakeward.engine.state.row_blobs import RowBlobs, Runs, StoredChunk
-from lakeward.engine.state.row_cache import ChunkCache
+from lakeward.engine.state.row_cache import Change, ChunkCache
 from lakeward.engine.state.row_chunks import CHUNK_ROWS_MAX, CHUNK_ROWS_MIN, Chunk, compact, join, owned
 from lakeward.engine.state.row_directory import NO_CHUNK, RowDirectory
 from lakeward.engine.state.row_index import grouped
@@ -273,14 +275,13 @@ class ChunkedRowTable(RowTable):
         chunks = sum(chunk.size_bytes for chunk in self._chunks if chunk is not None)
         return StateUsage(self._live, chunks + self._index_bytes + self._directory.size_bytes)
 
-    def flush(self) -> None:
-        """Write all changes to the store."""
-        self._blobs.write([], self._deletes)
-        self._deletes = []
+    def freeze(self) -> Iterator[Piece]:
+        """Copy what has changed since the last time; what comes out is for the store, before anything else is."""
+        deletes, self._deletes = sorted(self._deletes), []
+        changes: deque[Change] = deque()
         for name in sorted(self._panes):
-            for chunk in self._panes[name].chunks:
-                puts, deletes = self._cache.changes(chunk)
-                self._blobs.write(puts, deletes)
+            changes.extend(filter(None, map(self._cache.freeze, self._panes[name].chunks)))
+        return _pieces(deletes, changes)
 
     def _pane(self, namespace: int) -> RowPane:
         if namespace not in self._panes:
@@ -480,6 +481,13 @@ class ChunkedRowTable(RowTable):
         self._cache.forget(chunk)
         self._chunks[chunk.handle] = None
         self._free_handles.append(chunk.handle)
+
+
+def _pieces(deletes: Sequence[bytes], changes: deque[Change]) -> Iterator[Piece]:
+    if deletes:
+        yield [], deletes
+    while changes:  # each is forgotten as soon as it is written
+        yield changes.popleft()()
 
 
 def _position(pane: RowPane, chunk: Chunk) -> int:

@@ -13,6 +13,7 @@ from lakeward.engine.checkpoint.manifest import (
     CheckpointClaim,
     CheckpointManifest,
     CommitMarker,
+    CondemnedFiles,
     GenerationRecord,
     JobRecord,
     sha256_hex,
@@ -95,6 +96,8 @@ OTHERS = [
     CommitMarker(CheckpointId(42), Generation(3), "ab" * 32, 17),
     JobRecord(JobId("j-1"), "revenue", 17),
     GenerationRecord(Generation(3), JobId("j-1"), "revenue", 17, "host:4711"),
+    GenerationRecord(Generation(3), JobId("j-1"), "revenue", 17, "host:4711", version=1),
+    CondemnedFiles(Generation(3), ("files/000003/ab/ab",)),
 ]
 
 
@@ -109,7 +112,7 @@ def test_every_manifest_comes_back_equal_and_with_the_same_bytes(manifest: Check
 
 @pytest.mark.parametrize("document", OTHERS, ids=lambda one: type(one).__name__)
 def test_every_other_document_comes_back_equal(
-    document: CheckpointClaim | CommitMarker | JobRecord | GenerationRecord,
+    document: CheckpointClaim | CommitMarker | JobRecord | GenerationRecord | CondemnedFiles,
 ) -> None:
     assert type(document).from_bytes(document.to_bytes()) == document
 

@@ -279,13 +279,14 @@ def test_a_file_that_another_process_of_the_run_left_damaged_is_replaced(tmp_pat
     assert store.read(stored_at(stored)) == b"good"
 
 
-def test_each_run_stores_what_it_refers_to_in_a_folder_of_its_own_and_only_once(
+def test_a_run_that_does_not_know_what_others_delete_stores_everything_once_in_a_folder_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = MemoryStore()
     old, _ = start(store)
     (first,) = old.upload([local(tmp_path, "a", b"state")])
     complete(old, manifest(1, 1, [first]))
+    store.delete(paths.generation(Generation(1)))
     new, started = start(store)
     new.recover(started.generation)
     new.download([first], str(tmp_path / "restored"))

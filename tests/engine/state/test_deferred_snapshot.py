@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from lakeward.engine.api.state import ColumnSpec, TableSpec
+from lakeward.engine.api.state import ColumnSpec, RowsSpec, TableSpec
 from lakeward.engine.core.errors import CheckpointError
 from lakeward.engine.core.snapshots import LocalFile
 from lakeward.engine.state.backend import FrozenState, RestoreSource, StateBackend
@@ -122,6 +122,92 @@ def test_a_snapshot_holds_what_was_there_when_it_was_taken(
     for frozen, target, wanted in waiting:
         assert lab.restored(frozen, target) == wanted
     assert content(lab.table) == lab.model
+    lab.backend.close()
+
+
+ROWS = RowsSpec("rows", pa.schema({"k": pa.int64(), "text": pa.string(), "n": pa.int64()}), ("k",), ("n",))
+
+
+class RowLab:
+    """A backend with a table of rows, whose keys are unique by the test's care, and what it should hold."""
+
+    def __init__(self, directory: Path, store: str, memory_bytes: int) -> None:
+        self.directory, self.store, self.memory_bytes = directory, store, memory_bytes
+        self.taken = 0
+        self.backend = self.open([])
+        self.table = self.backend.rows(ROWS)
+        self.ids: dict[tuple[int, int], int] = {}
+        self.model: dict[tuple[int, int], tuple[str, int]] = {}
+
+    def open(self, sources: list[RestoreSource]) -> StateBackend:
+        self.taken += 1
+        directory = str(self.directory / f"store-{self.taken}")
+        backend = StateBackend(FACTORIES[self.store](), directory, range(8), 8, self.memory_bytes)
+        if sources:
+            backend.restore(sources)
+        return backend
+
+    def change(self, rng: random.Random) -> None:
+        namespace, what = rng.randrange(3), rng.random()
+        keys = sorted({rng.randrange(2_000) for _ in range(rng.choice([1, 300]))})
+        if what < 0.7:
+            values = [(f"text {rng.random()}", rng.randrange(1_000)) for _ in keys]
+            texts, numbers = zip(*values, strict=True)
+            batch = pa.record_batch([pa.array(keys), pa.array(texts), pa.array(numbers)], schema=ROWS.schema)
+            old = np.array([self.ids.get((namespace, key), -1) for key in keys])
+            for key, value, row in zip(keys, values, self.table.put(batch, old, namespace).tolist(), strict=True):
+                self.model[namespace, key], self.ids[namespace, key] = value, row
+        elif what < 0.95:
+            gone = [key for key in keys if (namespace, key) in self.model]
+            self.table.remove(np.array([self.ids.pop((namespace, key)) for key in gone], dtype=np.int64))
+            for key in gone:
+                del self.model[namespace, key]
+        else:
+            self.table.drop(namespace)
+            self.model = {key: value for key, value in self.model.items() if key[0] != namespace}
+            self.ids = {key: row for key, row in self.ids.items() if key[0] != namespace}
+
+    def freeze(self) -> tuple[FrozenState, str, dict[tuple[int, int], tuple[str, int]]]:
+        self.taken += 1
+        target = str(self.directory / f"snapshot-{self.taken}")
+        return self.backend.freeze(target), target, dict(self.model)
+
+    def restored(self, frozen: FrozenState, target: str) -> dict[tuple[int, int], tuple[str, int]]:
+        backend = self.open([RestoreSource(frozen.finish().tables, target, 0, 8)])
+        try:
+            return rows_of(backend.rows(ROWS))
+        finally:
+            backend.close()
+
+
+def rows_of(table: Any) -> dict[tuple[int, int], tuple[str, int]]:
+    return {
+        (namespace, row["k"]): (row["text"], row["n"])
+        for namespace in table.namespaces()
+        for _, batch in table.scan(namespace)
+        for row in batch.to_pylist()
+    }
+
+
+@pytest.mark.parametrize("memory_bytes", [1 << 26, 1 << 15])
+@pytest.mark.parametrize("store", ["memory", "rocksdb"])
+@pytest.mark.parametrize("seed", range(2))
+def test_a_snapshot_of_rows_holds_what_was_there_when_it_was_taken(
+    tmp_path: Path, seed: int, store: str, memory_bytes: int
+) -> None:
+    print(f"seed {seed}")
+    rng, lab = random.Random(seed), RowLab(tmp_path, store, memory_bytes)
+    with ThreadPoolExecutor(1) as pool:
+        for _ in range(20):
+            lab.change(rng)
+            frozen, target, wanted = lab.freeze()
+            done = pool.submit(frozen.finish) if rng.random() < 0.5 else None
+            for _ in range(5):
+                lab.change(rng)
+            if done is not None:
+                done.result()
+            assert lab.restored(frozen, target) == wanted
+    assert rows_of(lab.table) == lab.model
     lab.backend.close()
 
 
