@@ -455,14 +455,15 @@ class CheckpointWorkflow:
 
     def _delete_files(self, doomed: Sequence[str], generation: Generation) -> None:
         """The order lets a newer generation know what it must not refer to: see `reuse`."""
-        if doomed:
-            self._deletions += 1
-            announce(self._store, generation, self._deletions, doomed)
+        if not doomed:
+            self._check_current(generation)
+            return
+        self._deletions += 1
+        announce(self._store, generation, self._deletions, doomed)
         self._check_current(generation)
         for path in doomed:
             self._store.delete(path)
-        if doomed:
-            withdraw(self._store, generation, Generation(generation - _GENERATIONS_KEPT))
+        withdraw(self._store, generation, Generation(generation - _GENERATIONS_KEPT))
 
     def _restored(self, found: _Found, generation: Generation) -> Recovery:
         manifest, resolution = found.manifest, found.resolution

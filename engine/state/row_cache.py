@@ -104,10 +104,12 @@ class ChunkCache:
             chunk.stored = chunk.written = True
             value = partial(blobs.rows_value, chunk.batch, chunk.runs, chunk.size_bytes)  # others come in their places
             makers.append((blobs.key(*place, Part.ROWS), value))
-        if chunk.dead_changed and chunk.dead is None:
-            deletes.append(blobs.key(*place, Part.DEAD))
-        elif chunk.dead_changed and chunk.dead is not None:
-            makers.append((blobs.key(*place, Part.DEAD), partial(blobs.dead_value, chunk.dead.copy())))
+        if chunk.dead_changed:
+            key = blobs.key(*place, Part.DEAD)
+            if chunk.dead is None:
+                deletes.append(key)
+            else:
+                makers.append((key, partial(blobs.dead_value, chunk.dead.copy())))
         if chunk.fields_changed and self._form.fields:
             fields = self._form.fields_batch(self._directory.fields, chunk.ids.clip(0))
             makers.append((blobs.key(*place, Part.FIELDS), partial(blobs.fields_value, fields)))

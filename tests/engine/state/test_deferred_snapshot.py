@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -28,15 +29,13 @@ FACTORIES = {"memory": MemoryStoreFactory, "rocksdb": RocksDbStoreFactory}
 Model = dict[tuple[int, str], tuple[int, str | None, list[int] | None]]
 
 
-class Lab:
-    """A backend, and what it should hold."""
+class Base:
+    """Backends of one kind in a folder."""
 
     def __init__(self, directory: Path, store: str, memory_bytes: int) -> None:
         self.directory, self.store, self.memory_bytes = directory, store, memory_bytes
         self.taken = 0
         self.backend = self.open([])
-        self.table = self.backend.table(SPEC)
-        self.model: Model = {}
 
     def open(self, sources: list[RestoreSource]) -> StateBackend:
         self.taken += 1
@@ -45,6 +44,28 @@ class Lab:
         if sources:
             backend.restore(sources)
         return backend
+
+    def snapshot(self) -> tuple[FrozenState, str]:
+        self.taken += 1
+        target = str(self.directory / f"snapshot-{self.taken}")
+        return self.backend.freeze(target), target
+
+    def held(self, frozen: FrozenState, target: str, read: Callable[[StateBackend], Any]) -> Any:
+        """What is read from a backend that is restored from the snapshot."""
+        backend = self.open([RestoreSource(frozen.finish().tables, target, 0, 8)])
+        try:
+            return read(backend)
+        finally:
+            backend.close()
+
+
+class Lab(Base):
+    """A backend, and what it should hold."""
+
+    def __init__(self, directory: Path, store: str, memory_bytes: int) -> None:
+        super().__init__(directory, store, memory_bytes)
+        self.table = self.backend.table(SPEC)
+        self.model: Model = {}
 
     def change(self, rng: random.Random) -> None:
         pane_number = rng.randrange(3)
@@ -77,16 +98,10 @@ class Lab:
             assert [slot >= 0 for slot in found.tolist()] == [(pane_number, name) in self.model for name in names]
 
     def freeze(self) -> tuple[FrozenState, str, Model]:
-        self.taken += 1
-        target = str(self.directory / f"snapshot-{self.taken}")
-        return self.backend.freeze(target), target, {k: (a, b, c and list(c)) for k, (a, b, c) in self.model.items()}
+        return *self.snapshot(), {k: (a, b, c and list(c)) for k, (a, b, c) in self.model.items()}
 
     def restored(self, frozen: FrozenState, target: str) -> Model:
-        backend = self.open([RestoreSource(frozen.finish().tables, target, 0, 8)])
-        try:
-            return held(backend)
-        finally:
-            backend.close()
+        return self.held(frozen, target, held)
 
 
 def held(backend: StateBackend) -> Model:
@@ -128,24 +143,14 @@ def test_a_snapshot_holds_what_was_there_when_it_was_taken(
 ROWS = RowsSpec("rows", pa.schema({"k": pa.int64(), "text": pa.string(), "n": pa.int64()}), ("k",), ("n",))
 
 
-class RowLab:
+class RowLab(Base):
     """A backend with a table of rows, whose keys are unique by the test's care, and what it should hold."""
 
     def __init__(self, directory: Path, store: str, memory_bytes: int) -> None:
-        self.directory, self.store, self.memory_bytes = directory, store, memory_bytes
-        self.taken = 0
-        self.backend = self.open([])
+        super().__init__(directory, store, memory_bytes)
         self.table = self.backend.rows(ROWS)
         self.ids: dict[tuple[int, int], int] = {}
         self.model: dict[tuple[int, int], tuple[str, int]] = {}
-
-    def open(self, sources: list[RestoreSource]) -> StateBackend:
-        self.taken += 1
-        directory = str(self.directory / f"store-{self.taken}")
-        backend = StateBackend(FACTORIES[self.store](), directory, range(8), 8, self.memory_bytes)
-        if sources:
-            backend.restore(sources)
-        return backend
 
     def change(self, rng: random.Random) -> None:
         namespace, what = rng.randrange(3), rng.random()
@@ -168,16 +173,10 @@ class RowLab:
             self.ids = {key: row for key, row in self.ids.items() if key[0] != namespace}
 
     def freeze(self) -> tuple[FrozenState, str, dict[tuple[int, int], tuple[str, int]]]:
-        self.taken += 1
-        target = str(self.directory / f"snapshot-{self.taken}")
-        return self.backend.freeze(target), target, dict(self.model)
+        return *self.snapshot(), dict(self.model)
 
     def restored(self, frozen: FrozenState, target: str) -> dict[tuple[int, int], tuple[str, int]]:
-        backend = self.open([RestoreSource(frozen.finish().tables, target, 0, 8)])
-        try:
-            return rows_of(backend.rows(ROWS))
-        finally:
-            backend.close()
+        return self.held(frozen, target, lambda backend: rows_of(backend.rows(ROWS)))
 
 
 def rows_of(table: Any) -> dict[tuple[int, int], tuple[str, int]]:
