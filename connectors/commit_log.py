@@ -3,7 +3,8 @@
 Entry n of a sink's log is created if absent, so of two writers that both believe the log ends at n - 1 one wins and
 the other learns that it is stale: a compare-and-swap, as in Delta Lake's log (Armbrust et al., 2020). An entry is an
 intention: it names what becomes visible, is written first, and carried out afterwards; whoever opens the log carries
-out its last entry again, which changes nothing when it was done before.
+out its last entry again, which changes nothing when it was done before. Whoever goes on from a checkpoint appends an
+entry, if only one that does nothing, and so ends the right of all writers before it.
 """
 
 from __future__ import annotations
@@ -136,7 +137,7 @@ class LogCommitter(Committer):
         self._last: LogEntry | None = None
 
     def recover(self, pending: Sequence[JsonObject] | None) -> None:
-        """Finish the last entry, then compare its checkpoint with the restored one."""
+        """Finish the last entry, compare its checkpoint with the restored one, and end the right of earlier writers."""
         entries = self._log.entries()
         if entries:
             self._last = entries[-1]
@@ -147,13 +148,14 @@ class LogCommitter(Committer):
         elif self._reached > restored:
             self._rewind(restored, entries)
         elif self._reached == restored and self._last is not None:
-            self._check_same_commit(restored, pending)
+            self._check_same_commit(restored, pending, entries)
+            self._append(self._entry(EntryKind.FENCE, restored))
         else:
-            self._catch_up(restored, pending)
+            self._catch_up(restored, pending, entries)
 
     def commit(self, checkpoint: CheckpointId, committables: Sequence[JsonObject]) -> None:
         """Append the entry and carry it out; a repeated commit finds its own entry."""
-        if self._last is not None and checkpoint < self._last.checkpoint:
+        if self._last is not None and checkpoint < self._last.checkpoint + (self._last.kind is not EntryKind.COMMIT):
             return  # committed by this run, and others since
         entry = self._entry(EntryKind.COMMIT, checkpoint, committables)
         if self._last is not None and self._last.same_step(entry):
@@ -185,21 +187,29 @@ class LogCommitter(Committer):
         if self._policy.on_rewind == "append":
             self._append(self._entry(EntryKind.FENCE, restored))
             return
-        base = max((i for i, entry in enumerate(entries) if entry.checkpoint == restored), default=None)
-        if self._policy.on_rewind == "refuse" or base is None:
+        self._roll_back(restored, entries, f"the job goes back to checkpoint {restored}")
+
+    def _roll_back(self, base: int, entries: Sequence[LogEntry], why: str) -> None:
+        """Take away what came after `base`, if the user wants that and the log still says what it was."""
+        standing = {0: 0} if entries and entries[0].version == 1 else {}
+        standing |= {entry.checkpoint: place for place, entry in enumerate(entries, start=1)}
+        if self._policy.on_rewind == "refuse" or base not in standing:
             raise SinkStateError(
-                f"{self._output} has rows of sink '{self._sink_id}' up to checkpoint {self._reached}, but the job goes "
-                f"back to checkpoint {restored}: the rows in between would be written twice"
-                + ("" if base is not None else "; the log no longer says which rows those are"),
+                f"{self._output} has rows of sink '{self._sink_id}' up to checkpoint {self._reached}, but {why}: the "
+                "rows in between would be written twice"
+                + ("" if base in standing else "; the log no longer says which rows those are"),
                 hint='restore a newer checkpoint, or set on_rewind="rollback" to take the rows in between away, or '
                 'on_rewind="append" to keep them',
             )
-        undone = [c for entry in entries[base + 1 :] if entry.kind is EntryKind.COMMIT for c in entry.committables]
-        self._append(self._entry(EntryKind.ROLLBACK, restored, undone))
+        later = entries[standing[base] :]
+        undone = [c for entry in later if entry.kind is EntryKind.COMMIT for c in entry.committables]
+        self._append(self._entry(EntryKind.ROLLBACK, base, undone))
 
-    def _check_same_commit(self, restored: CheckpointId, pending: Sequence[JsonObject] | None) -> None:
-        last = self._last
-        if pending is None or last is None or last.kind is not EntryKind.COMMIT:
+    def _check_same_commit(
+        self, restored: CheckpointId, pending: Sequence[JsonObject] | None, entries: Sequence[LogEntry]
+    ) -> None:
+        last = next((entry for entry in reversed(entries) if entry.kind is not EntryKind.FENCE), None)
+        if pending is None or last is None or last.kind is not EntryKind.COMMIT or last.checkpoint != restored:
             return
         if not last.same_step(self._entry(EntryKind.COMMIT, restored, pending)):
             raise SinkStateError(
@@ -208,7 +218,13 @@ class LogCommitter(Committer):
                 hint="two runs write under one sink id: stop one, and give each its own sink_id",
             )
 
-    def _catch_up(self, restored: CheckpointId, pending: Sequence[JsonObject] | None) -> None:
+    def _catch_up(
+        self, restored: CheckpointId, pending: Sequence[JsonObject] | None, entries: Sequence[LogEntry]
+    ) -> None:
+        """Make up the restored checkpoint's commit, over the very output that it was made for.
+
+        An output that is further on got a commit of a run that was taken for dead, after the restored one had begun.
+        """
         expected = int(str((self._context.restored_state or {}).get("checkpoint", 0)))
         if pending is None or self._reached < expected:
             raise SinkStateError(
@@ -217,6 +233,8 @@ class LogCommitter(Committer):
                 "output was emptied, replaced or restored from a backup",
                 hint="bring the output back, or restore a checkpoint that fits it, or start without one",
             )
+        if self._reached > expected and self._policy.on_rewind != "append":
+            self._roll_back(expected, entries, f"checkpoint {restored} of the job was made over checkpoint {expected}")
         self.commit(restored, pending)
 
     def _entry(self, kind: EntryKind, checkpoint: int, committables: Sequence[JsonObject] = ()) -> LogEntry:

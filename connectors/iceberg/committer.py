@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
+
+from pyiceberg.table import Table
 
 from lakeward.connectors.iceberg.committables import EMPTY_TOKEN, WrittenFile, commit_token, read_committables
 from lakeward.connectors.iceberg.lake_table import LakeTable
 from lakeward.connectors.iceberg.markers import Marker, Position, read_history
 from lakeward.connectors.iceberg.options import EMPTY_CHECKPOINTS_MAX
 from lakeward.connectors.iceberg.publish import Publisher, check_same_table
-from lakeward.connectors.iceberg.recovery import FIRST_LINEAGE, Decision, Policy, Restored, Step, decide
+from lakeward.connectors.iceberg.recovery import FIRST_LINEAGE, NO_COMMIT, Decision, Policy, Restored, Step, decide
 from lakeward.connectors.iceberg.rollback import roll_back
 from lakeward.engine.api.sink import Committer, CommitterContext
 from lakeward.engine.core.clock import Clock
@@ -103,11 +105,10 @@ class IcebergCommitter(Committer):
         decision = decide(history, restored, self._policy)
         self._lineage, self._last = decision.lineage, history.recorded
         self._done = self._context.restored or 0
-        if decision.step is Step.ROLL_BACK and restored is not None:
-            job_id = self._context.job_id
-            self._last = roll_back(table, self._policy, restored.position, decision.lineage, job_id)
-        elif decision.step is Step.COMMIT_PENDING and files:
-            self._commit_pending(publisher, decision, files)
+        if decision.to is not None and restored is not None:
+            self._last = self._roll_back(table, decision, decision.to, restored)
+        if decision.step in (Step.COMMIT_PENDING, Step.ROLL_BACK_AND_COMMIT) and files and restored is not None:
+            self._commit_pending(publisher, decision.lineage, restored, files)
 
     def commit(self, checkpoint: CheckpointId, committables: Sequence[JsonObject]) -> None:
         """See `Committer.commit`; commits that failed before are made up first, in order."""
@@ -145,9 +146,14 @@ class IcebergCommitter(Committer):
             self._empty_in_a_row += 1
         self._done = checkpoint
 
-    def _commit_pending(self, publisher: Publisher, decision: Decision, files: list[WrittenFile]) -> None:
-        position = Position(decision.lineage, self._done)
-        target = self._marker(position, files)
+    def _roll_back(self, table: Table, decision: Decision, to: Position, restored: Restored) -> Marker:
+        base = to if decision.step is Step.ROLL_BACK_AND_COMMIT else restored.position
+        return roll_back(table, self._policy, to, base, decision.lineage, self._context.job_id)
+
+    def _commit_pending(self, publisher: Publisher, lineage: int, restored: Restored, files: list[WrittenFile]) -> None:
+        target = self._marker(Position(lineage, restored.position.checkpoint), files)
+        if lineage != restored.position.lineage:  # for the next attempt: these are the rows of the same checkpoint
+            target = replace(target, base=restored.position)
         if not self._landed_under_old_sink_id(publisher, target):
             self._last = publisher.publish(files, target, self._last)
 
@@ -176,4 +182,4 @@ class IcebergCommitter(Committer):
         token = None if files is None else commit_token(files)
         if saved.sink_id != self._policy.sink_id:
             return Restored(Position(FIRST_LINEAGE, checkpoint), None, token)
-        return Restored(Position(saved.lineage, checkpoint), saved.known, token)
+        return Restored(Position(saved.lineage, checkpoint), saved.known or NO_COMMIT, token)

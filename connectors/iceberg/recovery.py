@@ -11,6 +11,7 @@ from lakeward.connectors.iceberg.options import OnExisting, OnRewind
 from lakeward.engine.core.errors import SinkStateError
 
 FIRST_LINEAGE = 1
+NO_COMMIT = Position(0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +20,8 @@ class Restored:
 
     Args:
         position: The checkpoint, and the lineage the sink was in.
-        known: The sink's last commit that was known when the checkpoint was taken.
+        known: The sink's last commit when the checkpoint was taken; `NO_COMMIT` if there was none; None if the
+            checkpoint says nothing about this sink id.
         pending_token: The token of the committables whose commit may not have happened; None when it has.
     """
 
@@ -49,14 +51,22 @@ class Step(Enum):
     GO_ON = "the table is where the checkpoint expects it"
     COMMIT_PENDING = "commit the restored checkpoint's files"
     ROLL_BACK = "roll the table back to the restored checkpoint"
+    ROLL_BACK_AND_COMMIT = "roll the table back to the commit before the restored checkpoint, then commit its files"
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The step, and the lineage that later commits belong to."""
+    """How to go on.
+
+    Args:
+        step: What to do.
+        lineage: What later commits belong to.
+        to: For a rollback, the sink's last commit that stays.
+    """
 
     step: Step
     lineage: int
+    to: Position | None = None
 
 
 def decide(history: SinkHistory, restored: Restored | None, policy: Policy) -> Decision:
@@ -76,14 +86,19 @@ def decide(history: SinkHistory, restored: Restored | None, policy: Policy) -> D
     if restored is None:
         return _first_run(history, policy)
     recorded, at = history.recorded, restored.position
-    if recorded is not None and recorded.base == at and not history.rolled_back:
-        return Decision(Step.GO_ON, recorded.position.lineage)  # an earlier attempt rolled back to exactly here
+    if recorded is not None and recorded.base is not None and not history.rolled_back:
+        if recorded.base == at:
+            return Decision(Step.GO_ON, recorded.position.lineage)  # an earlier attempt rolled back to exactly here
+        if recorded.base == restored.known and restored.has_pending_rows:  # and here, to just before it
+            return Decision(Step.COMMIT_PENDING, recorded.position.lineage)
     if _is_ahead(history.visible, restored):
         return _rewound(history, restored, policy)
     if history.rolled_back:
         return _rolled_back(history, restored, policy)
     if _is_behind(history.visible, restored.known):
         return _rows_are_gone(history, restored, policy)
+    if _is_in_between(history.visible, restored):
+        return _overtaken(history, restored, policy)
     if restored.has_pending_rows and (history.visible is None or history.visible.position != at):
         return Decision(Step.COMMIT_PENDING, at.lineage)
     return Decision(Step.GO_ON, at.lineage)
@@ -99,7 +114,16 @@ def _is_ahead(visible: Marker | None, restored: Restored) -> bool:
 
 
 def _is_behind(visible: Marker | None, known: Position | None) -> bool:
-    return known is not None and (visible is None or visible.position < known)
+    return known not in (None, NO_COMMIT) and (visible is None or visible.position < known)
+
+
+def _is_in_between(visible: Marker | None, restored: Restored) -> bool:
+    """Readers see a commit that the restored checkpoint does not know, and that is not its own either."""
+    return (
+        restored.known is not None
+        and visible is not None
+        and visible.position not in (restored.position, restored.known)
+    )
 
 
 def _first_run(history: SinkHistory, policy: Policy) -> Decision:
@@ -119,7 +143,7 @@ def _rewound(history: SinkHistory, restored: Restored, policy: Policy) -> Decisi
     assert history.recorded is not None
     lineage = history.recorded.position.lineage + 1
     if policy.on_rewind == "rollback":
-        return Decision(Step.ROLL_BACK, lineage)
+        return Decision(Step.ROLL_BACK, lineage, restored.position)
     if policy.on_rewind == "append":
         return Decision(Step.GO_ON, lineage)
     raise SinkStateError(
@@ -128,6 +152,26 @@ def _rewound(history: SinkHistory, restored: Restored, policy: Policy) -> Decisi
         " would come twice",
         hint="restore the newest checkpoint; or set on_rewind='rollback' to take the table back to the restored"
         " checkpoint, or on_rewind='append' to accept double rows; or give the job another sink_id",
+    )
+
+
+def _overtaken(history: SinkHistory, restored: Restored, policy: Policy) -> Decision:
+    """A run that was taken for dead has committed after the run of the restored checkpoint had begun."""
+    assert history.recorded is not None
+    lineage = history.recorded.position.lineage + 1
+    if policy.on_rewind == "rollback":
+        step = Step.ROLL_BACK_AND_COMMIT if restored.has_pending_rows else Step.ROLL_BACK
+        return Decision(step, lineage, restored.known)
+    if policy.on_rewind == "append":
+        return Decision(Step.COMMIT_PENDING if restored.has_pending_rows else Step.GO_ON, lineage)
+    known = restored.known or NO_COMMIT
+    before = "no commit" if known == NO_COMMIT else f"its commit of checkpoint {known.checkpoint}"
+    raise SinkStateError(
+        f"the job was restored from checkpoint {restored.position.checkpoint}, which was made when the Iceberg table"
+        f" {policy.table} held {before} of the sink id '{policy.sink_id}', but now it holds {history.visible}: an older"
+        " run of the job has committed since, and its rows would come twice",
+        hint="restore the checkpoint that the table holds; or set on_rewind='rollback' to take that commit away, or"
+        " on_rewind='append' to accept double rows",
     )
 
 
@@ -144,7 +188,7 @@ def _rolled_back(history: SinkHistory, restored: Restored, policy: Policy) -> De
     )
     if gone:
         return _rows_are_gone(history, restored, policy)
-    return Decision(Step.ROLL_BACK, history.recorded.position.lineage + 1)  # nothing to move, but a marker to set
+    return Decision(Step.ROLL_BACK, history.recorded.position.lineage + 1, at)  # nothing to move, but a marker to set
 
 
 def _rows_are_gone(history: SinkHistory, restored: Restored, policy: Policy) -> Decision:

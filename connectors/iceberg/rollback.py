@@ -25,13 +25,14 @@ _FIRST_SEQUENCE_NUMBER = 1
 ROLLBACK_TOKEN = "rollback"
 
 
-def roll_back(table: Table, policy: Policy, base: Position, lineage: int, job_id: str) -> Marker:
-    """Move the main branch to where the sink had committed `base` and nothing later.
+def roll_back(table: Table, policy: Policy, to: Position, base: Position, lineage: int, job_id: str) -> Marker:
+    """Move the main branch to where the sink had committed `to` and nothing later.
 
     Args:
         table: Just loaded.
         policy: Names the table and the sink id.
-        base: The restored checkpoint.
+        to: The last commit that stays.
+        base: The checkpoint whose rows are exactly what the table then holds.
         lineage: The new lineage, which fences writers of the abandoned one.
         job_id: For the record.
 
@@ -43,7 +44,7 @@ def roll_back(table: Table, policy: Policy, base: Position, lineage: int, job_id
         SinkError: The table changed meanwhile, or the catalog failed.
     """
     metadata = table.metadata
-    target = _target(metadata, policy, base)
+    target = _target(metadata, policy, to)
     marker = Marker(
         position=Position(lineage, base.checkpoint),
         token=ROLLBACK_TOKEN,
@@ -63,22 +64,22 @@ def roll_back(table: Table, policy: Policy, base: Position, lineage: int, job_id
     return marker
 
 
-def _target(metadata: TableMetadata, policy: Policy, base: Position) -> Snapshot | None:
-    """The snapshot before the sink's first commit after `base`; None for the empty table."""
+def _target(metadata: TableMetadata, policy: Policy, to: Position) -> Snapshot | None:
+    """The snapshot before the sink's first commit after `to`; None for the empty table."""
     target: Snapshot | None = metadata.current_snapshot()
     passed: list[Snapshot] = []
     for snapshot in ancestors(metadata):
         passed.append(snapshot)
         if not is_marked(snapshot, policy.sink_id):
             continue
-        if snapshot_position(snapshot) <= base:
+        if snapshot_position(snapshot) <= to:
             return target
         _check_own(passed, policy)
         passed = []
         target = metadata.snapshot_by_id(snapshot.parent_snapshot_id) if snapshot.parent_snapshot_id else None
         if target is None and snapshot.sequence_number != _FIRST_SEQUENCE_NUMBER:
             raise SinkStateError(
-                f"the Iceberg table {policy.table} cannot be rolled back to checkpoint {base.checkpoint}: the snapshot"
+                f"the Iceberg table {policy.table} cannot be rolled back to checkpoint {to.checkpoint}: the snapshot"
                 " before the commits that follow it was expired",
                 hint="restore a newer checkpoint, or set on_rewind='append'",
             )

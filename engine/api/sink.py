@@ -89,7 +89,9 @@ class Committer(ABC):
         """Called once before anything runs, in every attempt.
 
         Compares the sink's own marker with the restored checkpoint, and refuses if they do not belong together (a
-        stateless restart over a marked table, a rewind to an older checkpoint) unless the user chose otherwise.
+        stateless restart over a marked table, a rewind to an older checkpoint) unless the user chose otherwise. What
+        is pending is committed only over what the committer knew when it made the snapshot that is restored: a commit
+        in between is that of a run which was taken for dead, and holds rows that are pending here as well.
 
         Args:
             pending: The restored checkpoint's committables when its commit may not have happened; commit them now

@@ -40,12 +40,14 @@ class Edge:
         exchange: How they are distributed.
         keys: Key columns of a hash exchange; of a forward edge, the upsert key of the updating stream on it.
         tag: Name of a side stream; None for the main one.
+        reads: Columns that somebody reads, here or later; what the others hold does not matter. None: not known.
     """
 
     upstream: OperatorId
     exchange: Exchange = Exchange.FORWARD
     keys: tuple[str, ...] = ()
     tag: str | None = None
+    reads: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

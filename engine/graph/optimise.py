@@ -157,9 +157,12 @@ class _Rewriter:
         exchanged = self._counts[edge.upstream] != self._counts[node.uid] or (
             edge.exchange is not Exchange.FORWARD and self._counts[node.uid] > 1
         )
-        if edge.tag is not None or not exchanged:
+        if edge.tag is not None:
             return edge
         read = self._live.reads[node.uid][index] | set(edge.keys)
+        edge = replace(edge, reads=read)
+        if not exchanged:
+            return edge
         columns = tuple(name for name in before.schema.names if name in read)
         if len(columns) == len(before.schema):
             return edge

@@ -138,9 +138,10 @@ class RestoredRows:
             if edge.exchange is not Exchange.HASH and old % self._parallelism != self._number:
                 continue
             with pa.OSFile(path) as file, pa.ipc.open_stream(file) as stream:
-                names = self._columns(stream.schema, schema)
+                wanted = stream.schema if schema is None else schema
+                self._check_columns(stream.schema, wanted, edge.reads)
                 for batch in stream:
-                    yield from ((index, part.select(names)) for part in self._mine(edge, batch))
+                    yield from ((index, _with_schema(part, wanted)) for part in self._mine(edge, batch))
 
     def _edge(self, index: int) -> tuple[Edge, pa.Schema | None]:
         if index >= len(self._inputs):
@@ -154,18 +155,27 @@ class RestoredRows:
         partitioner = HashPartitioner(edge.keys, self._parallelism, self._max_parallelism)
         yield from (rows for receiver, rows in partitioner.split(batch) if receiver == self._number)
 
-    def _columns(self, found: pa.Schema, schema: pa.Schema | None) -> list[str]:
-        """The columns that are taken now: the same, or fewer."""
-        wanted = found if schema is None else schema
-        if any(field.name not in found.names or found.field(field.name).type != field.type for field in wanted):
-            raise self._changed(f"rows with columns {_shown(found)}; it takes {_shown(wanted)} now")
-        return list(wanted.names)
+    def _check_columns(self, found: pa.Schema, wanted: pa.Schema, reads: frozenset[str] | None) -> None:
+        """All columns that are read now are there; whether others are depends on the plan that sent the rows."""
+        needed = [field for field in wanted if reads is None or field.name in reads]
+        if any(field.name not in found.names or found.field(field.name).type != field.type for field in needed):
+            raise self._changed(f"rows with columns {_shown(found)}; it takes {_shown(pa.schema(needed))} now")
 
     def _changed(self, what: str) -> GraphError:
         return GraphError(
             f"the checkpoint holds rows on their way to operator '{self._uid}': {what}",
             hint="run the job as it was before and stop it with Ctrl-C or for a savepoint, which leaves no such rows",
         )
+
+
+def _with_schema(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """The batch's columns as the schema has them; those that nobody reads, and were not sent, are null."""
+    sent = {(field.name, field.type) for field in batch.schema}
+    columns = [
+        batch.column(field.name) if (field.name, field.type) in sent else pa.nulls(batch.num_rows, field.type)
+        for field in schema
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
 def _shown(schema: pa.Schema) -> str:

@@ -573,6 +573,78 @@ def a_rewind_can_append(harness: SinkHarness) -> None:
     check_rows(harness, [*range(8), *range(3, 6)])
 
 
+def a_commit_after_its_successor_began_is_noticed(harness: SinkHarness) -> None:
+    """A zombie's checkpoint 2 lands after its successor went on from 1; or it is refused, which is better."""
+    third = _overtaken(harness)
+    if third is not None:
+        check_raises(SinkStateError, lambda: SinkRun(harness, RunSpec(restored=third)))
+        check_rows(harness, range(6))
+
+
+def a_commit_after_an_empty_one_is_noticed(harness: SinkHarness) -> None:
+    """As above, but the successor has committed a checkpoint without rows in between."""
+    zombie = SinkRun(harness)
+    first = zombie.advance(1, range(3))
+    second = zombie.take(2, range(3, 6))
+    run = SinkRun(harness, RunSpec(restored=first, commit_done=True))
+    third = run.advance(3)
+    if _caught(StaleWriterError, lambda: zombie.commit(second)) is None:
+        check_raises(SinkError, lambda: run.advance(4, range(3, 6)))
+        check_raises(SinkStateError, lambda: SinkRun(harness, RunSpec(restored=third)))
+        check_raises(SinkStateError, lambda: SinkRun(harness, RunSpec(restored=third, commit_done=True)))
+        check_rows(harness, range(6))
+
+
+def a_commit_after_its_successor_began_can_be_rolled_back(harness: SinkHarness) -> None:
+    """The zombie's rows go, the successor's come, however often that is begun again."""
+    if SinkFeature.ROLLBACK not in harness.features:
+        return
+    third = _overtaken(harness)
+    if third is None:
+        return
+    rollback = SinkPolicy(on_rewind="rollback")
+    for commit_done in (False, False, True):
+        run = SinkRun(harness, RunSpec(restored=third, commit_done=commit_done, policy=rollback))
+        check_rows(harness, range(7))
+    fourth = run.take(4, range(7, 9))
+    SinkRun(harness, RunSpec(restored=fourth)).advance(5, range(9, 10))
+    check_rows(harness, range(10))
+
+
+def a_commit_after_its_successor_began_can_be_kept(harness: SinkHarness) -> None:
+    """The zombie's rows come twice, as asked; the successor's are not lost."""
+    if SinkFeature.REWIND_APPEND not in harness.features:
+        return
+    third = _overtaken(harness)
+    if third is None:
+        return
+    append = SinkPolicy(on_rewind="append")
+    for commit_done in (False, False, True):
+        run = SinkRun(harness, RunSpec(restored=third, commit_done=commit_done, policy=append))
+        check_rows(harness, [*range(7), *range(3, 6)])
+    run.advance(4, range(7, 9))
+    check_rows(harness, [*range(9), *range(3, 6)])
+
+
+def _overtaken(harness: SinkHarness) -> TakenCheckpoint | None:
+    """Checkpoint 3, made from 1 and not committed, over an output with a zombie's 2, made from 1 too.
+
+    None if the zombie was refused.
+    """
+    zombie = SinkRun(harness)
+    first = zombie.advance(1, range(3))
+    second = zombie.take(2, range(3, 6))
+    run = SinkRun(harness, RunSpec(restored=first, commit_done=True))
+    refused = _caught(StaleWriterError, lambda: zombie.commit(second))
+    third = run.take(3, range(3, 7))
+    if refused is not None:
+        run.commit(third)
+        check_rows(harness, range(7))
+        return None
+    check_raises(SinkError, lambda: run.commit(third))
+    return third
+
+
 def a_stateless_restart_is_refused(harness: SinkHarness) -> None:
     """The checkpoints were lost or left behind, the output has a marker of this sink id."""
     SinkRun(harness).advance(1, range(3))
@@ -635,6 +707,10 @@ SINK_CHECKS: Sequence[SinkCheck] = (
     a_rewind_is_refused,
     a_rewind_can_roll_back,
     a_rewind_can_append,
+    a_commit_after_its_successor_began_is_noticed,
+    a_commit_after_an_empty_one_is_noticed,
+    a_commit_after_its_successor_began_can_be_rolled_back,
+    a_commit_after_its_successor_began_can_be_kept,
     a_stateless_restart_is_refused,
     a_stateless_restart_can_append,
     a_schema_that_does_not_fit_is_refused,

@@ -50,6 +50,12 @@ def test_a_seed_that_once_found_something_holds(seed: int) -> None:
     simulate(seed, FIRST)
 
 
+@pytest.mark.parametrize("seed", [404150, 404233])
+def test_a_later_seed_that_once_found_something_holds(seed: int) -> None:
+    """A zombie's commit below a claimed checkpoint; rows in flight without columns that are not read."""
+    simulate(seed)
+
+
 @pytest.mark.parametrize("seed", [279, 380])
 def test_a_stale_run_that_wakes_between_two_deletions_deletes_nothing_that_a_newer_one_needs(seed: int) -> None:
     """These seeds did, when state files were named by their content alone."""

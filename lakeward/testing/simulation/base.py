@@ -87,6 +87,9 @@ class SimulatedWorld(ABC):
     def start_without_checkpoints(self) -> None:  # noqa: B027
         """Somebody starts the job and has lost its checkpoints. Here nobody does."""
 
+    def restore_what_was_written(self) -> None:  # noqa: B027
+        """The user goes back to the checkpoint that the output holds. Where the output has no mark, nobody has to."""
+
     # -- chance
 
     def fork(self, label: str) -> random.Random:
@@ -230,6 +233,8 @@ class SimulatedWorld(ABC):
         self._kill(process, "is closed")
         if isinstance(error, CorruptionError | SinkStateError) and self.store.repair():
             self.note("the checkpoint directory is restored from a backup")
+        elif isinstance(error, SinkStateError):
+            self.restore_what_was_written()
 
     def _judge(self, process: Process, error: LakewardError) -> None:
         """Which errors a process may end with."""
@@ -244,6 +249,11 @@ class SimulatedWorld(ABC):
         self.note_of(process, how)
         process.life = Life.DEAD
         self._forget(process)
+
+    def end_all(self, how: str) -> None:
+        """No process of the job lives on."""
+        for process in [*self._zombies, *([self.current] if self.current is not None else [])]:
+            self._kill(process, how)
 
     def _forget(self, process: Process) -> None:
         if process is self.current:

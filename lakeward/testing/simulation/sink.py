@@ -95,6 +95,9 @@ class SimTableCommitter(Committer):
             raise SinkStateError(f"{self._table.name} is at checkpoint {marker}, the job goes back to {restored}")
         self._expected = marker
         if pending is not None and restored is not None:
+            if marker != restored:  # then it is where it was when the checkpoint was made
+                known = (self._context.restored_state or {}).get("known")
+                self._expected = None if known is None else int(str(known))
             self.commit(restored, pending)
         elif marker != restored:
             raise SinkStateError(f"{self._table.name} is at checkpoint {marker} instead of {restored}")
@@ -116,7 +119,7 @@ class SimTableCommitter(Committer):
 
     def snapshot(self) -> JsonObject:
         """What a restart must know."""
-        return {"v": 1, "sink_id": self._sink_id}
+        return {"v": 1, "sink_id": self._sink_id, "known": self._expected}
 
     def _is_done(self, checkpoint: CheckpointId, marker: int | None) -> bool:
         if marker == checkpoint:

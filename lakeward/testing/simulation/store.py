@@ -110,6 +110,16 @@ class FaultyStore:
         self._originals.clear()
         return repaired
 
+    def forget_after(self, checkpoint: CheckpointId) -> None:
+        """A user deletes the checkpoints after this one."""
+        for path in self.inner.list(paths.CHECKPOINTS):
+            file = paths.parse_checkpoint_file(path)
+            if file is not None and file.checkpoint > checkpoint:
+                self._faults.note(f"the user deletes {path}")
+                self.inner.delete(path)
+                self._originals.pop(path, None)
+        self.committed = [one for one in self.committed if one <= checkpoint]
+
     def _write(self, path: str, data: bytes) -> None:
         self._originals.pop(path, None)
         self.inner.put(path, data)

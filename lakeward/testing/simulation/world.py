@@ -8,6 +8,7 @@ from functools import partial
 
 from lakeward.engine.checkpoint.store import MemoryStore
 from lakeward.engine.core.errors import LakewardError
+from lakeward.engine.core.ids import CheckpointId
 from lakeward.engine.graph.logical import LogicalGraph
 from lakeward.testing.crash import SimulatedCrash
 from lakeward.testing.simulation.base import SimulatedWorld
@@ -82,6 +83,15 @@ class World(SimulatedWorld):
         finally:
             rogue.attempt.close()
         raise ViolationFound("a job without its checkpoints was let loose on a table that holds its rows")
+
+    def restore_what_was_written(self) -> None:
+        """Ends all processes, and takes away the checkpoints after the newest that a table holds."""
+        marks = [table.marker(f"simulated.{uid}") for uid, table in self.tables.items()]
+        written = max((mark for mark in marks if mark is not None), default=None)
+        if written is None:
+            return
+        self.end_all("is ended by the user")
+        self.store.forget_after(CheckpointId(written))
 
     def _on_commit(self, uid: str, table: SimTable, snapshot: TableSnapshot) -> None:
         process = self._active

@@ -19,6 +19,7 @@ from lakeward import DataStream, EngineConfig, FilesSource, MemorySink, StreamEx
 from lakeward.connectors.collection import CollectionSource
 from lakeward.engine.api.source import Source
 from lakeward.engine.core.errors import UserCodeError
+from lakeward.engine.core.ids import OperatorId
 from lakeward.engine.execute import Ports, execute
 from lakeward.engine.graph.logical import Node, SourceSpec
 from lakeward.engine.graph.optimise import KeepColumns, optimise
@@ -368,3 +369,15 @@ def test_random_jobs_give_the_same_answers(seed: int, format: str, tmp_path: Pat
     path = write(tmp_path, format)
     small = replace(ON, batch_rows=64)
     assert answers(seed, small, path) == answers(seed, replace(small, optimise=False), path)
+
+
+@pytest.mark.parametrize("parallelism", [1, 2])
+def test_an_edge_says_which_columns_are_read_whether_or_not_others_are_left_out_there(
+    parquet: Path, parallelism: int
+) -> None:
+    env = environment(ON, parallelism)
+    sums = read(env, parquet, timed=True).key_by("k").window(lw.Tumbling("5s")).aggregate(uid="sums", n=lw.sum("v"))
+    sums.select("k", "n").with_columns(n=col("n") + 1).sink_to(MemorySink(), uid="out")
+    graph = optimise(env.definition("job").graph, parallelism)
+    (edge,) = graph.node(OperatorId("sums")).inputs
+    assert edge.reads == {"k", "v", "t"}
