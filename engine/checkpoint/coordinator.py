@@ -208,7 +208,7 @@ class CheckpointCoordinator:
             return []
         pending = self._in_flight()
         pending.acks[event.task] = event.snapshots
-        if self.waiting_for():
+        if len(pending.acks) < len(self._tasks):
             return []
         self._phase = Phase.PUBLISHING
         snapshots = (snapshot for snapshots in pending.acks.values() for snapshot in snapshots)

@@ -30,6 +30,7 @@ from lakeward.engine.processes.frames import Frame, Kind
 from lakeward.engine.processes.heartbeat import BeatListener
 from lakeward.engine.processes.launcher import Launcher, WorkerSpec
 from lakeward.engine.processes.reception import Reception
+from lakeward.engine.processes.shares import shares
 from lakeward.engine.runtime.build import task_id
 from lakeward.engine.runtime.drivers import StopSignal
 from lakeward.engine.runtime.job import JobRunner
@@ -40,6 +41,7 @@ from lakeward.engine.runtime.worker import HandedOver, WorkerEvent
 log = logging.getLogger("lakeward")
 
 POLL_MS = 20.0
+CHECK_INTERVAL_MS = 50
 CONNECT_TIMEOUT_MS = 30_000
 CLOSE_TIMEOUT_MS = 10_000
 """How long workers may take to end when all is well."""
@@ -147,6 +149,7 @@ class RemoteWorker:
         """Send it a message, after those before."""
         if self.control is not None:
             self.control.send(Kind.CONTROL, 0, orjson.dumps(message))
+            self.processes.unsent[self.number] = self
 
     def heard(self, message: Mapping[str, Any], metrics: Metrics) -> None:
         """It has said something."""
@@ -208,7 +211,11 @@ class WorkerProcesses:
         if launcher.fileno() >= 0:
             self._selector.register(launcher, selectors.EVENT_READ)
         self._secret = secrets.token_bytes(32)
+        self._plan = plan
         self._outline = outline(plan)
+        self.unsent: dict[int, RemoteWorker] = {}
+        """Workers to whom something may have to be sent."""
+        self._next_check_ms = 0
         count = workers_of(plan, config)
         self.workers = [RemoteWorker(number, _tasks_of(plan, number, count), self) for number in range(count)]
         self._reception: Reception | None = None
@@ -241,17 +248,22 @@ class WorkerProcesses:
     def begin(self, order: StartOrder) -> None:
         """Tell all what to restore and what to read; they open their tasks then."""
         peers = [worker.address for worker in self.workers]
-        manifest = b"" if order.manifest is None else order.manifest.to_bytes()
-        for worker in self.workers:
+        manifests: Sequence[CheckpointManifest | None] = [None] * len(self.workers)
+        if order.manifest is not None:
+            manifests = shares(order.manifest, self._plan, len(self.workers))
+        for worker, manifest in zip(self.workers, manifests, strict=True):
             own = self._own_splits(worker, order.splits)
+            files = () if manifest is None else manifest.files()
             assert worker.control is not None, "all have called"
-            worker.control.send(Kind.MANIFEST, 0, manifest)
+            worker.control.send(Kind.MANIFEST, 0, b"" if manifest is None else manifest.to_bytes())
             worker.tell(
                 {
                     "type": "start",
                     "job_id": order.job_id,
                     "attempt": order.attempt,
-                    "reusable": dict(order.reusable),
+                    "reusable": {
+                        file.sha256: order.reusable[file.sha256] for file in files if file.sha256 in order.reusable
+                    },
                     "splits": own,
                     "peers": list(peers),
                     "plan": list(self._outline),
@@ -265,9 +277,12 @@ class WorkerProcesses:
             WorkerLostError: A worker is dead, hangs or cannot be reached.
             LakewardError: What a worker failed with.
         """
-        for worker in self.workers:
+        for number, worker in list(self.unsent.items()):
             if worker.control is not None and not worker.lost_another:
                 self._flush(worker, worker.control)
+                if worker.control.has_unsent:
+                    continue
+            del self.unsent[number]
         for key, _ in self._selector.select(wait_ms / 1000):
             if key.fileobj is self._launcher:
                 self._note_exits()
@@ -326,10 +341,10 @@ class WorkerProcesses:
 
     def _own_splits(self, worker: RemoteWorker, splits: Dealt) -> JsonObject:
         """The splits of a worker's source subtasks; those of the others are left out."""
-        own: dict[str, list[list[JsonObject]]] = {}
+        own: dict[str, JsonObject] = {}
         for uid, dealt in splits.items():
-            here = [SubtaskIndex(at) for at in range(len(dealt)) if at % len(self.workers) == worker.number]
-            own[uid] = [[one.to_json() for one in part] if at in here else [] for at, part in enumerate(dealt)]
+            here = [SubtaskIndex(at) for at in range(worker.number, len(dealt), len(self.workers))]
+            own[uid] = {"subtasks": len(dealt), "own": {str(at): [one.to_json() for one in dealt[at]] for at in here}}
             worker.sources += [RemoteSource(uid, at, {one.split.id: one for one in dealt[at]}, worker) for at in here]
         return cast(JsonObject, own)
 
@@ -411,6 +426,9 @@ class WorkerProcesses:
 
     def _check_alive(self) -> None:
         now_ms = self._clock.monotonic_ms()
+        if now_ms < self._next_check_ms:
+            return
+        self._next_check_ms = now_ms + CHECK_INTERVAL_MS
         for worker in self.workers:
             if worker.beats is not None and not (worker.closed or worker.lost_another):
                 silent_ms = now_ms - worker.beats.heard_ms

@@ -224,8 +224,11 @@ class _WorkerProcess:
             job.config.redaction,
         )
         splits = {
-            OperatorId(uid): [[SplitState.from_json(one) for one in dealt] for dealt in all_dealt]
-            for uid, all_dealt in start["splits"].items()
+            OperatorId(uid): [
+                [SplitState.from_json(one) for one in dealt["own"].get(str(subtask), ())]
+                for subtask in range(dealt["subtasks"])
+            ]
+            for uid, dealt in start["splits"].items()
         }
         context = BuildContext(
             job.config, info, self._metrics, restored, splits, ports.store_factory, self._scratch.path

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lakeward.engine.checkpoint.manifest import CheckpointManifest
 from lakeward.engine.core.disk import make_state_folder
-from lakeward.engine.core.errors import GraphError
+from lakeward.engine.core.errors import GraphError, InternalError
 from lakeward.engine.core.ids import OperatorId, SubtaskIndex
 from lakeward.engine.core.json_types import JsonObject
 from lakeward.engine.core.keygroups import key_group_range
@@ -54,8 +54,16 @@ class RestoredState:
         return [self._fetch(one) for one in self._keyed(uid) if one.keyed is not None and _overlap(one.keyed, groups)]
 
     def all_keyed(self, uid: OperatorId) -> list[RestoreSource]:
-        """Keyed state of all old subtasks, fetched to local disk."""
-        return [self._fetch(one) for one in self._keyed(uid)]
+        """Keyed state of all old subtasks, fetched to local disk.
+
+        Raises:
+            InternalError: This worker was not given all of it.
+        """
+        found = self._keyed(uid)
+        here = sum(one.keyed.key_group_end - one.keyed.key_group_start for one in found if one.keyed is not None)
+        if found and here < self._max_parallelism:
+            raise InternalError(f"'{uid}' reads the state of all its old subtasks, and has {here} key groups of it")
+        return [self._fetch(one) for one in found]
 
     def in_flight(self, uid: OperatorId) -> list[tuple[SubtaskIndex, int, str]]:
         """Rows that were on their way to the old subtasks of an operator: subtask, input, file on local disk."""
