@@ -22,7 +22,14 @@ from lakeward.engine.checkpoint.store_fs import FileSystemStore
 from lakeward.engine.checkpoint.workflow import CheckpointWorkflow, Recovery, Started
 from lakeward.engine.config import EngineConfig
 from lakeward.engine.core.clock import Clock, SystemClock
-from lakeward.engine.core.errors import ConfigError, InternalError, JobFailedError, LakewardError, Retry
+from lakeward.engine.core.errors import (
+    ConfigError,
+    CorruptionError,
+    InternalError,
+    JobFailedError,
+    LakewardError,
+    Retry,
+)
 from lakeward.engine.core.ids import CheckpointId, Generation, JobId, OperatorId
 from lakeward.engine.core.log_scope import log_scope, note_in_scope
 from lakeward.engine.core.scratch import ScratchFolder, remove_abandoned
@@ -220,9 +227,11 @@ def _run_until_done(job: JobDefinition, physical: Plan, ports: Ports, launcher: 
     policy = RestartPolicy(job.config.restart)
     metrics = Metrics()
     first_restored: CheckpointId | None = None
+    reads_all = False
     while True:
         ports.control.check_goes_on()
         attempt = Attempt(job, physical, ports, metrics, policy.restarts, launcher)
+        attempt.reads_all = reads_all
         try:
             attempt.start()
             job = replace(job, savepoint=None)  # it is begun; a restart does not need the savepoint any more
@@ -231,7 +240,9 @@ def _run_until_done(job: JobDefinition, physical: Plan, ports: Ports, launcher: 
         except LakewardError as error:
             error.redact(job.config.redaction)
             attempt.close()
-            _restart_or_raise(error, attempt, policy, ports)
+            reads_all = attempt.has_restored_damage(error)
+            if not reads_all:
+                _restart_or_raise(error, attempt, policy, ports)
             continue
         finally:
             attempt.close()
@@ -288,7 +299,10 @@ class Attempt:
         self.restored: CheckpointId | None = None
         self._restored_us: int | None = None
         self._was_final = False
+        self._is_open = False
         self._closed = False
+        self.reads_all = True
+        """Whether the restored checkpoint is read as a whole before anything else; see `CheckpointWorkflow.recover`."""
 
     @property
     def generation(self) -> Generation | None:
@@ -361,10 +375,19 @@ class Attempt:
         self._processes.begin(order)
         return self._processes.workers
 
+    def has_restored_damage(self, error: LakewardError) -> bool:
+        """Whether a checkpoint that was not read before has turned out damaged: the next attempt has to read it."""
+        found = isinstance(error, CorruptionError) and self.restored is not None
+        if not found or self.reads_all or self._is_open or self._ports.is_stopping():
+            return False
+        log.warning("checkpoint %d cannot be restored, and is read as a whole: %s", self.restored, error)
+        return True
+
     def run(self) -> None:
         """Run until the job has finished."""
         if self._runner is not None:
             self._runner.open()
+            self._is_open = True
             if self._processes is None:
                 LocalDriver(self._ports.clock, self._ports.is_stopping).run(self._runner)
             else:
@@ -395,7 +418,7 @@ class Attempt:
 
     def _recover(self) -> tuple[Started, Recovery]:
         started = self._start_generation()
-        recovery = self._workflow.recover(started.generation)
+        recovery = self._workflow.recover(started.generation, reads_all=self.reads_all)
         for checkpoint, reason in recovery.skipped:
             log.warning("checkpoint %d cannot be used: %s", checkpoint, reason)
         manifest = recovery.manifest

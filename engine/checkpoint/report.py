@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from lakeward.engine.checkpoint import paths
@@ -93,6 +93,19 @@ def file_problems(view: CheckpointView, transfer: FileTransfer) -> Iterator[str]
         problem = transfer.problem(file)
         if problem:
             yield problem
+
+
+def missing_files(view: CheckpointView, present: Collection[str]) -> Iterator[str]:
+    """State files of a checkpoint that are not there.
+
+    Args:
+        view: The checkpoint.
+        present: Paths of all that are.
+    """
+    for file in view.manifest.files() if view.manifest is not None else ():
+        path = paths.state_file(file.generation, file.sha256)
+        if path not in present:
+            yield f"{path} ({file.name}) is missing"
 
 
 def all_problems(

@@ -37,6 +37,7 @@ from lakeward.engine.checkpoint.report import (
     checkpoint_info,
     file_problems,
     foreign_checkpoints,
+    missing_files,
     view_key,
 )
 from lakeward.engine.checkpoint.retention import (
@@ -197,7 +198,7 @@ class CheckpointWorkflow:
             hint="the job is being started over and over somewhere: stop that first",
         )
 
-    def recover(self, generation: Generation) -> Recovery:
+    def recover(self, generation: Generation, *, reads_all: bool = True) -> Recovery:
         """Find the newest checkpoint that is whole, and claim it if nobody has.
 
         Every file of it is read and compared with its checksum. A checkpoint with a missing or damaged file is passed
@@ -205,6 +206,9 @@ class CheckpointWorkflow:
 
         Args:
             generation: The generation that starts.
+            reads_all: Whether also a checkpoint that was committed is read. If not, its files need only be there:
+                whoever restores them compares them, and can begin again where this is found out too late, for nothing
+                is done outside for a checkpoint that is committed. One that is not is read in any case.
 
         Returns:
             What to restore.
@@ -216,7 +220,7 @@ class CheckpointWorkflow:
         """
         self._generation = generation
         self._check_current(generation)
-        found = self._resolve(take_inventory(self._store), generation)
+        found = self._resolve(take_inventory(self._store), generation, reads_all=reads_all)
         if not isinstance(found, _Found):
             self._check_current(generation)  # for a zombie, files may be missing because others have moved on
             return _without_checkpoint(found, generation)
@@ -438,9 +442,10 @@ class CheckpointWorkflow:
     # Parts
 
     def _resolve(
-        self, views: Sequence[CheckpointView], generation: Generation
+        self, views: Sequence[CheckpointView], generation: Generation, *, reads_all: bool = True
     ) -> _Found | StartFresh | StopStale | RefuseDamaged:
-        """What to restore, and its manifest, with all its files read and found whole."""
+        """What to restore, and its manifest, with all its files found whole; see `recover`."""
+        present = None if reads_all else frozenset(self._store.list(paths.FILES))
         damage = self._foreign(views)
         while True:
             resolution = resolve([view.candidate(damage.get(view_key(view), "")) for view in views], generation)
@@ -448,7 +453,10 @@ class CheckpointWorkflow:
                 return resolution
             chosen = (resolution.checkpoint, resolution.generation)
             view = next(view for view in views if view_key(view) == chosen)
-            problem = next(file_problems(view, self._transfer), "")
+            if present is None or view.state is not CheckpointState.READY:
+                problem = next(file_problems(view, self._transfer), "")
+            else:
+                problem = next(missing_files(view, present), "")
             if view.manifest is not None and not problem:
                 return _Found(resolution, view, view.manifest)
             damage[chosen] = problem

@@ -45,12 +45,14 @@ def main() -> None:
     ).map_batches(slowly, uid="slowly")
     if options["bad_price"]:
         bids = bids.map(checked, returns=bids.schema, uid="checked")
-    bids.select("auction", "bidder", "price").sink_to(lw.FilesSink(f"{folder}/bids"), uid="bids-files")
+    rewind = options.get("on_rewind", "refuse")
+    out = lw.FilesSink(f"{folder}/bids", on_rewind=rewind)
+    bids.select("auction", "bidder", "price").sink_to(out, uid="bids-files")
     (
         bids.key_by("auction")
         .window(lw.Tumbling("10s"))
         .aggregate(n=lw.count(), total=lw.sum("price"), uid="windows")
-        .sink_to(lw.FilesSink(f"{folder}/windows"), uid="windows-files")
+        .sink_to(lw.FilesSink(f"{folder}/windows", on_rewind=rewind), uid="windows-files")
     )
     result = env.execute(options.get("name", "processes"))
     if result is None:  # a worker of another job

@@ -56,6 +56,13 @@ def test_a_later_seed_that_once_found_something_holds(seed: int) -> None:
     simulate(seed)
 
 
+def test_damage_that_only_the_restore_finds_costs_one_more_start() -> None:
+    damage = {Fault.BIT_ROT: 0.01, Fault.CRASH_BETWEEN: 0.01, Fault.PAUSE: 0.01}
+    swarm = Swarm(programs=APPENDING, rates=damage, trusting=True)
+    reports = [simulate(seed, swarm) for seed in range(60)]
+    assert sum(report.commits for report in reports) > 60
+
+
 @pytest.mark.parametrize("seed", [279, 380])
 def test_a_stale_run_that_wakes_between_two_deletions_deletes_nothing_that_a_newer_one_needs(seed: int) -> None:
     """These seeds did, when state files were named by their content alone."""

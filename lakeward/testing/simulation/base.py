@@ -60,6 +60,7 @@ class SimulatedWorld(ABC):
         self._pauses = 0
         self._ids = 0
         self._recovered = 0
+        self._reads_all = not swarm.trusting
         self._changes_checked = 0
         self.processes = 0
         self.steps = 0
@@ -200,6 +201,8 @@ class SimulatedWorld(ABC):
         self.processes += 1
         rng = self.fork(f"process/{self.processes}")
         process = Process(self.processes, job, self._ports, rng, (self.clock, self.faults))
+        process.attempt.reads_all = self._reads_all
+        self._reads_all = not self._swarm.trusting
         self.current = process
         counts = (attempt.parallelism, attempt.keyed_parallelism, attempt.sink_parallelism)
         how = "as optimised" if attempt.config.optimise else "as written"
@@ -231,7 +234,9 @@ class SimulatedWorld(ABC):
         self._judge(process, error)
         process.attempt.close()
         self._kill(process, "is closed")
-        if isinstance(error, CorruptionError | SinkStateError) and self.store.repair():
+        if process.attempt.has_restored_damage(error):
+            self._reads_all = True
+        elif isinstance(error, CorruptionError | SinkStateError) and self.store.repair():
             self.note("the checkpoint directory is restored from a backup")
         elif isinstance(error, SinkStateError):
             self.restore_what_was_written()

@@ -223,7 +223,9 @@ class _Cluster:
             make_io=lambda: cast(Any, _BesideIo(self)),
             store_factory=cast(Any, None),
         )
-        return _ModelledAttempt(self, self._definition, self.plan, ports)
+        attempt = _ModelledAttempt(self, self._definition, self.plan, ports)
+        attempt.reads_all = False
+        return attempt
 
     def count(self) -> int:
         """A number that was not there before."""

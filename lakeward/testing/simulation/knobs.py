@@ -86,6 +86,8 @@ class Swarm:
         timeout_ms: Checkpoint timeout.
         retained: Checkpoints kept.
         channel_batches: Messages a channel holds.
+        trusting: Whether a start does not read a committed checkpoint before it restores it, unless the start before
+            has found out that it is damaged.
     """
 
     programs: tuple[str, ...] = PROGRAMS
@@ -96,6 +98,7 @@ class Swarm:
     timeout_ms: int | None = None
     retained: int | None = None
     channel_batches: int | None = None
+    trusting: bool = False
 
 
 @dataclass(frozen=True, slots=True)

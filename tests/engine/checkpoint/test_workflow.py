@@ -451,3 +451,58 @@ def test_the_list_says_what_people_want_to_know(tmp_path: Path) -> None:
     assert workflow.read(oldest.checkpoint, oldest.generation).checkpoint == 1
     with pytest.raises(CorruptionError, match="is missing"):
         workflow.read(CheckpointId(9), Generation(1))
+
+
+class ReadsSeen(MemoryStore):
+    """Notes which state files are read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def read(self, path: str) -> bytes | None:
+        if path.startswith(paths.FILES):
+            self.seen.append(path)
+        return super().read(path)
+
+
+def two_checkpoints(store: MemoryStore, folder: Path, *, committed: bool) -> tuple[StoredFile, StoredFile]:
+    """Checkpoints 1 and 2, a file each; the second is committed, or claimed only."""
+    workflow, _ = start(store)
+    older, newer = workflow.upload([local(folder, "a", b"older"), local(folder, "b", b"newer")])
+    complete(workflow, manifest(1, 1, [older]))
+    workflow.publish(manifest(2, 1, [newer]))
+    permit = workflow.claim(manifest(2, 1, [newer]))
+    if committed:
+        workflow.mark_committed(permit, now_us=9)
+    return older, newer
+
+
+def test_a_committed_checkpoint_need_not_be_read_before_it_is_restored(tmp_path: Path) -> None:
+    store = ReadsSeen()
+    two_checkpoints(store, tmp_path, committed=True)
+    workflow, started = start(store)
+    recovery = workflow.recover(started.generation, reads_all=False)
+    assert recovery.manifest is not None
+    assert (recovery.manifest.checkpoint, store.seen) == (2, [])
+
+
+def test_a_checkpoint_whose_commit_is_repeated_is_read_before(tmp_path: Path) -> None:
+    store = ReadsSeen()
+    _, newer = two_checkpoints(store, tmp_path, committed=False)
+    store.put(stored_at(newer), b"other")
+    workflow, started = start(store)
+    recovery = workflow.recover(started.generation, reads_all=False)
+    assert recovery.manifest is not None
+    assert (recovery.manifest.checkpoint, [skipped for skipped, _ in recovery.skipped]) == (1, [2])
+
+
+def test_a_committed_checkpoint_with_a_missing_file_is_passed_over_without_reading(tmp_path: Path) -> None:
+    store = ReadsSeen()
+    _, newer = two_checkpoints(store, tmp_path, committed=True)
+    store.delete(stored_at(newer))
+    workflow, started = start(store)
+    recovery = workflow.recover(started.generation, reads_all=False)
+    assert recovery.manifest is not None
+    assert (recovery.manifest.checkpoint, store.seen) == (1, [])
+    assert "is missing" in recovery.skipped[0][1]
