@@ -6,9 +6,10 @@ exactly one wins a name. Everything else may be as weak as an object store is.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from lakeward.engine.core.errors import CheckpointError, CorruptionError
 
@@ -58,6 +59,35 @@ class CheckpointStore(Protocol):
     def delete(self, path: str) -> None:
         """Remove a file; nothing happens if there is none."""
         ...
+
+
+@runtime_checkable
+class BulkDeletion(Protocol):
+    """A store that removes many files with a call, as object stores do."""
+
+    def delete_many(self, paths: Sequence[str]) -> None:
+        """Remove files, in any order; those that are not there are left out. Some may be gone when it fails."""
+        ...
+
+
+def delete_all(store: CheckpointStore, paths: Sequence[str]) -> None:
+    """Remove files, in any order, with as few calls as the store can.
+
+    >>> store = MemoryStore()
+    >>> store.put("a", b""), store.put("b", b""), store.put("c", b"")
+    (None, None, None)
+    >>> delete_all(store, ["a", "c", "x"]), store.list("")
+    (None, ['b'])
+
+    Args:
+        store: The store.
+        paths: What goes.
+    """
+    if isinstance(store, BulkDeletion):
+        store.delete_many(paths)
+        return
+    for path in paths:
+        store.delete(path)
 
 
 def checked_path(path: str) -> str:

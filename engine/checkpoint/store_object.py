@@ -7,7 +7,7 @@ systems cannot do it. Credentials and endpoints come from the environment, as th
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -114,6 +114,17 @@ class ObjectStore:
                 self._api.delete(self._store, path)
             except FileNotFoundError:
                 return
+
+    def delete_many(self, paths: Sequence[str]) -> None:
+        """Remove objects, a thousand with a call where the service can do that."""
+        for path in paths:
+            checked_path(path)
+        with self._explained("delete", f"{len(paths)} files"):
+            try:
+                self._api.delete(self._store, list(paths))
+            except FileNotFoundError:  # of a service that deletes one by one, and stops there
+                for path in paths:
+                    self.delete(path)
 
     def _check_conditional_put(self) -> None:
         """The second of two creations must lose; the probe stays, so that opening at the same time is no trouble."""

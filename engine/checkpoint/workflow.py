@@ -49,7 +49,7 @@ from lakeward.engine.checkpoint.retention import (
     stray_files,
 )
 from lakeward.engine.checkpoint.reuse import Reusable, announce, reusable_files, withdraw
-from lakeward.engine.checkpoint.store import CheckpointStore, missing_file
+from lakeward.engine.checkpoint.store import CheckpointStore, delete_all, missing_file
 from lakeward.engine.checkpoint.transfer import FileTransfer
 from lakeward.engine.core.errors import (
     CheckpointError,
@@ -469,8 +469,7 @@ class CheckpointWorkflow:
         self._deletions += 1
         announce(self._store, generation, self._deletions, doomed)
         self._check_current(generation)
-        for path in doomed:
-            self._store.delete(path)
+        delete_all(self._store, doomed)
         withdraw(self._store, generation, Generation(generation - _GENERATIONS_KEPT))
 
     def _restored(self, found: _Found, generation: Generation) -> Recovery:

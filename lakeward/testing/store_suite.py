@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from lakeward.engine.checkpoint.store import CheckpointStore
+from lakeward.engine.checkpoint.store import CheckpointStore, delete_all
 from lakeward.engine.core.errors import CheckpointError, CorruptionError
 from lakeward.testing.arguments import expect_port
 from lakeward.testing.suites import with_tests
@@ -75,6 +75,16 @@ def a_deleted_name_can_be_created_again(store: CheckpointStore) -> None:
     assert store.read("a/b/c") is None
     assert store.list("a/") == []
     assert store.create_if_absent("a/b/c", b"2") is True
+
+
+def many_files_are_deleted_at_once(store: CheckpointStore) -> None:
+    """Those that are there, and no other ones."""
+    names = [f"d/{number}" for number in range(5)]
+    for name in names:
+        store.put(name, b"")
+    delete_all(store, [*names[:2], "d/never", names[4]])
+    assert store.list("d/") == ["d/2", "d/3"]
+    delete_all(store, [])
 
 
 def of_many_racing_creators_exactly_one_wins(store: CheckpointStore) -> None:
@@ -161,6 +171,7 @@ STORE_CHECKS: dict[str, StoreCheck] = {
         an_empty_file_takes_a_name_too,
         a_put_file_blocks_a_create,
         a_deleted_name_can_be_created_again,
+        many_files_are_deleted_at_once,
         of_many_racing_creators_exactly_one_wins,
         list_gives_paths_by_prefix_in_order,
         files_come_back_as_they_went,

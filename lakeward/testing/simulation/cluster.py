@@ -385,6 +385,12 @@ class _SlowStore:
         self._wait()
         self.inner.delete(path)
 
+    def delete_many(self, paths: Sequence[str]) -> None:
+        """Remove files, a thousand with a call."""
+        self._wait(calls=1 + len(paths) // 1000)
+        for path in paths:
+            self.inner.delete(path)
+
     def _wait(self, megabytes: float = 0, calls: int = 1) -> None:
         model = self._cluster.model
         self.waited_ms += calls * model.store_ms + megabytes / model.transfer_mb_s * 1000
