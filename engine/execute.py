@@ -15,10 +15,12 @@ from pathlib import Path
 
 from lakeward.engine.api.sink import Sink
 from lakeward.engine.checkpoint.coordinator import CheckpointCoordinator, CoordinatorConfig
+from lakeward.engine.checkpoint.local_copies import LocalCopies, tell_where_from
 from lakeward.engine.checkpoint.manifest import CheckpointManifest
 from lakeward.engine.checkpoint.savepoint import Beginning, Owner, check_has_begun
 from lakeward.engine.checkpoint.store import CheckpointStore, MemoryStore
 from lakeward.engine.checkpoint.store_fs import FileSystemStore
+from lakeward.engine.checkpoint.store_object import ObjectStore
 from lakeward.engine.checkpoint.workflow import CheckpointWorkflow, Recovery, Started
 from lakeward.engine.config import EngineConfig
 from lakeward.engine.core.clock import Clock, SystemClock
@@ -176,13 +178,23 @@ def execute(job: JobDefinition, ports: Ports | None = None) -> JobResult:
     job = replace(job, graph=graph)
     with ExitStack() as stack:
         stack.enter_context(ports.control.until_end())
-        job, launcher = _with_launcher(job, physical, ports, stack)  # first of all: it forks
+        job = _with_local_copies(job, ports, stack)
+        job, launcher = _with_launcher(job, physical, ports, stack)  # before there are threads: it forks
         for node in job.graph:
             if isinstance(node.work, Sink):
                 with errors_named(node):
                     node.work.check_schema(node.schema)
         with log_scope(job=job.name):
             return _run_until_done(job, physical, ports, launcher)
+
+
+def _with_local_copies(job: JobDefinition, ports: Ports, stack: ExitStack) -> JobDefinition:
+    """The job, with a store whose files a restore finds on this machine's disk as long as the job lives here."""
+    if not isinstance(job.store, ObjectStore):
+        return job
+    folder = ScratchFolder(ports.directory)
+    stack.callback(folder.close)
+    return replace(job, store=LocalCopies(job.store, folder.path))
 
 
 def _with_launcher(
@@ -388,6 +400,7 @@ class Attempt:
         if self._runner is not None:
             self._runner.open()
             self._is_open = True
+            tell_where_from(self._job.store)
             if self._processes is None:
                 LocalDriver(self._ports.clock, self._ports.is_stopping).run(self._runner)
             else:

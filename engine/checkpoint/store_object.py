@@ -19,33 +19,37 @@ OBJECT_STORE_SCHEMES = ("s3", "s3a", "gs", "az", "abfs", "abfss")
 _PROBE = ".lakeward-probe"
 _CHUNK_BYTES = 8 << 20
 
+_used = False
+
+
+def is_used() -> bool:
+    """Whether this process has called an object store: it has threads then, which a process forked from it lacks."""
+    return _used
+
 
 class ObjectStore:
     """Checkpoints below a prefix of a bucket.
 
     Guarantees: those of the service: a finished put is durable and seen by everybody at once. A service that does not
-    honour conditional puts is refused when the store is opened.
+    honour conditional puts is refused at the first call. Nobody is called before, so a process may be forked from one
+    that has only opened a store.
 
     Args:
         location: "s3://bucket/prefix" and the like.
 
     Raises:
-        ConfigError: `obstore` is not installed, the location cannot be reached, or the service would let two runs of a
-            job create the same file.
+        ConfigError: `obstore` is not installed, or the location is none; at the first call, that it cannot be reached,
+            or that the service would let two runs of a job create the same file.
     """
 
     def __init__(self, location: str) -> None:
         self._location = location
         self._api = _import_obstore(location)
+        self._is_checked = False
         try:
-            self._store: Any = importlib.import_module("obstore.store").from_url(location)
-            self._check_conditional_put()
-        except (ValueError, CheckpointError, self._api.exceptions.BaseError) as error:
-            raise ConfigError(
-                f"the checkpoint directory {location} cannot be used: {error}",
-                hint="check the bucket, and the credentials, region and endpoint in the environment "
-                "(for S3: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL, AWS_ALLOW_HTTP)",
-            ) from error
+            self._unchecked: Any = importlib.import_module("obstore.store").from_url(location)
+        except (ValueError, self._api.exceptions.BaseError) as error:
+            raise self._unusable(error) from error
 
     def read(self, path: str) -> bytes | None:
         """The whole content; None if there is no such object."""
@@ -125,6 +129,27 @@ class ObjectStore:
             except FileNotFoundError:  # of a service that deletes one by one, and stops there
                 for path in paths:
                     self.delete(path)
+
+    @property
+    def _store(self) -> Any:
+        """What is called; looked at once, when it is first needed."""
+        global _used
+        _used = True
+        if not self._is_checked:
+            self._is_checked = True
+            try:
+                self._check_conditional_put()
+            except CheckpointError as error:
+                self._is_checked = False
+                raise self._unusable(error) from error
+        return self._unchecked
+
+    def _unusable(self, error: Exception) -> ConfigError:
+        return ConfigError(
+            f"the checkpoint directory {self._location} cannot be used: {error}",
+            hint="check the bucket, and the credentials, region and endpoint in the environment "
+            "(for S3: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL, AWS_ALLOW_HTTP)",
+        )
 
     def _check_conditional_put(self) -> None:
         """The second of two creations must lose; the probe stays, so that opening at the same time is no trouble."""

@@ -19,8 +19,9 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn, Protocol
 
+from lakeward.engine.checkpoint import store_object
 from lakeward.engine.core.errors import JobFailedError
-from lakeward.engine.state.rocksdb import is_used
+from lakeward.engine.state import rocksdb
 
 log = logging.getLogger("lakeward")
 
@@ -108,8 +109,10 @@ def make_launcher(main: Callable[[WorkerSpec], None]) -> Launcher | None:
     """
     if sys.platform == "win32":
         why = "processes cannot be forked on Windows"
-    elif is_used():
+    elif rocksdb.is_used():
         why = "this process has run a job in itself before, and cannot be forked any more"
+    elif store_object.is_used():
+        why = "this process has called an object store before, and cannot be forked any more"
     else:
         return ForkLauncher(main)
     log.warning("all subtasks of the job run in one process: %s", why)

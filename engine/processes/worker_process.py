@@ -14,6 +14,7 @@ import orjson
 import pyarrow as pa
 
 from lakeward.engine.checkpoint.events import Acked, to_json
+from lakeward.engine.checkpoint.local_copies import tell_where_from
 from lakeward.engine.checkpoint.manifest import CheckpointManifest
 from lakeward.engine.checkpoint.workflow import CheckpointWorkflow
 from lakeward.engine.core.error_json import error_to_json
@@ -131,6 +132,7 @@ class _WorkerProcess:
         manifest, start = self._wait_for_start()
         self._worker = self._build(manifest, start)
         self._worker.open()
+        tell_where_from(self._job.store)
         self._tell({"type": "opened"})
         self._loop(self._worker)
         self._close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 
 import lakeward as lw
@@ -9,6 +10,7 @@ import lakeward as lw
 
 def main() -> None:
     checkpoints, out, parallelism, events = sys.argv[1:5]
+    logging.basicConfig(level="INFO", format="%(message)s")
     env = lw.StreamExecutionEnvironment(
         parallelism=int(parallelism), checkpoint_interval="200ms", checkpoint_dir=checkpoints
     )

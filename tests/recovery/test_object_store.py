@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -213,6 +214,29 @@ def test_a_job_with_checkpoints_on_s3_is_killed_and_goes_on_at_another_paralleli
     assert SECRET not in (tmp_path / "out" / "log").read_text()
 
 
+def children(pid: int) -> list[int]:
+    with suppress(OSError):
+        return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
+
+
+@pytest.mark.kill
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+def test_when_a_worker_is_killed_state_is_restored_from_this_machines_disk(
+    s3: int, bucket: str, tmp_path: Path, answer: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LAKEWARD_PROCESSES", raising=False)
+    job = Job(bucket, tmp_path / "out", s3, 2)
+    wait_for_checkpoint(job, bucket, 2)
+    os.kill(next(worker for starter in children(job.process.pid) for worker in children(starter)), signal.SIGKILL)
+    assert "ended=True restarts=1" in job.end()
+    assert found(tmp_path / "out") == answer
+    log = job.log.read_text()
+    here_and_there = re.findall(r"restored (\d+) bytes from this machine's disk and (\d+) from", log)
+    assert len(here_and_there) == 2, log
+    assert all(int(here) > 0 and int(there) == 0 for here, there in here_and_there), here_and_there
+
+
 class FaultyNetwork:
     """A proxy in front of the server that fails as networks do, by chance.
 
@@ -313,6 +337,6 @@ def test_an_object_store_that_cannot_be_reached_is_named(monkeypatch: pytest.Mon
     for name, value in environment(free_port()).items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match="s3://lake/nowhere") as caught:
-        ObjectStore("s3://lake/nowhere")
+        ObjectStore("s3://lake/nowhere").list("")
     assert "AWS_ENDPOINT_URL" in caught.value.hint
     assert SECRET not in str(caught.value)
