@@ -12,6 +12,7 @@ import logging
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from lakeward.engine.checkpoint import paths
@@ -140,10 +141,11 @@ class LocalCopies:
             return False
         if not is_whole:
             log.warning("the copy of %s on this machine's disk is damaged, and is fetched again", path)
-            copy.unlink(missing_ok=True)
+            self._forget(path)
         return is_whole
 
     def _forget(self, path: str) -> None:
         copy = self._copy_of(path)
         if copy is not None:
-            copy.unlink(missing_ok=True)
+            with suppress(OSError):  # it ends with the folder
+                copy.unlink()

@@ -7,6 +7,7 @@ systems cannot do it. Credentials and endpoints come from the environment, as th
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,6 +47,7 @@ class ObjectStore:
         self._location = location
         self._api = _import_obstore(location)
         self._is_checked = False
+        self._opened_by = os.getpid()
         try:
             self._unchecked: Any = importlib.import_module("obstore.store").from_url(location)
         except (ValueError, self._api.exceptions.BaseError) as error:
@@ -132,10 +134,13 @@ class ObjectStore:
 
     @property
     def _store(self) -> Any:
-        """What is called; looked at once, when it is first needed."""
+        """What is called; looked at once, when it is first needed, and not by forked workers: who forked them has.
+
+        There, a service that does not answer for a moment is no reason to end the job for good.
+        """
         global _used
         _used = True
-        if not self._is_checked:
+        if not self._is_checked and os.getpid() == self._opened_by:
             self._is_checked = True
             try:
                 self._check_conditional_put()

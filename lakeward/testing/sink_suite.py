@@ -599,31 +599,32 @@ def a_commit_after_its_successor_began_can_be_rolled_back(harness: SinkHarness) 
     """The zombie's rows go, the successor's come, however often that is begun again."""
     if SinkFeature.ROLLBACK not in harness.features:
         return
-    third = _overtaken(harness)
-    if third is None:
-        return
-    rollback = SinkPolicy(on_rewind="rollback")
-    for commit_done in (False, False, True):
-        run = SinkRun(harness, RunSpec(restored=third, commit_done=commit_done, policy=rollback))
-        check_rows(harness, range(7))
-    fourth = run.take(4, range(7, 9))
-    SinkRun(harness, RunSpec(restored=fourth)).advance(5, range(9, 10))
-    check_rows(harness, range(10))
+    run = _taken_up(harness, SinkPolicy(on_rewind="rollback"), range(7))
+    if run is not None:
+        fourth = run.take(4, range(7, 9))
+        SinkRun(harness, RunSpec(restored=fourth)).advance(5, range(9, 10))
+        check_rows(harness, range(10))
 
 
 def a_commit_after_its_successor_began_can_be_kept(harness: SinkHarness) -> None:
     """The zombie's rows come twice, as asked; the successor's are not lost."""
     if SinkFeature.REWIND_APPEND not in harness.features:
         return
+    run = _taken_up(harness, SinkPolicy(on_rewind="append"), [*range(7), *range(3, 6)])
+    if run is not None:
+        run.advance(4, range(7, 9))
+        check_rows(harness, [*range(9), *range(3, 6)])
+
+
+def _taken_up(harness: SinkHarness, policy: SinkPolicy, ids: Sequence[int]) -> SinkRun | None:
+    """The last of three runs that take up `_overtaken`, each of which leaves these rows; None if it was refused."""
     third = _overtaken(harness)
     if third is None:
-        return
-    append = SinkPolicy(on_rewind="append")
+        return None
     for commit_done in (False, False, True):
-        run = SinkRun(harness, RunSpec(restored=third, commit_done=commit_done, policy=append))
-        check_rows(harness, [*range(7), *range(3, 6)])
-    run.advance(4, range(7, 9))
-    check_rows(harness, [*range(9), *range(3, 6)])
+        run = SinkRun(harness, RunSpec(restored=third, commit_done=commit_done, policy=policy))
+        check_rows(harness, ids)
+    return run
 
 
 def _overtaken(harness: SinkHarness) -> TakenCheckpoint | None:

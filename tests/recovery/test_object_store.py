@@ -25,7 +25,7 @@ from lakeward.cli.main import main
 from lakeward.engine.checkpoint.store import CheckpointStore
 from lakeward.engine.checkpoint.store_fs import open_store
 from lakeward.engine.checkpoint.store_object import ObjectStore
-from lakeward.engine.core.errors import ConfigError
+from lakeward.engine.core.errors import CheckpointError, ConfigError, Retry
 from lakeward.testing import CheckpointStoreSuite
 
 pytestmark = pytest.mark.xdist_group("s3")
@@ -340,3 +340,15 @@ def test_an_object_store_that_cannot_be_reached_is_named(monkeypatch: pytest.Mon
         ObjectStore("s3://lake/nowhere").list("")
     assert "AWS_ENDPOINT_URL" in caught.value.hint
     assert SECRET not in str(caught.value)
+
+
+def test_a_forked_worker_does_not_give_up_for_good_when_the_object_store_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in environment(free_port()).items():
+        monkeypatch.setenv(name, value)
+    store = ObjectStore("s3://lake/nowhere")
+    monkeypatch.setattr(store, "_opened_by", os.getppid())  # as if forked
+    with pytest.raises(CheckpointError, match="s3://lake/nowhere") as caught:
+        store.list("")
+    assert caught.value.retry is not Retry.NO

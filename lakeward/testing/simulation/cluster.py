@@ -198,7 +198,6 @@ class _Cluster:
         self.in_checkpoint = False
         self._spent_s = 0.0
         self._begun_ms = self._looked_ms = 0.0
-        self._restored: tuple[bytes, dict[SubtaskIndex, list[OperatorSnapshot]]] = (b"", {})
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._count = 0
         self._marked_s: float | None = time.process_time()
@@ -306,16 +305,6 @@ class _Cluster:
         self._looked_ms = self.now_ms
 
     # -- what is stored
-
-    def restored(self, manifest: bytes) -> Mapping[SubtaskIndex, Sequence[OperatorSnapshot]]:
-        """The keyed state in a manifest, by subtask."""
-        if self._restored[0] is not manifest:
-            by_subtask: dict[SubtaskIndex, list[OperatorSnapshot]] = {}
-            for one in CheckpointManifest.from_bytes(manifest).operators:
-                if one.keyed is not None:
-                    by_subtask.setdefault(one.subtask, []).append(one)
-            self._restored = (manifest, by_subtask)
-        return self._restored[1]
 
     def stored_file(self, generation: Generation) -> StoredFile:
         """A new state file, in the store."""
@@ -616,7 +605,7 @@ class _ModelledWorker:
 
     def _take_on(self, manifest: bytes) -> None:
         if manifest:
-            own = self.cluster.restored(manifest)[self.number]
+            own = CheckpointManifest.from_bytes(manifest).operators
             self._files = {one.uid: list(one.keyed.files) for one in own if one.keyed is not None}
         else:
             new = self.cluster.stored_file
