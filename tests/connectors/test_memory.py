@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pyarrow as pa
+import pytest
 
 from lakeward.connectors.memory import MemorySink
+from lakeward.engine.core.errors import SinkStateError, StaleWriterError
 from lakeward.testing import SinkFeature, SinkHarness, SinkPolicy, SinkSuite
-from lakeward.testing.sink_suite import SinkRun, check_rows
+from lakeward.testing.sink_suite import RunSpec, SinkRun, check_rows
 
 
 class MemoryHarness(SinkHarness):
@@ -63,3 +65,28 @@ def test_a_slice_is_carried_without_the_rows_around_it() -> None:
     run.writers[0].write(batch.slice(5_000, 3))
     (committable,) = run.writers[0].prepare_commit(1)  # type: ignore[arg-type]
     assert len(str(committable["arrow"])) < 2_000
+
+
+def test_a_restart_ends_the_right_of_the_runs_before_it() -> None:
+    harness = MemoryHarness()
+    zombie = SinkRun(harness)
+    first = zombie.advance(1, range(3))
+    second = zombie.take(2, range(3, 6))
+    SinkRun(harness, RunSpec(restored=first, commit_done=True))
+    with pytest.raises(StaleWriterError):
+        zombie.commit(second)
+    check_rows(harness, range(3))
+
+
+def test_a_pending_commit_is_made_only_over_what_its_checkpoint_was_made_for() -> None:
+    """Whoever committed in between: an older Lakeward ended nobody's right."""
+    harness = MemoryHarness()
+    run = SinkRun(harness)
+    run.advance(1, range(3))
+    second, third = run.take(2, range(3, 6)), run.take(3, range(3, 7))
+    run.commit(second)
+    with pytest.raises(SinkStateError, match="was made over checkpoint 1"):
+        SinkRun(harness, RunSpec(restored=third))
+    check_rows(harness, range(6))
+    SinkRun(harness, RunSpec(restored=third, policy=SinkPolicy(on_rewind="rollback")))
+    check_rows(harness, range(7))
