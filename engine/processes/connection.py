@@ -227,6 +227,7 @@ class Connection:
         self._attempt = attempt
         self._reader = FrameReader(attempt, peer, bytes_max)
         self._outbox: deque[memoryview] = deque()
+        self._numbered = 0
         self.peer = peer
 
     def fileno(self) -> int:
@@ -241,7 +242,8 @@ class Connection:
     def send(self, kind: Kind, channel: int, payload: bytes | pa.Buffer = b"") -> None:
         """Queue a frame; `flush` sends it."""
         view = memoryview(payload).cast("B")
-        self._outbox.append(memoryview(header(self._attempt, kind, channel, len(view))))
+        self._outbox.append(memoryview(header(self._attempt, kind, channel, len(view), self._numbered)))
+        self._numbered += 1
         if len(view):
             self._outbox.append(view)
 

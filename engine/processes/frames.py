@@ -2,9 +2,12 @@
 
 A frame is a header of 16 bytes, little-endian, and its payload:
 
-| bytes | 4 | 4 | 4 | 4 |
-|---|---|---|---|---|
-| | length of the payload | attempt | kind | channel |
+| bytes | 4 | 4 | 1 | 3 | 4 |
+|---|---|---|---|---|---|
+| | length of the payload | attempt | kind | number on its connection | channel |
+
+Frames of a connection are numbered from 0, modulo 2^24, so that one which was lost, doubled or overtaken on its way is
+noticed.
 
 An Arrow batch is read from its payload in place, without a copy: each payload has a buffer of its own, aligned as Arrow
 wants it. Nothing is unpickled, and no more memory is taken than a frame may be long.
@@ -24,6 +27,9 @@ import pyarrow as pa
 from lakeward.engine.core.errors import WorkerLostError
 
 HEADER = struct.Struct("<IIII")
+_KIND_BITS = 8
+_NUMBERS = 1 << 24
+
 FRAME_BYTES_MAX = 1 << 30
 """Longer batches are sent in parts."""
 
@@ -79,13 +85,13 @@ class Frame:
         return message
 
 
-def header(attempt: int, kind: Kind, channel: int, length: int) -> bytes:
+def header(attempt: int, kind: Kind, channel: int, length: int, number: int = 0) -> bytes:
     """The header of a frame.
 
     >>> len(header(3, Kind.WATERMARK, 7, 9))
     16
     """
-    return HEADER.pack(length, attempt, kind, channel)
+    return HEADER.pack(length, attempt, kind | number % _NUMBERS << _KIND_BITS, channel)
 
 
 class FrameReader:
@@ -109,6 +115,7 @@ class FrameReader:
         self._staging = memoryview(bytearray(_STAGING_BYTES))
         self._start = self._end = 0
         self._kind, self._channel = Kind.CONTROL, 0
+        self._number = 0
         self._payload: pa.Buffer | None = None
         self._view = memoryview(b"")
         self._filled = 0
@@ -154,9 +161,11 @@ class FrameReader:
         self._start, self._end = 0, rest
 
     def _begin(self, frames: list[Frame]) -> None:
-        length, attempt, kind, self._channel = HEADER.unpack_from(self._staging, self._start)
+        length, attempt, kind_and_number, self._channel = HEADER.unpack_from(self._staging, self._start)
+        number, kind = kind_and_number >> _KIND_BITS, kind_and_number & ((1 << _KIND_BITS) - 1)
         if attempt != self._attempt:
             raise WorkerLostError(f"{self._peer} sent a frame of attempt {attempt} to attempt {self._attempt}")
+        self._check_number(number)
         if length > self._bytes_max:
             raise WorkerLostError(f"{self._peer} announced a frame of {length} bytes; {self._bytes_max} are allowed")
         try:
@@ -172,6 +181,11 @@ class FrameReader:
         self._start += self._filled
         if self._filled == length:
             self._finish(frames)
+
+    def _check_number(self, number: int) -> None:
+        if number != self._number:
+            raise WorkerLostError(f"frame {number} came from {self._peer} where frame {self._number} was due")
+        self._number = (number + 1) % _NUMBERS
 
     def _finish(self, frames: list[Frame]) -> None:
         assert self._payload is not None, "a frame is finished once it has begun"

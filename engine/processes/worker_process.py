@@ -13,40 +13,29 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
-from lakeward.engine.checkpoint.events import Acked, to_json
-from lakeward.engine.checkpoint.local_copies import tell_where_from
 from lakeward.engine.checkpoint.manifest import CheckpointManifest
-from lakeward.engine.checkpoint.workflow import CheckpointWorkflow
 from lakeward.engine.core.error_json import error_to_json
 from lakeward.engine.core.errors import InternalError, LakewardError, WorkerLostError
-from lakeward.engine.core.ids import CheckpointId, Generation, JobId, OperatorId
 from lakeward.engine.core.json_types import JsonObject
-from lakeward.engine.core.log_scope import log_scope, note_in_scope
-from lakeward.engine.core.scratch import ScratchFolder
+from lakeward.engine.core.log_scope import log_scope
 from lakeward.engine.processes.agreement import check_agreement
 from lakeward.engine.processes.connection import Caller, Connection, Role, address_of, call, listen
-from lakeward.engine.processes.exchange import Exchange
 from lakeward.engine.processes.frames import Frame, Kind
 from lakeward.engine.processes.heartbeat import ORPHANED, start_beating
 from lakeward.engine.processes.launcher import WorkerSpec
 from lakeward.engine.processes.reception import Reception
 from lakeward.engine.processes.settings import WorkerJob
-from lakeward.engine.runtime.build import BuildContext, build_tasks
-from lakeward.engine.runtime.context import JobInfo
+from lakeward.engine.processes.worker_core import WorkerCore
 from lakeward.engine.runtime.drivers import IDLE_SLEEP_MIN_MS, WAITING_SLEEP_MAX_MS, longest_sleep_ms
-from lakeward.engine.runtime.io import IoExecutor
-from lakeward.engine.runtime.job import TICK_INTERVAL_MS, IoResult, SplitsListed
-from lakeward.engine.runtime.metrics import Metrics
-from lakeward.engine.runtime.restore import RestoredState
-from lakeward.engine.runtime.source_task import SourceTask, SplitState
+from lakeward.engine.runtime.job import TICK_INTERVAL_MS
+from lakeward.engine.runtime.source_task import SourceTask
 from lakeward.engine.runtime.task import RunnableTask
-from lakeward.engine.runtime.worker import HandedOver, LocalWorker, WorkerEvent
+from lakeward.engine.runtime.worker import LocalWorker
 
 log = logging.getLogger("lakeward")
 
 PEERS_TIMEOUT_MS = 30_000
 PEERS_POLL_S = 0.5
-STATUS_INTERVAL_MS = 200
 STEPS_MAX = 64
 
 
@@ -108,16 +97,7 @@ class _WorkerProcess:
         self._peers: dict[int, Connection] = {}
         self._selector = selectors.DefaultSelector()
         self._selector.register(control, selectors.EVENT_READ)
-        self._exchange = Exchange(spec.number, spec.workers, self._post)
-        self._metrics = Metrics()
-        self._worker: LocalWorker | None = None
-        self._io: IoExecutor[IoResult] = job.ports.make_io()
-        self._calls = job.ports.make_calls()
-        self._scratch = ScratchFolder(job.ports.directory)
-        self._workflow = CheckpointWorkflow(job.store, Generation(spec.attempt))
-        self._next_tick_ms = self._next_status_ms = 0
-        self._ended_told = False
-        self._closing = False
+        self._core = WorkerCore(job, spec, self._tell, self._post)
 
     def run_or_fail(self) -> None:
         """From the first message to the last; what a function ends Python with is an error like others."""
@@ -130,26 +110,18 @@ class _WorkerProcess:
 
     def _run(self) -> None:
         manifest, start = self._wait_for_start()
-        self._worker = self._build(manifest, start)
-        self._worker.open()
-        tell_where_from(self._job.store)
-        self._tell({"type": "opened"})
-        self._loop(self._worker)
+        self._core.begin(manifest, start)
+        self._loop()
         self._close()
         self._tell({"type": "closed"})
         self._deliver()
 
     def _fail(self, error: BaseException) -> None:
         """Say what went wrong, before anything else: closing may take long. Then release everything."""
-        if self._worker is not None:
-            self._tell_status(self._worker)
         if isinstance(error, _PeerLostError):
-            said: JsonObject = {"type": "peer_lost", "peer": error.peer, "error": str(error)}
+            self._tell({"type": "peer_lost", "peer": error.peer, "error": str(error)})
         else:
-            if isinstance(error, LakewardError):
-                error.redact(self._job.config.redaction)
-            said = {"type": "failed", "error": error_to_json(error)}
-        self._tell(said)
+            self._core.fail(error)
         self._deliver()
         try:
             self._close()
@@ -210,51 +182,23 @@ class _WorkerProcess:
         self._peers[peer] = Connection(connection, self._spec.attempt, f"worker {peer}")
         self._selector.register(self._peers[peer], selectors.EVENT_READ, peer)
 
-    def _build(self, manifest: CheckpointManifest | None, start: Mapping[str, Any]) -> LocalWorker:
-        job, ports = self._job, self._job.ports
-        self._workflow.reuse({sha256: Generation(holder) for sha256, holder in start["reusable"].items()})
-        restored = RestoredState(
-            manifest, self._workflow.download, self._scratch.path / "restored", job.config.max_parallelism
-        )
-        info = JobInfo(
-            JobId(start["job_id"]),
-            job.name,
-            start["attempt"],
-            ports.clock,
-            job.config.max_parallelism,
-            self._calls,
-            job.config.redaction,
-        )
-        splits = {
-            OperatorId(uid): [
-                [SplitState.from_json(one) for one in dealt["own"].get(str(subtask), ())]
-                for subtask in range(dealt["subtasks"])
-            ]
-            for uid, dealt in start["splits"].items()
-        }
-        context = BuildContext(
-            job.config, info, self._metrics, restored, splits, ports.store_factory, self._scratch.path
-        )
-        tasks = build_tasks(job.plan, context, self._exchange)
-        return LocalWorker(tasks, self._workflow, self._io.submit)
-
     # -- running
 
-    def _loop(self, worker: LocalWorker) -> None:
+    def _loop(self) -> None:
+        core, worker = self._core, self._core.worker
         tasks = list(reversed(worker.tasks))
         idle_ms = slept_ms = 0.0
-        while not self._closing:
+        while not core.is_closing:
             busy = False
             for task in tasks:
                 busy = _step(task) or busy
-            busy = self._report(worker) or busy
-            self._tick(worker)
+            busy = core.report() or busy
             if busy:
                 idle_ms = slept_ms = 0.0
             else:
                 idle_ms = min(max(idle_ms * 2, IDLE_SLEEP_MIN_MS), self._idle_max_ms(worker, slept_ms))
                 slept_ms += idle_ms
-            if self._talk(worker, idle_ms):
+            if self._talk(idle_ms):
                 idle_ms = slept_ms = 0.0
 
     @staticmethod
@@ -265,43 +209,7 @@ class _WorkerProcess:
         reads = any(not source.has_ended for source in worker.sources)
         return longest_sleep_ms(slept_ms) if reads else TICK_INTERVAL_MS
 
-    def _report(self, worker: LocalWorker) -> bool:
-        events: list[WorkerEvent] = worker.take_events()
-        while (result := self._io.poll()) is not None:
-            if isinstance(result, SplitsListed):
-                raise InternalError("splits are listed by the coordinator")
-            events.append(result)
-        if any(isinstance(event, Acked) for event in events):
-            self._tell_status(worker)
-        for event in events:
-            self._tell(_event_to_json(event))
-        if worker.has_ended and not self._ended_told:
-            self._ended_told = True
-            self._tell_status(worker)
-            self._tell({"type": "ended"})
-        return bool(events)
-
-    def _tick(self, worker: LocalWorker) -> None:
-        now_ms = self._job.ports.clock.monotonic_ms()
-        if now_ms >= self._next_tick_ms:
-            self._next_tick_ms = now_ms + TICK_INTERVAL_MS
-            worker.tick(self._job.ports.clock.wall_us())
-        if now_ms >= self._next_status_ms:
-            self._next_status_ms = now_ms + STATUS_INTERVAL_MS
-            self._tell_status(worker)
-
-    def _tell_status(self, worker: LocalWorker) -> None:
-        values = self._metrics.own()
-        self._tell(
-            {
-                "type": "status",
-                "counters": values.counters,
-                "gauges": values.gauges,
-                "watermark_us": worker.watermark_us,
-            }
-        )
-
-    def _talk(self, worker: LocalWorker, wait_ms: float) -> bool:
+    def _talk(self, wait_ms: float) -> bool:
         """Send and receive; wait for something to come if there is nothing to do. True when something came."""
         for peer, connection in self._peers.items():
             if connection.has_unsent:
@@ -314,7 +222,7 @@ class _WorkerProcess:
         for key, _ in self._selector.select(wait_ms / 1000):
             if key.fileobj is self._control:
                 for frame in self._from_coordinator():
-                    self._obey(worker, frame.message())
+                    self._core.obey(frame.message())
                 came = True
             else:
                 came = self._from_peer(key.data) or came
@@ -323,7 +231,7 @@ class _WorkerProcess:
     def _from_peer(self, peer: int) -> bool:
         frames = self._with_peer(peer, self._peers[peer].receive)
         for frame in frames:
-            self._exchange.on_frame(peer, frame)
+            self._core.on_frame(peer, frame)
         return bool(frames)
 
     def _with_peer(self, peer: int, action: Any) -> Any:
@@ -331,24 +239,6 @@ class _WorkerProcess:
             return action()
         except WorkerLostError as error:
             raise _PeerLostError(peer, error) from error
-
-    def _obey(self, worker: LocalWorker, order: Mapping[str, Any]) -> None:
-        match order["type"]:
-            case "inject":
-                note_in_scope(checkpoint=order["checkpoint"])
-                worker.inject(CheckpointId(order["checkpoint"]), order["aligned"])
-            case "complete":
-                self._workflow.forget_uploads()
-                worker.complete(CheckpointId(order["checkpoint"]))
-            case "abort":
-                worker.abort(CheckpointId(order["checkpoint"]))
-            case "add_split":
-                state = SplitState.from_json(order["split"])
-                next(source for source in worker.sources if source.id == order["task"]).add_split(state)
-            case "close":
-                self._closing = True
-            case unknown:
-                raise InternalError(f"the coordinator said '{unknown}', which no worker understands")
 
     # -- talking
 
@@ -380,13 +270,9 @@ class _WorkerProcess:
             raise _CoordinatorLostError(str(error)) from error
 
     def _close(self) -> None:
-        self._io.close()
         try:
-            if self._worker is not None:
-                self._worker.close()
+            self._core.close()
         finally:
-            self._calls.close()
-            self._scratch.close()
             for connection in self._peers.values():
                 connection.close()
 
@@ -399,15 +285,3 @@ def _step(task: RunnableTask) -> bool:
         if not task.step():
             return steps > 0
     return True
-
-
-def _event_to_json(event: WorkerEvent) -> JsonObject:
-    if isinstance(event, HandedOver):
-        return {
-            "type": "handed_over",
-            "checkpoint": event.checkpoint,
-            "uid": event.uid,
-            "subtask": event.subtask,
-            "committables": list(event.committables),
-        }
-    return {"type": "event", "event": to_json(event)}

@@ -48,7 +48,7 @@ from lakeward.engine.processes.frames import Frame, Kind
 from lakeward.engine.processes.heartbeat import BeatListener
 from lakeward.engine.processes.launcher import Launcher, Place, WorkerSpec
 from lakeward.engine.processes.remote import ProcessesDriver, StartOrder, WorkerProcesses
-from lakeward.engine.processes.worker_process import STATUS_INTERVAL_MS
+from lakeward.engine.processes.worker_core import STATUS_INTERVAL_MS
 from lakeward.engine.runtime.io import SteppedIo
 from lakeward.engine.runtime.job import IoResult
 from lakeward.engine.runtime.metrics import Metrics

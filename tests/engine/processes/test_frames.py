@@ -41,14 +41,17 @@ def all_frames(reader: FrameReader, receive: Callable[[memoryview], int]) -> lis
 def test_what_was_sent_arrives_however_the_stream_is_cut(
     frames: list[tuple[Kind, int, bytes]], cuts: list[int]
 ) -> None:
-    data = b"".join(header(7, kind, channel, len(payload)) + payload for kind, channel, payload in frames)
+    data = b"".join(
+        header(7, kind, channel, len(payload), number) + payload
+        for number, (kind, channel, payload) in enumerate(frames)
+    )
     found = all_frames(FrameReader(7, "a test"), receiver(data, cuts))
     assert [(frame.kind, frame.channel, frame.payload.to_pybytes()) for frame in found] == frames
 
 
 def test_a_payload_that_is_longer_than_the_staging_buffer_arrives_and_is_aligned_for_arrow() -> None:
     payload = bytes(range(256)) * 5000
-    data = header(1, Kind.BATCH, 3, len(payload)) + payload + header(1, Kind.END, 3, 0)
+    data = header(1, Kind.BATCH, 3, len(payload)) + payload + header(1, Kind.END, 3, 0, 1)
     batch, end = all_frames(FrameReader(1, "a test"), receiver(data, [100]))
     assert batch.payload.to_pybytes() == payload
     assert batch.payload.address % 64 == 0
@@ -78,6 +81,20 @@ def test_what_is_not_a_frame_of_this_attempt_is_refused_before_memory_is_taken_f
 
     with pytest.raises(WorkerLostError, match=problem):
         FrameReader(1, "worker 3").read(receive)
+
+
+@pytest.mark.parametrize("numbers", [(1,), (0, 0), (0, 2), (0, 1, 1), (0, 1, 3, 2), (0, 2**24 - 1)])
+def test_a_frame_that_was_lost_doubled_or_overtaken_is_noticed(numbers: tuple[int, ...]) -> None:
+    data = b"".join(header(1, Kind.END, 3, 0, number) for number in numbers)
+    with pytest.raises(WorkerLostError, match=r"frame \d+ came from worker 3 where frame \d+ was due"):
+        FrameReader(1, "worker 3").read(receiver(data, []))
+
+
+def test_frames_are_numbered_over_and_over() -> None:
+    reader = FrameReader(1, "worker 3")
+    reader._number = 2**24 - 1
+    data = b"".join(header(1, Kind.END, 3, 0, number) for number in (2**24 - 1, 2**24, 1))
+    assert len(all_frames(reader, receiver(data, []))) == 3
 
 
 @pytest.mark.parametrize("payload", [b"", b"{", b"[]", b"{}", b'{"kind": 1}', b"\xff"])
