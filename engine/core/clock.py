@@ -71,6 +71,10 @@ class ManualClock:
             raise refusal(duration_ms, "ManualClock: a duration", "give milliseconds, 0 or more")
         self._elapsed_us += int(duration_ms * 1000)
 
+    def jump_ms(self, duration_ms: int) -> None:
+        """Set the wall clock, forth or back; the monotonic clock does not see it."""
+        self._start_us += duration_ms * 1000
+
     def sleep_ms(self, duration_ms: float) -> None:
         """Returns at once; both clocks have moved."""
         self.advance_ms(duration_ms)

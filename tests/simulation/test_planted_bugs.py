@@ -6,13 +6,14 @@ Lakeward itself, put back as they were.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from planting import Plant, both, check_found, first_violation, rates, set_method
 
 from lakeward.engine.checkpoint import retention, workflow
 from lakeward.engine.checkpoint.alignment import BarrierAligner
@@ -57,44 +58,15 @@ from lakeward.operators.top_n import TopN
 from lakeward.operators.windows.operator import WindowOperator
 from lakeward.operators.windows.progress import Progress
 from lakeward.operators.windows.sent import SentResults
-from lakeward.testing.simulation import Fault, SimulationViolation, Swarm, simulate
+from lakeward.testing.simulation import Fault, Swarm
 from lakeward.testing.simulation.knobs import FUNCTIONS, IDLE, UPDATING
 from lakeward.testing.simulation.sink import COMMIT_TRIES_MAX, SimTableCommitter
 from lakeward.testing.simulation.table import CommitConflict
-
-SEEDS_MAX = 500
-
-Patch = Callable[[pytest.MonkeyPatch], None]
 
 CRASHES = {Fault.CRASH: 0.01, Fault.CRASH_BETWEEN: 0.01}
 STOPS = {Fault.STOP: 0.01, Fault.CRASH_BETWEEN: 0.01}
 PAUSES = {Fault.PAUSE: 0.03}
 KEYED = ("tumbling", "reduce")
-
-
-@dataclass(frozen=True)
-class Plant:
-    """A bug, and where to look for it first."""
-
-    name: str
-    patch: Patch
-    swarm: Swarm = field(default_factory=Swarm)
-    first: int = 0
-    """The seed that finds it; others are tried when it no longer does."""
-
-
-def set_method(owner: Any, name: str, method: Callable[..., Any] | property) -> Patch:
-    return lambda monkeypatch: monkeypatch.setattr(owner, name, method)
-
-
-def both(*patches: Patch) -> Patch:
-    """A bug that does no harm but for another one."""
-
-    def patch(monkeypatch: pytest.MonkeyPatch) -> None:
-        for one in patches:
-            one(monkeypatch)
-
-    return patch
 
 
 # -- sinks and commits
@@ -389,10 +361,6 @@ def abort_without_what_was_taken(self: Task, checkpoint: CheckpointId) -> None:
 real_abort = Task.abort
 
 
-def rates(*groups: Mapping[Fault, float], **more: float) -> dict[Fault, float]:
-    return {fault: rate for group in groups for fault, rate in group.items()} | {Fault[k]: v for k, v in more.items()}
-
-
 ONE_BY_ONE = set_method(build._Builder, "_reads_all", lambda self, vertex: False)
 PLANTS = [
     Plant(
@@ -635,21 +603,7 @@ PLANTS = [
 
 @pytest.mark.parametrize("plant", PLANTS, ids=[plant.name for plant in PLANTS])
 def test_the_simulator_finds(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as planted:
-        plant.patch(planted)
-        found = first_violation(plant.swarm, plant.first)
-    assert found is not None, f"not found within {SEEDS_MAX} seeds"
-    print(f"{plant.name}: seed {found.seed}: {found.problem.splitlines()[0]}")
-    simulate(found.seed, plant.swarm)
-
-
-def first_violation(swarm: Swarm, first: int = 0) -> SimulationViolation | None:
-    for seed in (*range(first, SEEDS_MAX), *range(first)):
-        try:
-            simulate(seed, swarm)
-        except SimulationViolation as violation:
-            return violation
-    return None
+    check_found(plant, monkeypatch)
 
 
 def test_a_violation_says_how_to_see_it_again(monkeypatch: pytest.MonkeyPatch) -> None:

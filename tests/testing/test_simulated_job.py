@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +85,9 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another() -> None:
     assert first.trace_hash != other.trace_hash
 
 
-def failing(job: Any, **options: Any) -> SimulationViolation:
+def failing(job: Any, before: Callable[[], None] = lambda: None, **options: Any) -> SimulationViolation:
     for seed in range(40):
+        before()
         try:
             simulate(job, seed, **options)
         except SimulationViolation as violation:
@@ -122,7 +124,7 @@ def test_an_error_of_the_jobs_own_that_comes_with_the_faults_is_found() -> None:
 
         env.from_collection(ROWS, schema=SCHEMA, uid="in").filter(check, uid="check").sink_to(CollectSink(), uid="out")
 
-    assert "I was started too often" in failing(fragile).problem
+    assert "I was started too often" in failing(fragile, before=starts.clear).problem
 
 
 def test_an_answer_may_be_given_and_need_not_be_compared() -> None:

@@ -17,15 +17,21 @@ from lakeward.testing.crash import SimulatedCrash
 from lakeward.testing.simulation.checks import check_restorable, validate_runner
 from lakeward.testing.simulation.faults import Faults, ViolationFound
 from lakeward.testing.simulation.knobs import CALM_TIMEOUT_MS, AttemptKnobs, Fault, Knobs, Plans, Swarm, draw_attempt
-from lakeward.testing.simulation.process import Life, Process, define_job
+from lakeward.testing.simulation.network import Network
+from lakeward.testing.simulation.process import Life, Process, Surroundings, define_job
 from lakeward.testing.simulation.store import FaultyStore
 from lakeward.testing.simulation.trace import Trace
+from lakeward.testing.simulation.workers import KILLED, SimWorker
 
-CALM_STEPS_MAX = 40_000
+CALM_STEPS_MAX = 120_000
 """Steps within which a healed job has to finish."""
 
 ZOMBIE_STEPS_AT_END = 60
 PAUSE_STEPS_MAX = 150
+STOPPED_MS_MAX = 10_000
+BETWEEN_BEATS_MS = 500
+WORKERS_END_WITHIN_MS = 30_000
+"""How long a worker process may live without a coordinator: as long as it may be stopped, cut off, and more."""
 NESTED_PAUSES_MAX = 2
 
 
@@ -45,17 +51,21 @@ class SimulatedWorld(ABC):
         self._swarm = swarm
         self._rng = self.fork("world")
         self._attempts_rng = self.fork("attempts")
-        self._plans = Plans(self.fork("plans"), self.fork("alignment"))
+        self._plans = Plans(self.fork("plans"), self.fork("alignment"), self.fork("processes"), swarm.processes)
         self.clock = ManualClock()
         self.trace = Trace(self.clock)
-        self.faults = Faults(self.fork("faults"), knobs.rates)
+        self.faults = Faults(self.fork("faults"), knobs.rates, self.fork("later faults"))
         self.faults.stage = self
         self.store = FaultyStore(MemoryStore(), self.faults)
         self._ports = Ports(
             clock=self.clock, new_id=self._new_id, store_factory=MemoryStoreFactory(), directory=directory
         )
+        self._later_rng = self.fork("later")
+        self.surroundings = Surroundings(Network(self.clock, self.faults, self.fork("network")), self)
         self.current: Process | None = None
         self._active: Process | None = None
+        self._worker: SimWorker | None = None
+        self._hosts: list[Process] = []
         self._zombies: list[Process] = []
         self._pauses = 0
         self._ids = 0
@@ -119,6 +129,7 @@ class SimulatedWorld(ABC):
     def _heal(self) -> None:
         self.note("all faults are healed")
         self.faults.heal()
+        self.surroundings.network.heal()
         self.calm = True
         self.store.repair()
         current = self.current
@@ -134,6 +145,7 @@ class SimulatedWorld(ABC):
             for _ in range(ZOMBIE_STEPS_AT_END):
                 if zombie.is_steppable:
                     self.guarded(zombie, zombie.step)
+        self._check_workers_end()
         self._start()
         if self.current is None or self.current.life is not Life.ENDED:
             raise ViolationFound("the job has ended, and still found something to do when it was started once more")
@@ -142,10 +154,25 @@ class SimulatedWorld(ABC):
         self.check_output()
         check_restorable(self.store, self.knobs.retained, self.store.committed)
 
+    def _check_workers_end(self) -> None:
+        """Nobody's coordinator says anything any more: all worker processes end."""
+        self.surroundings.network.heal()
+        for _ in range(WORKERS_END_WITHIN_MS // BETWEEN_BEATS_MS):
+            self.clock.advance_ms(BETWEEN_BEATS_MS)
+            for process in self._hosts:
+                for worker in process.host.living if process.host is not None else ():
+                    worker.beat()
+                    worker.step()
+        living = [worker.name for process in self._hosts if process.host for worker in process.host.living]
+        if living:
+            raise ViolationFound(f"{living} go on without a coordinator")
+
     # -- one step
 
     def _step(self) -> None:
         self.steps += 1
+        if self._hosts:
+            self._tend_workers()
         if self.current is None:
             self._start()
             return
@@ -157,10 +184,20 @@ class SimulatedWorld(ABC):
         if process.life is Life.ENDED:
             self._ended(process)
         elif process.life is Life.LIVE and process.runner is not None:
-            validate_runner(process.runner)
+            validate_runner(process.runner, process.tasks)
         if self.store.changes != self._changes_checked:
             self._changes_checked = self.store.changes
             check_restorable(self.store, self.knobs.retained, self.store.committed)
+
+    def _tend_workers(self) -> None:
+        """Signs of life of all worker processes, and a step of one whose coordinator does nothing."""
+        self._hosts = [one for one in self._hosts if one.life is Life.LIVE or one.loose]
+        for process in self._hosts:
+            assert process.host is not None, "it has workers"
+            process.host.beat()
+        loose = [worker for process in self._hosts for worker in process.loose]
+        if loose and self._later_rng.random() < 0.3:
+            self._later_rng.choice(loose).step()
 
     def _pick(self) -> Process | None:
         zombies = [zombie for zombie in self._zombies if zombie.is_steppable]
@@ -173,6 +210,12 @@ class SimulatedWorld(ABC):
         if self.calm:
             return
         current = self.current
+        if self.faults.happens(Fault.CLOCK_JUMP):
+            hours = self._later_rng.uniform(-48, 48)
+            self.note(f"the wall clock jumps by {hours:.1f} hours")
+            self.clock.jump_ms(round(hours * 3_600_000))
+        if current is not None and current.host is not None and current.host.living:
+            self._befall_worker(self._later_rng.choice(current.host.living))
         if self.faults.happens(Fault.BIT_ROT):
             self.store.rot()
         if self.faults.happens(Fault.STATELESS):
@@ -189,6 +232,16 @@ class SimulatedWorld(ABC):
             self.note_of(current, "is stopped by the user")
             self.guarded(current, current.request_stop)
 
+    def _befall_worker(self, worker: SimWorker) -> None:
+        if self.faults.happens(Fault.WORKER_DIES):
+            worker.die(KILLED)
+        elif self.faults.happens(Fault.WORKER_STOPS):
+            self.note(f"{worker.name} is stopped")
+            worker.stop_for(self._later_rng.randint(1, STOPPED_MS_MAX))
+        elif self.faults.happens(Fault.NETWORK_PARTITION):
+            self.note(f"{worker.name} is cut off")
+            self.surroundings.network.cut_off(worker.name)
+
     # -- processes
 
     def draw(self) -> AttemptKnobs:
@@ -200,13 +253,16 @@ class SimulatedWorld(ABC):
         job = define_job(self.graph(attempt), attempt, self.store)
         self.processes += 1
         rng = self.fork(f"process/{self.processes}")
-        process = Process(self.processes, job, self._ports, rng, (self.clock, self.faults))
+        process = Process(self.processes, job, self._ports, rng, self.surroundings)
+        if process.host is not None:
+            self._hosts.append(process)
         process.attempt.reads_all = self._reads_all
         self._reads_all = not self._swarm.trusting
         self.current = process
         counts = (attempt.parallelism, attempt.keyed_parallelism, attempt.sink_parallelism)
         how = "as optimised" if attempt.config.optimise else "as written"
-        self.note_of(process, f"starts {how} with parallelism {counts}")
+        workers = "" if process.host is None else f", in {attempt.config.processes} worker processes"
+        self.note_of(process, f"starts {how} with parallelism {counts}{workers}")
         self.guarded(process, lambda: self._start_process(process))
 
     def _start_process(self, process: Process) -> None:
@@ -252,7 +308,7 @@ class SimulatedWorld(ABC):
 
     def _kill(self, process: Process, how: str) -> None:
         self.note_of(process, how)
-        process.life = Life.DEAD
+        process.die()
         self._forget(process)
 
     def end_all(self, how: str) -> None:
@@ -282,22 +338,49 @@ class SimulatedWorld(ABC):
 
     def pause(self) -> None:
         """Let the active process stand still inside a port call, and the world go on without it for a while."""
+        if self._worker is not None:
+            self._pause_worker(self._worker)
+            return
         process = self._active
         if process is None or process is not self.current or self._pauses >= NESTED_PAUSES_MAX:
             return
         process.suspended = True
         self._zombies.append(process)
         self.current = None
+        self._go_on_without()
+        process.suspended = False
+        self._active = process
+
+    def _pause_worker(self, worker: SimWorker) -> None:
+        if worker.host.is_waiting or self._pauses >= NESTED_PAUSES_MAX:
+            return
+        active = self._active
+        worker.suspended = True
+        if self._chance(0.5):
+            worker.stop_for(self._rng.randint(1, STOPPED_MS_MAX))
+        self._worker = None
+        self._go_on_without()
+        worker.suspended = False
+        self._active, self._worker = active, worker
+        if not worker.alive:
+            raise SimulatedCrash("killed while it stood still")
+
+    def _go_on_without(self) -> None:
         self._pauses += 1
         for _ in range(self._rng.randint(1, PAUSE_STEPS_MAX)):
             if not self.finished:
                 self._step()
         self._pauses -= 1
-        process.suspended = False
-        self._active = process
+
+    def acting(self, worker: SimWorker | None) -> None:
+        """A worker process does something from now on; None: no more."""
+        self._worker = worker
 
     def note(self, text: str) -> None:
         """Add a line to the trace."""
+        if self._worker is not None:
+            self.trace.note(self._worker.name, text)
+            return
         self.trace.note(f"p{self._active.number}" if self._active else "--", text)
 
     def note_of(self, process: Process, text: str) -> None:

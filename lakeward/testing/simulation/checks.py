@@ -14,7 +14,7 @@ from lakeward.engine.core.errors import CorruptionError
 from lakeward.engine.core.ids import CheckpointId, SplitId
 from lakeward.engine.core.messages import WATERMARK_MAX_US, WATERMARK_MIN_US
 from lakeward.engine.runtime.job import JobRunner
-from lakeward.engine.runtime.task import Task
+from lakeward.engine.runtime.task import RunnableTask, Task
 from lakeward.testing.simulation.faults import ViolationFound
 from lakeward.testing.simulation.knobs import Knobs
 from lakeward.testing.simulation.oracle import Cut, Run, Truth
@@ -26,10 +26,10 @@ from lakeward.testing.simulation.table import Row, SimTable, TableSnapshot
 EXAMPLES_MAX = 5
 
 
-def validate_runner(runner: JobRunner) -> None:
+def validate_runner(runner: JobRunner, tasks: Sequence[RunnableTask]) -> None:
     """The parts of the coordinator's and of every aligner's state fit together."""
     runner._coordinator.validate()
-    for task in runner.tasks:
+    for task in tasks:
         if isinstance(task, Task):
             task._aligner.validate()
 

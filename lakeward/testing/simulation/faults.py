@@ -9,7 +9,7 @@ from typing import NoReturn, Protocol, TypeVar
 
 from lakeward.engine.core.errors import LakewardError
 from lakeward.testing.crash import SimulatedCrash
-from lakeward.testing.simulation.knobs import Fault
+from lakeward.testing.simulation.knobs import LATER, Fault
 
 T = TypeVar("T")
 
@@ -36,13 +36,15 @@ class Faults:
     Args:
         rng: Where from.
         rates: The chance of each kind; those that are left out never happen.
+        later: Where from for what was added later, so that seeds keep the rest of their meaning.
     """
 
     by_line = False
     """Whether `around` is asked between any two lines of a committer, too."""
 
-    def __init__(self, rng: random.Random, rates: Mapping[Fault, float]) -> None:
+    def __init__(self, rng: random.Random, rates: Mapping[Fault, float], later: random.Random | None = None) -> None:
         self._rng = rng
+        self._later = later or rng
         self._rates = dict(rates)
         self.stage: Stage | None = None
         self.counts: Counter[Fault] = Counter()
@@ -54,7 +56,8 @@ class Faults:
     def happens(self, fault: Fault) -> bool:
         """Whether it happens now."""
         rate = self._rates.get(fault)
-        if rate is None or self._rng.random() >= rate or self.counts[fault] >= fault.times_max:
+        rng = self._later if fault in LATER else self._rng
+        if rate is None or rng.random() >= rate or self.counts[fault] >= fault.times_max:
             return False
         self.counts[fault] += 1
         return True

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from lakeward.engine.checkpoint.events import Acked
 from lakeward.engine.core.clock import ManualClock
 from lakeward.engine.runtime.io import SteppedIo
-from lakeward.engine.runtime.job import IoResult, JobRunner
+from lakeward.engine.runtime.job import IoResult
 from lakeward.engine.runtime.task import RunnableTask, TaskReport
 from lakeward.testing.simulation.faults import Faults
 from lakeward.testing.simulation.knobs import Fault
@@ -88,8 +88,8 @@ def _delay_ms(faults: Faults, task: str) -> int:
     return faults.choose(LATE_MS_MAX) if faults.happens(Fault.ACK_LATE) else 0
 
 
-def make_late(runner: JobRunner, faults: Faults, clock: ManualClock) -> None:
+def make_late(tasks: Sequence[RunnableTask], faults: Faults, clock: ManualClock) -> None:
     """Put faults between the tasks and the control side of a job."""
-    for task in runner.tasks:
+    for task in tasks:
         replaced: Any = task
         replaced.take_reports = LateReports(task, faults, clock)

@@ -35,11 +35,18 @@ PROGRAMS = (*APPENDING, "recent", *UPDATING, *EARLY, "idle", "idle_cascade", "as
 CALM_TIMEOUT_MS = 10_000_000
 """A checkpoint timeout that nothing runs into."""
 
+CALM_HEARTBEAT_MS = 4000
+"""The timeout of heartbeats that a job has if it does not say so."""
+
 OPTIMISED = 0.8
 """The share of starts whose plan is optimised."""
 
 OVERTAKING = 0.35
 """The share of seeds in which barriers may overtake rows."""
+
+
+PROCESSES = 0.35
+"""The share of seeds whose jobs have worker processes in most of their starts."""
 
 
 class Fault(Enum):
@@ -65,12 +72,24 @@ class Fault(Enum):
     PAUSE_BETWEEN = ("the process is taken for dead between two steps", 0.0005, 0.005, 5)
     STOP = ("the user stops the job and starts it again", 0.0005, 0.005, 4)
     STATELESS = ("the job is started without its checkpoints", 0.0005, 0.003, 2)
+    CLOCK_JUMP = ("the wall clock jumps, forth or back", 0.0005, 0.01, 6)
+    WORKER_DIES = ("a worker process dies", 0.0005, 0.005, 6)
+    WORKER_STOPS = ("a worker process stands still, and gives no sign of life", 0.0005, 0.005, 5)
+    NETWORK_PARTITION = ("a worker is cut off from all others for a while", 0.0005, 0.005, 5)
+    NETWORK_BREAK = ("a connection breaks, and what is on its way is lost", 0.0002, 0.003, 5)
+    NETWORK_LOSS = ("nothing more gets through a connection, which breaks for that in the end", 0.0002, 0.003, 4)
+    NETWORK_DOUBLE = ("a frame comes twice", 0.0002, 0.005, 5)
+    NETWORK_DELAY = ("what is sent comes late", 0.005, 0.1, 100)
 
     def __init__(self, text: str, rate_min: float, rate_max: float, times_max: int) -> None:
         self.text = text
         self.rate_min = rate_min
         self.rate_max = rate_max
         self.times_max = times_max
+
+
+LATER = frozenset(fault for fault in Fault if fault.name.startswith(("CLOCK", "WORKER", "NETWORK")))
+"""Faults that were added when seeds had been found; they are drawn apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +107,7 @@ class Swarm:
         channel_batches: Messages a channel holds.
         trusting: Whether a start does not read a committed checkpoint before it restores it, unless the start before
             has found out that it is damaged.
+        processes: The share of seeds whose jobs have worker processes.
     """
 
     programs: tuple[str, ...] = PROGRAMS
@@ -99,6 +119,7 @@ class Swarm:
     retained: int | None = None
     channel_batches: int | None = None
     trusting: bool = False
+    processes: float = PROCESSES
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +184,7 @@ class AttemptKnobs:
 
 
 class Plans:
-    """Whether the plan of a start is optimised, and whether its barriers may overtake rows.
+    """Whether the plan of a start is optimised, whether its barriers may overtake rows, and its worker processes.
 
     A checkpoint of one plan has to restore the other, unless rows are in flight in it: a plan that wants more columns
     of them refuses it. So either the plan or the alignment changes from start to start.
@@ -171,9 +192,14 @@ class Plans:
     Args:
         optimisation: Where from.
         alignment: Where from.
+        processes: Where from.
+        share: Of seeds that have worker processes at all.
     """
 
-    def __init__(self, optimisation: random.Random, alignment: random.Random) -> None:
+    def __init__(
+        self, optimisation: random.Random, alignment: random.Random, processes: random.Random, share: float
+    ) -> None:
+        self._processes = processes if processes.random() < share else None
         self._optimisation = optimisation
         self._alignment = alignment if alignment.random() < OVERTAKING else None
 
@@ -184,6 +210,14 @@ class Plans:
     def alignment_timeout_ms(self) -> int | None:
         """For the next start."""
         return None if self._alignment is None else self._alignment.choice((0, 0, 30, None))
+
+    def processes(self) -> int | None:
+        """For the next start; None: all tasks are in one."""
+        return None if self._processes is None else self._processes.choice((None, 2, 2, 3))
+
+    def heartbeat_timeout_ms(self) -> int:
+        """For the next start."""
+        return CALM_HEARTBEAT_MS if self._processes is None else self._processes.choice((1500, CALM_HEARTBEAT_MS))
 
 
 def draw_knobs(rng: random.Random, swarm: Swarm) -> Knobs:
@@ -231,6 +265,8 @@ def draw_attempt(rng: random.Random, plans: Plans, knobs: Knobs, swarm: Swarm, *
         state_memory_bytes=knobs.state_memory_bytes,
         optimise=plans.optimise(),
         alignment_timeout_ms=plans.alignment_timeout_ms(),
+        processes=plans.processes(),
+        heartbeat_timeout_ms=CALM_HEARTBEAT_MS if calm else plans.heartbeat_timeout_ms(),
     )
     return AttemptKnobs(counts[0], counts[1], counts[2], config)
 

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from lakeward.engine.checkpoint.store import CheckpointStore
-from lakeward.engine.core.clock import ManualClock
 from lakeward.engine.core.ids import Generation
 from lakeward.engine.execute import Attempt, JobDefinition, Ports
 from lakeward.engine.graph.logical import LogicalGraph
 from lakeward.engine.graph.prepare import prepare
+from lakeward.engine.processes.remote import workers_of
 from lakeward.engine.runtime.async_calls import SteppedJobCalls
 from lakeward.engine.runtime.drivers import SimulatedDriver
 from lakeward.engine.runtime.job import JobRunner
 from lakeward.engine.runtime.metrics import Metrics
-from lakeward.testing.simulation.faults import Faults
+from lakeward.engine.runtime.task import RunnableTask
 from lakeward.testing.simulation.io import LateIo, make_late
 from lakeward.testing.simulation.knobs import AttemptKnobs
+from lakeward.testing.simulation.network import Network
+from lakeward.testing.simulation.workers import Host, SimulatedAttempt, SimWorker, WaitingClock, Watch
 
 JOB_NAME = "simulated"
 
@@ -31,6 +33,19 @@ class Life(Enum):
     ENDED = "ended"
 
 
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a process finds in its world.
+
+    Args:
+        network: The network, with virtual time and faults.
+        watch: Who sees what workers do.
+    """
+
+    network: Network
+    watch: Watch
+
+
 class Process:
     """A process that runs the job.
 
@@ -39,13 +54,11 @@ class Process:
         job: Graph, limits and checkpoint store.
         ports: Everything outside, but for the I/O, which each process has for itself.
         rng: Chooses its next step.
-        world: Virtual time and faults.
+        world: Virtual time, faults and the network.
     """
 
-    def __init__(
-        self, number: int, job: JobDefinition, ports: Ports, rng: random.Random, world: tuple[ManualClock, Faults]
-    ) -> None:
-        clock, self._faults = world
+    def __init__(self, number: int, job: JobDefinition, ports: Ports, rng: random.Random, world: Surroundings) -> None:
+        clock, self._faults = world.network.clock, world.network.faults
         self.number = number
         self.knobs = job.config
         self.life = Life.LIVE
@@ -53,19 +66,27 @@ class Process:
         self.stopping = False
         self.runner: JobRunner | None = None
         self._clock = clock
-        io = LateIo(self._faults, clock)
+        self._io = io = LateIo(self._faults, clock)
         calls = SteppedJobCalls()
         self._driver = SimulatedDriver(rng, clock, io, calls, steps_max=2**31)
+        graph, physical = prepare(job.graph, job.config)
+        self.host: Host | None = None
+        """Its worker processes; None: all tasks are in this one."""
+        if job.config.processes is not None and workers_of(physical, job.config) > 1:
+            self.host = Host(f"p{number}", world.network, rng, world.watch)
         own_ports = Ports(
-            clock=clock,
+            clock=clock if self.host is None else WaitingClock(clock, self.host.wait),
             new_id=ports.new_id,
             make_io=lambda: io,
             make_calls=lambda: calls,
             store_factory=ports.store_factory,
             directory=ports.directory,
         )
-        graph, physical = prepare(job.graph, job.config)
-        self.attempt = Attempt(replace(job, graph=graph), physical, own_ports, Metrics())
+        job = replace(job, graph=graph)
+        if self.host is None:
+            self.attempt = Attempt(job, physical, own_ports, Metrics())
+        else:
+            self.attempt = SimulatedAttempt(job, physical, own_ports, self.host)
 
     @property
     def generation(self) -> Generation:
@@ -82,7 +103,7 @@ class Process:
         runner = self.attempt.start()
         if runner is None:
             return False
-        make_late(runner, self._faults, self._clock)
+        make_late(runner.tasks, self._faults, self._clock)
         runner.open()
         self.runner = runner
         return True
@@ -90,8 +111,29 @@ class Process:
     def step(self) -> None:
         """One step of some task or of the I/O."""
         assert self.runner is not None, "only started processes are stepped"
-        if self._driver.run(self.runner, steps=1):
+        finished = (
+            self._driver.run(self.runner, steps=1) if self.host is None else self.host.step(self.runner, self._io)
+        )
+        if finished:
             self.life = Life.ENDED
+
+    @property
+    def tasks(self) -> list[RunnableTask]:
+        """Its tasks, wherever they run."""
+        if self.host is not None:
+            return [task for worker in self.host.living for task in worker.tasks]
+        return [] if self.runner is None else self.runner.tasks
+
+    @property
+    def loose(self) -> list[SimWorker]:
+        """Worker processes that go on while their coordinator does nothing, or nothing more."""
+        return [] if self.host is None or self.is_steppable else self.host.living
+
+    def die(self) -> None:
+        """The process is gone; worker processes get to know it."""
+        self.life = Life.DEAD
+        if self.host is not None:
+            self.host.coordinator_died()
 
     def request_stop(self) -> None:
         """The user stops the job."""

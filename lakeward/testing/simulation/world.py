@@ -15,7 +15,8 @@ from lakeward.testing.simulation.base import SimulatedWorld
 from lakeward.testing.simulation.checks import ContentCheck
 from lakeward.testing.simulation.faults import Faults, ViolationFound
 from lakeward.testing.simulation.knobs import AttemptKnobs, Knobs, Swarm, draw_attempt
-from lakeward.testing.simulation.process import Process, define_job
+from lakeward.testing.simulation.network import Network
+from lakeward.testing.simulation.process import Process, Surroundings, define_job
 from lakeward.testing.simulation.program import Bench
 from lakeward.testing.simulation.programs import PROGRAMS_BY_NAME
 from lakeward.testing.simulation.source import SimSource, make_splits
@@ -72,7 +73,8 @@ class World(SimulatedWorld):
         knobs = draw_attempt(self._attempts_rng, self._plans, self.knobs, self._swarm, calm=True)
         graph = self._program.graph(Bench(sources, self.tables, self.knobs, knobs))
         job = define_job(graph, knobs, FaultyStore(MemoryStore(), quiet))
-        rogue = Process(0, job, self._ports, random.Random(0), (self.clock, quiet))
+        still = Network(self.clock, quiet, random.Random(0))
+        rogue = Process(0, job, self._ports, random.Random(0), Surroundings(still, self))
         try:
             rogue.attempt.start()
         except SimulatedCrash:
@@ -95,7 +97,7 @@ class World(SimulatedWorld):
 
     def _on_commit(self, uid: str, table: SimTable, snapshot: TableSnapshot) -> None:
         process = self._active
-        if process is None:
+        if process is None or self._worker is not None:
             raise ViolationFound(f"{table.name} was changed by nobody")
         if process.generation < self._recovered and not self.store.was_damaged:
             raise ViolationFound(
