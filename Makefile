@@ -11,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 SEED ?= 1
-SEEDS ?= 5000
+SEEDS ?= 20000
 ROUNDS ?= 110
 ARGS ?=
 BENCHMARKS := $(filter-out benchmarks/__init__.py benchmarks/measure.py benchmarks/nexmark_data.py,$(wildcard benchmarks/*.py))
@@ -82,7 +82,7 @@ bench: $(VENV)/.stamp-all ## Run the benchmarks, one after another (BENCHMARKS=b
 # --- long proofs ------------------------------------------------------------------------------------------------------
 
 .PHONY: simulate
-simulate: $(VENV)/.stamp-all ## Simulate jobs under random faults: SEEDS=5000 of them from SEED=1 on
+simulate: $(VENV)/.stamp-all ## Simulate jobs under random faults: SEEDS=20000 of them from SEED=1 on
 	$(BIN)/python -m lakeward.testing.simulation $(SEED) $(SEEDS)
 
 .PHONY: kill

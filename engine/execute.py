@@ -405,6 +405,10 @@ class Attempt:
                 LocalDriver(self._ports.clock, self._ports.is_stopping).run(self._runner)
             else:
                 ProcessesDriver(self._ports.is_stopping).run(self._runner, self._processes)
+        self.finish()
+
+    def finish(self) -> None:
+        """Write the savepoints that wait, now that the job has finished."""
         self._savepoints.finish()
 
     def close(self) -> None:

@@ -64,7 +64,9 @@ def simulate(
     One thread and virtual time. Drawn are: who steps next, batch sizes, parallelism at every start, checkpoint
     intervals and timeouts, memory for state, and which of these befall it how often: deaths at any call and between,
     processes that are taken for dead and wake up later, errors of sources, sinks and the checkpoint store, before their
-    effect and after it, late acknowledgements, stops. Then all is healed, and the job has to end.
+    effect and after it, late acknowledgements, stops, savepoints to go on from in another directory, jumps of the wall
+    clock; in a third of the seeds worker processes, and a network between them that is slow, breaks and cuts off. Then
+    all is healed, and the job has to end.
 
     >>> import lakeward as lw
     >>> from lakeward.testing import CollectSink

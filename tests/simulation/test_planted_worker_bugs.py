@@ -1,4 +1,4 @@
-"""Bugs in what worker processes do or say to each other, put in on purpose: the simulator has to find each."""
+"""Bugs in what worker processes do or say, and in savepoints, put in on purpose: the simulator has to find each."""
 
 from __future__ import annotations
 
@@ -9,19 +9,26 @@ from typing import Any
 import pytest
 from planting import Plant, check_found, set_method
 
+from lakeward.engine.checkpoint import savepoint
+from lakeward.engine.checkpoint.inventory import take_inventory
 from lakeward.engine.checkpoint.manifest import CheckpointManifest
+from lakeward.engine.checkpoint.protocol import CheckpointState
+from lakeward.engine.checkpoint.savepoint import Owner
+from lakeward.engine.checkpoint.store import CheckpointStore
 from lakeward.engine.core.json_types import JsonObject
 from lakeward.engine.processes import remote
 from lakeward.engine.processes.exchange import RemoteReader
 from lakeward.engine.processes.frames import Frame, FrameReader, Kind
 from lakeward.engine.processes.remote import RemoteWorker, StartOrder, WorkerProcesses
 from lakeward.engine.processes.shares import shares as real_shares
+from lakeward.engine.runtime import savepoints
 from lakeward.engine.runtime.metrics import Metrics
 from lakeward.testing.simulation import Fault, Swarm
 
 STOPS = {Fault.STOP: 0.01, Fault.CRASH_BETWEEN: 0.01}
 KEYED = ("tumbling", "reduce")
 IN_WORKERS = Swarm(rates={}, processes=1.0, parallelism=(2, 3), rows=(20, 60), interval_ms=20)
+MOVED = Swarm(rates={Fault.MOVE: 0.01}, rows=(20, 60), interval_ms=20)
 RESTARTED = replace(IN_WORKERS, rates=STOPS)
 
 real_decode = RemoteReader._decode
@@ -85,6 +92,21 @@ def start_with_no_state(self: WorkerProcesses, order: StartOrder) -> None:
     real_begin(self, replace(order, manifest=None))
 
 
+def save_the_oldest(source: CheckpointStore, target: CheckpointStore, owner: Owner) -> CheckpointManifest:
+    """Saves the oldest checkpoint that there is."""
+    oldest = min(view.checkpoint for view in take_inventory(source) if view.state is CheckpointState.READY)
+    return real_write(source, target, owner, oldest)
+
+
+def copy_and_count_from_one(self: savepoint.Beginning, *arguments: Any) -> Any:
+    """The first checkpoint in the new directory gets the number 1."""
+    return replace(real_copy(self, *arguments), next_checkpoint=1)
+
+
+real_copy = savepoint.Beginning.copy
+real_write = savepoints.write_savepoint
+
+
 PLANTS = [
     Plant(
         "a barrier overtakes rows of another worker",
@@ -137,6 +159,16 @@ PLANTS = [
         "a receiver gives no credit",
         set_method(RemoteReader, "_give_credit", lambda self: None),
         replace(IN_WORKERS, channel_batches=1),
+    ),
+    Plant(
+        "a savepoint is of an older checkpoint",
+        set_method(savepoints, "write_savepoint", save_the_oldest),
+        replace(MOVED, retained=3),
+    ),
+    Plant(
+        "the number of the next checkpoint starts anew with a savepoint",
+        set_method(savepoint.Beginning, "copy", copy_and_count_from_one),
+        MOVED,
     ),
 ]
 

@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from lakeward.engine.api.changelog import is_updating
 from lakeward.engine.graph.logical import Node, SourceSpec
 from lakeward.testing.simulation import Fault, SimulationReport, Swarm, simulate
 from lakeward.testing.simulation import knobs as simulation_knobs
-from lakeward.testing.simulation.knobs import APPENDING, EARLY, PROGRAMS, UPDATING, draw_knobs
+from lakeward.testing.simulation.knobs import APPENDING, EARLY, LATER, PROGRAMS, UPDATING, draw_knobs
 from lakeward.testing.simulation.programs import PROGRAMS_BY_NAME
 from lakeward.testing.simulation.sink import SimTableSink
 from lakeward.testing.simulation.world import World
@@ -29,6 +30,8 @@ FIRST = Swarm(programs=APPENDING)
 
 FOUND_SOMETHING_ONCE = (47, 55, 68, 117, 118, 543, 1965, 2566, 13567)
 """Seeds that have shown a bug, in the engine or in the simulator."""
+
+IN_PROCESSES = Swarm(processes=1.0)
 
 SLEEPY = Swarm(
     rates={Fault.PAUSE: 0.05, Fault.CRASH_BETWEEN: 0.005},
@@ -72,6 +75,17 @@ def test_a_stale_run_that_wakes_between_two_deletions_deletes_nothing_that_a_new
 @pytest.mark.parametrize("seed", [3, 14, 159])
 def test_the_same_seed_goes_the_same_way(seed: int) -> None:
     assert simulate(seed).trace_hash == simulate(seed).trace_hash
+    assert simulate(seed, IN_PROCESSES).trace_hash == simulate(seed, IN_PROCESSES).trace_hash
+
+
+def test_worker_processes_lose_and_double_nothing_on_a_network_where_everything_goes_wrong() -> None:
+    wrong = {fault: fault.rate_max for fault in LATER} | {Fault.CRASH: 0.003, Fault.PAUSE: 0.005}
+    reports = [simulate(seed, replace(IN_PROCESSES, rates=wrong)) for seed in range(40)]
+    assert sum(report.commits for report in reports) > 40
+    happened = Counter[Fault]()
+    for report in reports:
+        happened.update(report.faults)
+    assert set(wrong) == set(happened)
 
 
 def test_a_seed_goes_the_same_way_in_another_process() -> None:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Hashable
 
 from lakeward.engine.checkpoint import paths
 from lakeward.engine.checkpoint.store import MemoryStore
+from lakeward.engine.checkpoint.store_fs import FileSystemStore
+from lakeward.engine.checkpoint.workflow import CheckpointWorkflow
 from lakeward.engine.core.clock import ManualClock
 from lakeward.engine.core.errors import CorruptionError, InternalError, LakewardError, Retry, SinkStateError
 from lakeward.engine.execute import Ports
@@ -69,6 +71,9 @@ class SimulatedWorld(ABC):
         self._zombies: list[Process] = []
         self._pauses = 0
         self._ids = 0
+        self._directory = directory
+        self._savepoints = 0
+        self._begins_from: FileSystemStore | None = None
         self._recovered = 0
         self._reads_all = not swarm.trusting
         self._changes_checked = 0
@@ -97,6 +102,9 @@ class SimulatedWorld(ABC):
 
     def start_without_checkpoints(self) -> None:  # noqa: B027
         """Somebody starts the job and has lost its checkpoints. Here nobody does."""
+
+    def has_moved(self) -> None:  # noqa: B027
+        """The job has another checkpoint directory from now on."""
 
     def restore_what_was_written(self) -> None:  # noqa: B027
         """The user goes back to the checkpoint that the output holds. Where the output has no mark, nobody has to."""
@@ -181,6 +189,8 @@ class SimulatedWorld(ABC):
         if process is None:
             return
         self.guarded(process, process.step)
+        for target in process.take_saved():
+            self._check_savepoint(target)
         if process.life is Life.ENDED:
             self._ended(process)
         elif process.life is Life.LIVE and process.runner is not None:
@@ -231,6 +241,16 @@ class SimulatedWorld(ABC):
         elif not current.stopping and self.faults.happens(Fault.STOP):
             self.note_of(current, "is stopped by the user")
             self.guarded(current, current.request_stop)
+        elif not current.stopping and self.faults.happens(Fault.SAVEPOINT):
+            self.note_of(current, "is asked for a savepoint")
+            current.save(self._new_savepoint())
+        elif not current.stopping and self.faults.happens(Fault.MOVE):
+            self.note_of(current, "is asked to stop with a savepoint")
+            current.move(self._new_savepoint())
+
+    def _new_savepoint(self) -> str:
+        self._savepoints += 1
+        return f"{self._directory}/savepoint-{self._savepoints}"
 
     def _befall_worker(self, worker: SimWorker) -> None:
         if self.faults.happens(Fault.WORKER_DIES):
@@ -250,7 +270,7 @@ class SimulatedWorld(ABC):
 
     def _start(self) -> None:
         attempt = self.draw()
-        job = define_job(self.graph(attempt), attempt, self.store)
+        job = define_job(self.graph(attempt), attempt, self.store, self._begins_from)
         self.processes += 1
         rng = self.fork(f"process/{self.processes}")
         process = Process(self.processes, job, self._ports, rng, self.surroundings)
@@ -269,6 +289,8 @@ class SimulatedWorld(ABC):
         if not process.start():
             process.life = Life.ENDED
             self.finished = True
+        if process.store is self.store:
+            self._begins_from = None
         if process.life is Life.LIVE:
             self.note(f"runs as generation {process.generation} from checkpoint {process.attempt.restored}")
         self._recovered = max(self._recovered, process.generation)
@@ -323,7 +345,8 @@ class SimulatedWorld(ABC):
 
     def _is_newest(self, process: Process) -> bool:
         """Whether no later generation has begun; a process that stood still while it started may be the newest."""
-        numbers = (paths.parse_generation(path) for path in self.store.inner.list(paths.GENERATIONS))
+        assert isinstance(process.store, FaultyStore), "all of them have such a one"
+        numbers = (paths.parse_generation(path) for path in process.store.inner.list(paths.GENERATIONS))
         return process.generation >= max((number for number in numbers if number is not None), default=0)
 
     def _ended(self, process: Process) -> None:
@@ -332,7 +355,30 @@ class SimulatedWorld(ABC):
         process.attempt.close()
         if self._is_newest(process):  # else a newer one has started since the last commit, and finds nothing to do
             self.finished = self.finished or read_all
+            if process is self.current and process.moved_to is not None:
+                self._move(process.moved_to)
         self._forget(process)
+
+    def _check_savepoint(self, target: str) -> None:
+        """What was called written is there, and whole."""
+        self.note(f"{target.removeprefix(self._directory)} is written")
+        try:
+            found = CheckpointWorkflow(FileSystemStore(target)).newest_whole()
+        except LakewardError as error:
+            raise ViolationFound(f"a savepoint that was called written cannot be read: {error}") from error
+        if found is None:
+            raise ViolationFound("a savepoint that was called written is not there")
+
+    def _move(self, target: str) -> None:
+        """The job goes on from a savepoint, in an empty directory."""
+        self._check_savepoint(target)
+        self.note(f"the job goes on from {target.removeprefix(self._directory)} in another directory")
+        was_damaged = self.store.was_damaged
+        self.store = FaultyStore(MemoryStore(), self.faults)
+        self.store.was_damaged = was_damaged
+        self._begins_from = FileSystemStore(target)
+        self._recovered = self._changes_checked = 0
+        self.has_moved()
 
     # -- what faults and checks need
 

@@ -55,7 +55,7 @@ class ContentCheck:
         tables: Mapping[str, SimTable],
         knobs: Knobs,
     ) -> None:
-        self._store = store
+        self.store = store
         self._splits = {split.id: split for splits in inputs.values() for split in splits}
         self._sources = set(inputs)
         self._truths = truths
@@ -106,7 +106,7 @@ class ContentCheck:
         raise ViolationFound(f"{table.name} at {when}: {problem}")
 
     def _claimed_manifest(self, checkpoint: CheckpointId) -> CheckpointManifest:
-        found = claimed_manifest(self._store, checkpoint)
+        found = claimed_manifest(self.store, checkpoint)
         if found is None:
             raise ViolationFound(f"checkpoint {checkpoint} is committed, but it was never completed and claimed")
         return found

@@ -72,6 +72,8 @@ class Fault(Enum):
     PAUSE_BETWEEN = ("the process is taken for dead between two steps", 0.0005, 0.005, 5)
     STOP = ("the user stops the job and starts it again", 0.0005, 0.005, 4)
     STATELESS = ("the job is started without its checkpoints", 0.0005, 0.003, 2)
+    SAVEPOINT = ("the user has a savepoint written", 0.0005, 0.005, 4)
+    MOVE = ("the user stops the job with a savepoint, and goes on from it in another directory", 0.0005, 0.005, 3)
     CLOCK_JUMP = ("the wall clock jumps, forth or back", 0.0005, 0.01, 6)
     WORKER_DIES = ("a worker process dies", 0.0005, 0.005, 6)
     WORKER_STOPS = ("a worker process stands still, and gives no sign of life", 0.0005, 0.005, 5)
@@ -88,7 +90,7 @@ class Fault(Enum):
         self.times_max = times_max
 
 
-LATER = frozenset(fault for fault in Fault if fault.name.startswith(("CLOCK", "WORKER", "NETWORK")))
+LATER = frozenset(list(Fault)[list(Fault).index(Fault.SAVEPOINT) :])
 """Faults that were added when seeds had been found; they are drawn apart."""
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import random
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from enum import Enum
 
 from lakeward.engine.checkpoint.store import CheckpointStore
-from lakeward.engine.core.ids import Generation
+from lakeward.engine.core.ids import CheckpointId, Generation
 from lakeward.engine.execute import Attempt, JobDefinition, Ports
 from lakeward.engine.graph.logical import LogicalGraph
 from lakeward.engine.graph.prepare import prepare
 from lakeward.engine.processes.remote import workers_of
 from lakeward.engine.runtime.async_calls import SteppedJobCalls
+from lakeward.engine.runtime.control import JobControl
 from lakeward.engine.runtime.drivers import SimulatedDriver
 from lakeward.engine.runtime.job import JobRunner
 from lakeward.engine.runtime.metrics import Metrics
@@ -74,7 +76,12 @@ class Process:
         """Its worker processes; None: all tasks are in this one."""
         if job.config.processes is not None and workers_of(physical, job.config) > 1:
             self.host = Host(f"p{number}", world.network, rng, world.watch)
+        self.store = job.store
+        self.control = JobControl()
+        self._saving: list[tuple[str, Future[CheckpointId]]] = []
+        self._moving: tuple[str, Future[CheckpointId]] | None = None
         own_ports = Ports(
+            control=self.control,
             clock=clock if self.host is None else WaitingClock(clock, self.host.wait),
             new_id=ports.new_id,
             make_io=lambda: io,
@@ -111,11 +118,35 @@ class Process:
     def step(self) -> None:
         """One step of some task or of the I/O."""
         assert self.runner is not None, "only started processes are stepped"
+        if self.control.stopping and not self.stopping:
+            self.request_stop()
         finished = (
             self._driver.run(self.runner, steps=1) if self.host is None else self.host.step(self.runner, self._io)
         )
         if finished:
+            self.attempt.finish()
             self.life = Life.ENDED
+
+    def save(self, target: str) -> None:
+        """The user wants a savepoint."""
+        self._saving.append((target, self.control.savepoint(target)))
+
+    def move(self, target: str) -> None:
+        """The user wants the job to stop with a savepoint."""
+        self._moving = (target, self.control.stop_with_savepoint(target))
+
+    def take_saved(self) -> list[str]:
+        """The savepoints that were written since the last call."""
+        done = [(target, saved) for target, saved in self._saving if saved.done()]
+        self._saving = [one for one in self._saving if one not in done]
+        return [target for target, saved in done if saved.exception() is None]
+
+    @property
+    def moved_to(self) -> str | None:
+        """The savepoint that it has stopped with; None if there is none."""
+        if self._moving is None or not self._moving[1].done() or self._moving[1].exception() is not None:
+            return None
+        return self._moving[0]
 
     @property
     def tasks(self) -> list[RunnableTask]:
@@ -142,6 +173,8 @@ class Process:
         self.runner.request_stop()
 
 
-def define_job(graph: LogicalGraph, knobs: AttemptKnobs, store: CheckpointStore) -> JobDefinition:
-    """A job as its user wrote it."""
-    return JobDefinition(graph, JOB_NAME, knobs.config, store)
+def define_job(
+    graph: LogicalGraph, knobs: AttemptKnobs, store: CheckpointStore, savepoint: CheckpointStore | None = None
+) -> JobDefinition:
+    """A job as its user wrote it, to be begun from a savepoint if there is one."""
+    return JobDefinition(graph, JOB_NAME, knobs.config, store, savepoint)

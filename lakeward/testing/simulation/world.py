@@ -95,11 +95,16 @@ class World(SimulatedWorld):
         self.end_all("is ended by the user")
         self.store.forget_after(CheckpointId(written))
 
+    def has_moved(self) -> None:
+        """Manifests are looked for in the new directory."""
+        self.check.store = self.store
+
     def _on_commit(self, uid: str, table: SimTable, snapshot: TableSnapshot) -> None:
         process = self._active
         if process is None or self._worker is not None:
             raise ViolationFound(f"{table.name} was changed by nobody")
-        if process.generation < self._recovered and not self.store.was_damaged:
+        is_stale = process.store is not self.store or process.generation < self._recovered
+        if is_stale and not self.store.was_damaged:
             raise ViolationFound(
                 f"process {process.number} of generation {process.generation} has changed {table.name}, although "
                 f"generation {self._recovered} had recovered by then"
