@@ -98,8 +98,8 @@ queries: $(VENV)/.stamp-all ## Compare every Nexmark query over each of three da
 	$(BIN)/pytest -n $(WORKERS) -m "soak or not soak" tests/nexmark/test_queries.py $(ARGS)
 
 .PHONY: savepoints
-savepoints: $(VENV)/.stamp-all ## Restore a savepoint at every parallelism from 1 to 8 to every other
-	$(BIN)/pytest -n $(WORKERS) -m "soak or not soak" tests/golden/test_savepoints.py $(ARGS)
+savepoints: $(VENV)/.stamp-all ## Restore a savepoint at every parallelism from 1 to 8 to every other, with and without worker processes
+	$(BIN)/pytest -n $(WORKERS) -m "soak or not soak" tests/golden/test_savepoints.py tests/recovery/test_process_savepoints.py $(ARGS)
 
 .PHONY: damage
 damage: $(VENV)/.stamp-all ## Damage every file of checkpoints and a savepoint in every way: 2,000 cases
