@@ -14,6 +14,7 @@ from lakeward.engine.api.source import ReaderContext
 from lakeward.engine.config import EngineConfig
 from lakeward.engine.core.ids import OperatorId, SubtaskIndex
 from lakeward.engine.graph.logical import Exchange, Node, SourceSpec
+from lakeward.engine.graph.owners import owners
 from lakeward.engine.graph.plan import Plan, PlanEdge, Vertex, VertexId
 from lakeward.engine.runtime.chain import Chain, ChainedOperator, errors_named
 from lakeward.engine.runtime.channel import Channel, ChannelReader, ChannelWriter
@@ -25,7 +26,7 @@ from lakeward.engine.runtime.restore import RestoredState
 from lakeward.engine.runtime.sink_operator import SinkOperator
 from lakeward.engine.runtime.source_task import SourceSetup, SourceTask, SplitState
 from lakeward.engine.runtime.task import AlignmentLimit, InputChannel, RunnableTask, Task, TaskCore, TaskId
-from lakeward.engine.runtime.unaligned import RestoredRows
+from lakeward.engine.runtime.unaligned import RestoredInput, RestoredRows
 from lakeward.engine.state.kv import StoreFactory
 
 
@@ -183,8 +184,12 @@ class _Builder:
         return AlignmentLimit(timeout_ms, self._context.info.clock)
 
     def _restored_rows(self, node: Node, vertex: Vertex, number: SubtaskIndex) -> RestoredRows:
-        schemas = {one.uid: one.schema for vertex in self._plan.vertices for one in vertex.nodes}
-        inputs = [(edge, schemas[edge.upstream] if edge.tag is None else None) for edge in node.inputs]
+        before = {one.uid: (one, vertex.parallelism) for vertex in self._plan.vertices for one in vertex.nodes}
+        inputs = []
+        for index, edge in enumerate(node.inputs):
+            upstream, parallelism = before[edge.upstream]
+            schema = upstream.schema if edge.tag is None else None
+            inputs.append(RestoredInput(edge, schema, owners(self._plan, node, index), parallelism))
         subtask = (number, vertex.parallelism)
         return RestoredRows(self._context.restored, node.uid, inputs, subtask, self._plan.max_parallelism)
 

@@ -65,6 +65,10 @@ class RestoredState:
             raise InternalError(f"'{uid}' reads the state of all its old subtasks, and has {here} key groups of it")
         return [self._fetch(one) for one in found]
 
+    def parallelism(self, uid: OperatorId) -> int:
+        """How many subtasks an operator had; 0 if there was none."""
+        return 0 if self._manifest is None else self._manifest.parallelism.get(uid, 0)
+
     def in_flight(self, uid: OperatorId) -> list[tuple[SubtaskIndex, int, str]]:
         """Rows that were on their way to the old subtasks of an operator: subtask, input, file on local disk."""
         found = []

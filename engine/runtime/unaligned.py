@@ -9,6 +9,7 @@ is handled after the snapshot: Chandy and Lamport, "Distributed Snapshots" (1985
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,10 +19,13 @@ from lakeward.engine.core.errors import CheckpointError, GraphError
 from lakeward.engine.core.ids import CheckpointId, OperatorId, SubtaskIndex
 from lakeward.engine.core.messages import Barrier, Batch
 from lakeward.engine.core.snapshots import LocalFile
-from lakeward.engine.graph.logical import Edge, Exchange
+from lakeward.engine.graph.logical import Edge
+from lakeward.engine.graph.owners import Owners
 from lakeward.engine.runtime.channel import ChannelReader
 from lakeward.engine.runtime.partition import HashPartitioner
 from lakeward.engine.runtime.restore import RestoredState
+
+_STOP_FIRST = "run the job as it was before and stop it with Ctrl-C or for a savepoint, which leaves no such rows"
 
 
 class Overtaken:
@@ -99,13 +103,30 @@ def write_rows(rows: Sequence[tuple[int, Sequence[pa.RecordBatch]]], folder: Pat
     return written
 
 
+@dataclass(frozen=True, slots=True)
+class RestoredInput:
+    """An input of an operator whose rows in flight are restored.
+
+    Args:
+        edge: Where its rows come from.
+        schema: Theirs; None: not known.
+        owners: Which subtasks they belong to.
+        parallelism: Subtasks of the operator before.
+    """
+
+    edge: Edge
+    schema: pa.Schema | None
+    owners: Owners
+    parallelism: int
+
+
 class RestoredRows:
     """The rows in flight that an operator subtask has to be given first, after a restore.
 
     Args:
         restored: The checkpoint.
         uid: The operator.
-        inputs: Its inputs, with the schema of each; None: not known.
+        inputs: Its inputs.
         subtask: Its number, and how many there are.
         max_parallelism: Number of key groups.
     """
@@ -114,7 +135,7 @@ class RestoredRows:
         self,
         restored: RestoredState,
         uid: OperatorId,
-        inputs: Sequence[tuple[Edge, pa.Schema | None]],
+        inputs: Sequence[RestoredInput],
         subtask: tuple[SubtaskIndex, int],
         max_parallelism: int,
     ) -> None:
@@ -122,6 +143,7 @@ class RestoredRows:
         self._inputs = inputs
         self._number, self._parallelism = subtask
         self._max_parallelism = max_parallelism
+        self._restored = restored
         self._files = restored.in_flight(uid)
 
     def __bool__(self) -> bool:
@@ -134,26 +156,38 @@ class RestoredRows:
             GraphError: The operator takes other rows by now.
         """
         for old, index, path in self._files:
-            edge, schema = self._edge(index)
-            if edge.exchange is not Exchange.HASH and old % self._parallelism != self._number:
-                continue
+            one = self._input(index)
             with pa.OSFile(path) as file, pa.ipc.open_stream(file) as stream:
-                wanted = stream.schema if schema is None else schema
-                self._check_columns(stream.schema, wanted, edge.reads)
+                wanted = stream.schema if one.schema is None else one.schema
+                self._check_columns(stream.schema, wanted, one.edge.reads)
                 for batch in stream:
-                    yield from ((index, _with_schema(part, wanted)) for part in self._mine(edge, batch))
+                    yield from ((index, _with_schema(part, wanted)) for part in self._mine(one, old, batch))
 
-    def _edge(self, index: int) -> tuple[Edge, pa.Schema | None]:
+    def _input(self, index: int) -> RestoredInput:
         if index >= len(self._inputs):
             raise self._changed(f"its input {index + 1}, which it no longer has")
         return self._inputs[index]
 
-    def _mine(self, edge: Edge, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-        if edge.exchange is not Exchange.HASH:
-            yield batch
+    def _mine(self, one: RestoredInput, old: SubtaskIndex, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+        keys = one.owners.keys
+        if keys and set(keys) <= set(batch.schema.names):
+            partitioner = HashPartitioner(keys, self._parallelism, self._max_parallelism)
+            yield from (rows for receiver, rows in partitioner.split(batch) if receiver == self._number)
             return
-        partitioner = HashPartitioner(edge.keys, self._parallelism, self._max_parallelism)
-        yield from (rows for receiver, rows in partitioner.split(batch) if receiver == self._number)
+        self._check_certain(one)
+        if self._number == (0 if keys == () else old % self._parallelism):
+            yield batch
+
+    def _check_certain(self, one: RestoredInput) -> None:
+        """Where nobody can tell whose rows are, they stay where they were, which takes as many subtasks."""
+        now = (one.parallelism, self._parallelism)
+        before = tuple(self._restored.parallelism(uid) for uid in (one.edge.upstream, self._uid))
+        if not one.owners.is_certain and before != now:
+            raise GraphError(
+                f"the checkpoint holds rows on their way to operator '{self._uid}', whose order would be lost with "
+                f"another parallelism: it was {before[1]} behind {before[0]} subtasks, it is {now[1]} behind {now[0]}",
+                hint=_STOP_FIRST,
+            )
 
     def _check_columns(self, found: pa.Schema, wanted: pa.Schema, reads: frozenset[str] | None) -> None:
         """All columns that are read now are there; whether others are depends on the plan that sent the rows."""
@@ -164,7 +198,7 @@ class RestoredRows:
     def _changed(self, what: str) -> GraphError:
         return GraphError(
             f"the checkpoint holds rows on their way to operator '{self._uid}': {what}",
-            hint="run the job as it was before and stop it with Ctrl-C or for a savepoint, which leaves no such rows",
+            hint=_STOP_FIRST,
         )
 
 

@@ -346,8 +346,10 @@ def scan_beyond_the_barrier(self: Overtaken) -> None:
 real_scan = Overtaken.scan
 
 
-def all_rows_for_every_subtask(self: RestoredRows, edge: Any, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-    """Bug: rows in flight are not dealt to the subtasks that own their keys now."""
+def all_rows_for_every_subtask(
+    self: RestoredRows, one: Any, old: int, batch: pa.RecordBatch
+) -> Iterator[pa.RecordBatch]:
+    """Rows in flight are not dealt out anew."""
     yield batch
 
 

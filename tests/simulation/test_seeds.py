@@ -53,9 +53,11 @@ def test_a_seed_that_once_found_something_holds(seed: int) -> None:
     simulate(seed, FIRST)
 
 
-@pytest.mark.parametrize("seed", [404150, 404233])
+@pytest.mark.parametrize("seed", [404150, 404233, 911872])
 def test_a_later_seed_that_once_found_something_holds(seed: int) -> None:
-    """A zombie's commit below a claimed checkpoint; rows in flight without columns that are not read."""
+    """A zombie's commit below a claimed checkpoint; rows in flight without columns that are not read; changes in flight
+    that came to another sink than those after them.
+    """
     simulate(seed)
 
 
